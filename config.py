@@ -1,0 +1,325 @@
+"""baseline.yaml and the command line → Config; RunPaths, where every output path is made."""
+
+import argparse
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent
+DEFAULTS_FILE = ROOT / "baseline.yaml"
+
+
+class BaselineError(Exception):
+    """Something the user can put right. The message says what is wrong, where, and what to do."""
+
+
+class UsageError(BaselineError):
+    """A wrong option, key or value."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean 'fan'?` for the known name that is nearest to `name`, else an empty string."""
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower_case[matches[0]]}'?" if matches else ""
+
+
+def _option(text: str, *, least=None, above=None, most=None, below=None, choices=None, name=False, flag=None, alias=None):
+    """A parameter whose value comes from baseline.yaml and may be overridden on the command line."""
+    return dataclasses.field(metadata=locals() | {"command_line_only": False})
+
+
+def _argument(text: str, default: Any = dataclasses.MISSING, **rules):
+    """A parameter that is given on the command line only."""
+    field = _option(text, **rules)
+    return dataclasses.field(default=default, metadata=field.metadata | {"command_line_only": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All parameters of a run. Units and meaning of the options with a default value are in baseline.yaml."""
+
+    dataset: str = _argument("dataset and machine type, such as DCASE2024T2fan")
+    dev: bool = _argument("use the development dataset", False, flag="-d")
+    eval: bool = _argument("use the evaluation dataset", False, flag="-e")
+    use_ids: tuple[int, ...] = _argument("sections of this model (default: all)", (), least=0)
+    mono: bool | None = _argument("clips have one channel; False: two (default: what the dataset says)", None)
+    model_name_suffix: str = _argument("tag of this run in directory names", "", name=True, alias="-tag")
+    train_only: bool = _argument("train, do not test", False, flag="")
+    test_only: bool = _argument("test the trained model", False, flag="")
+    restart: bool = _argument("go on with an interrupted training from its last finished epoch", False, flag="")
+    checkpoint_path: Path | None = _argument("checkpoint that --restart goes on from (default: the model's own)", None)
+
+    dataset_directory: Path = _option("directory of the datasets")
+    model_directory: Path = _option("directory of the trained models")
+    result_directory: Path = _option("directory of the results")
+    export_dir: str = _option("name of this experiment in directory names", name=True)
+    model: str = _option("network")
+    score: str = _option("anomaly score, MSE or MAHALA")
+    seed: int = _option("seed of all random generators", least=0, most=2**32 - 1)
+    use_cuda: bool = _option("use the GPU where there is one")
+    gpu_id: int = _option("which GPU", least=0)
+    log_interval: int = _option("batches between updates of the progress bar", least=1)
+    is_auto_download: bool = _option("fetch a missing dataset before training")
+    max_fpr: float = _option("false positive rate up to which pAUC counts", above=0, most=1)
+    decision_threshold: float = _option("quantile of normal scores that is the threshold", above=0, below=1)
+    n_mels: int = _option("mel bands", least=1)
+    frames: int = _option("frames in one vector", least=1)
+    frame_hop_length: int = _option("frames from one vector to the next", least=1)
+    n_fft: int = _option("FFT length, samples", least=2)
+    hop_length: int = _option("samples from one frame to the next", least=1)
+    power: float = _option("exponent of the magnitude spectrogram", above=0)
+    fmin: float = _option("lower edge of the mel bands, Hz", least=0)
+    fmax: float | None = _option("upper edge of the mel bands, Hz, or null", above=0)
+    win_length: int | None = _option("window length, samples, or null", least=1)
+    batch_size: int = _option("vectors in a batch", least=2)  # BatchNorm needs two
+    epochs: int = _option("passes over the training vectors", least=1)
+    learning_rate: float = _option("learning rate of Adam", above=0, alias="-lr")
+    shuffle: bool = _option("new order of the training vectors each epoch")
+    validation_split: float = _option("share of the vectors held out for validation", above=0, below=1)
+
+    @property
+    def split(self) -> str:
+        """`dev` or `eval`."""
+        return "dev" if self.dev else "eval"
+
+    @property
+    def device_name(self) -> str:
+        """The PyTorch device that is asked for."""
+        return f"cuda:{self.gpu_id}" if self.use_cuda else "cpu"
+
+    def as_dict(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
+        """The parameters (those of `keys`, default all) as plain values that YAML and JSON can hold."""
+        plain = {Path: str, tuple: list}
+        names = keys or [field.name for field in dataclasses.fields(self)]
+        values = {name: getattr(self, name) for name in names}
+        return {k: next((to(v) for kind, to in plain.items() if isinstance(v, kind)), v) for k, v in values.items()}
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+TYPES = typing.get_type_hints(Config)
+
+# What the log-mel spectrogram of a clip depends on.
+FEATURE_KEYS = ("n_mels", "n_fft", "hop_length", "power", "fmin", "fmax", "win_length")
+# What a trained model's input depends on: training and testing must agree in these.
+MODEL_KEYS = ("model", "frames", "frame_hop_length", *FEATURE_KEYS)
+# What the course of a training depends on, besides its clips: --restart must agree in these.
+TRAINING_KEYS = (*MODEL_KEYS, "seed", "batch_size", "learning_rate", "shuffle", "validation_split")
+
+
+def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE) -> Config:
+    """The configuration of a run: `defaults_file`, overridden by the command line (default: this process's).
+
+    Raises:
+        UsageError: an unknown key or option, a missing one, or a value of the wrong type or out of range.
+    """
+    given = _command_line(arguments)
+    values = _read_defaults(defaults_file) | given
+    missing = [name for name in FIELDS if name not in values and FIELDS[name].default is dataclasses.MISSING]
+    if missing:
+        where = "is required" if FIELDS[missing[0]].metadata["command_line_only"] else f"is missing in {defaults_file}"
+        raise UsageError(f"--{missing[0]} ({FIELDS[missing[0]].metadata['text']}) {where}.")
+    config = Config(**values)
+    _check_together(config)
+    return config
+
+
+def _check_together(config: Config) -> None:
+    if config.dev == config.eval:
+        raise UsageError("give either -d (development dataset) or -e (evaluation dataset), and not both.")
+    if config.train_only and config.test_only:
+        raise UsageError("--train_only and --test_only exclude each other; leave both out to train and then test.")
+    if config.win_length is not None and config.win_length > config.n_fft:
+        raise UsageError(f"--win_length {config.win_length} must not be larger than --n_fft {config.n_fft}.")
+    if config.fmax is not None and config.fmax <= config.fmin:
+        raise UsageError(f"--fmax {config.fmax} must be larger than --fmin {config.fmin}.")
+    if config.is_auto_download:
+        raise UsageError("--is_auto_download True: downloading is not available yet; see README.md for the links.")
+
+
+def _read_defaults(path: Path) -> dict[str, Any]:
+    try:
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(entries, dict):
+        raise UsageError(f"{path} must hold lines such as '--epochs: 100'.")
+    names = {alias: name for name, field in FIELDS.items() for alias in (name, _alias(field).lstrip("-"))}
+    values = {}
+    for key, value in entries.items():
+        name = names.get(str(key).lstrip("-"))
+        if name is None:
+            raise UsageError(f"{path}: unknown key '{key}'.{nearest(str(key), _flags(in_file=True))}")
+        if FIELDS[name].metadata["command_line_only"]:
+            raise UsageError(f"{path}: '{key}' can only be given on the command line.")
+        values[name] = _convert(name, value, origin=f"{path}: {key}", base=path.parent)
+    return values
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}. See --help.")
+
+
+def _command_line(arguments: Sequence[str] | None) -> dict[str, Any]:
+    parser = _Parser(
+        prog="train.py",
+        description="Trains the autoencoder of one machine type on normal clips, then scores the test clips.",
+        epilog="Default values, units and meanings: baseline.yaml.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    groups = {
+        True: parser.add_argument_group("command line only"),
+        False: parser.add_argument_group("also in baseline.yaml"),
+    }
+    for name, field in FIELDS.items():
+        group, rules = groups[field.metadata["command_line_only"]], field.metadata
+        flags = [flag for flag in (_alias(field), f"--{name}") if flag]
+        if rules["flag"] is not None:
+            group.add_argument(*flags, action="store_true", help=rules["text"])
+        else:
+            several = {"nargs": "+"} if TYPES[name] == tuple[int, ...] else {}
+            group.add_argument(*flags, help=rules["text"], metavar=_describe(TYPES[name]), dest=name, **several)
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        option = next((text for text in unknown if text.startswith("-")), unknown[0])
+        raise UsageError(f"unknown option '{option}'.{nearest(option, _flags())} See --help.")
+    return {k: _convert(k, v, origin=f"--{k}", base=Path.cwd()) for k, v in vars(known).items()}
+
+
+def _alias(field: dataclasses.Field) -> str:
+    return field.metadata["flag"] or field.metadata["alias"] or ""
+
+
+def _flags(in_file: bool = False) -> list[str]:
+    return [f"--{name}" for name, field in FIELDS.items() if not (in_file and field.metadata["command_line_only"])]
+
+
+def _describe(kind: Any) -> str:
+    names = {bool: "True|False", int: "integer", float: "number", str: "text", Path: "path", types.NoneType: "null"}
+    if kind == tuple[int, ...]:
+        return names[int]
+    return "|".join(names[part] for part in (typing.get_args(kind) or (kind,)))
+
+
+def _convert(name: str, value: Any, origin: str, base: Path) -> Any:
+    """`value`, as read from YAML or as a string from the command line, in the type and range of parameter `name`."""
+    kind, rules = TYPES[name], FIELDS[name].metadata
+    if kind == tuple[int, ...]:
+        return tuple(dict.fromkeys(_check_range(_parse(part, int, origin), rules, origin) for part in value))
+    alternatives = typing.get_args(kind) or (kind,)
+    if types.NoneType in alternatives and (value is None or str(value).lower() in ("null", "none", "~")):
+        return None
+    parsed = _check_range(_parse(value, alternatives[0], origin), rules, origin)
+    return base / parsed.expanduser() if isinstance(parsed, Path) else parsed
+
+
+def _parse(value: Any, kind: type, origin: str) -> Any:
+    text = str(value).strip()
+    try:
+        if kind is bool:
+            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+        # True is an int and null a text for Python, but neither is a number of epochs or a file name here.
+        if isinstance(value, (bool, list, dict, type(None))) or text == "":
+            raise ValueError
+        return kind(text)
+    except (KeyError, ValueError):
+        raise UsageError(f"{origin}: '{value}' is not allowed; expected {_describe(kind)}.") from None
+
+
+def _check_range(value: Any, rules: typing.Mapping, origin: str) -> Any:
+    limits = {"at least": rules["least"], "above": rules["above"], "at most": rules["most"], "below": rules["below"]}
+    holds = {
+        "at least": lambda limit: value >= limit,
+        "above": lambda limit: value > limit,
+        "at most": lambda limit: value <= limit,
+        "below": lambda limit: value < limit,
+    }
+    limits = {words: limit for words, limit in limits.items() if limit is not None}
+    infinite = isinstance(value, float) and value - value != 0  # inf or nan
+    if infinite or not all(holds[words](limit) for words, limit in limits.items()):
+        allowed = " and ".join(f"{words} {limit}" for words, limit in limits.items()) or "a finite number"
+        raise UsageError(f"{origin}: {value} is out of range; allowed: {allowed}.")
+    if rules["name"] and (value in (".", "..") or any(character in value for character in "/\\\0\n")):
+        raise UsageError(f"{origin}: '{value}' becomes part of a directory name; it must not contain '/' or be '..'.")
+    return value
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Where a run's files go. `machine` may carry the suffix `_section_<ss>` of a model of a single section."""
+
+    config: Config
+    dataset: str
+    machine: str
+    model_name: str
+
+    @property
+    def _run(self) -> str:
+        tag = self.config.model_name_suffix
+        return f"seed{self.config.seed}" + (f"_{tag}" if tag else "")
+
+    @property
+    def model_dir(self) -> Path:
+        root = self.config.model_directory / self.config.export_dir / f"{self.config.split}_data"
+        return root / self.dataset / self._run / self.model_name
+
+    @property
+    def result_dir(self) -> Path:
+        root = self.config.result_directory / f"{self.config.split}_data"
+        return root / f"{self.config.export_dir}_{self.config.score}" / self.dataset / self._run
+
+    @property
+    def model(self) -> Path:
+        return self.model_dir / "model.pth"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.model_dir / "checkpoint.pth"
+
+    @property
+    def score_distribution(self) -> Path:
+        return self.model_dir / "score_distribution.json"
+
+    @property
+    def config_record(self) -> Path:
+        return self.model_dir / "config.yaml"
+
+    @property
+    def loss_log(self) -> Path:
+        return self.model_dir / "log.csv"
+
+    @property
+    def loss_picture(self) -> Path:
+        return self.model_dir / "log.png"
+
+    @property
+    def run_log(self) -> Path:
+        """What the run said, with times: beside the model, or beside the results of a test."""
+        if self.config.test_only:
+            return self.result_dir / f"test_{self.model_name}.log"
+        return self.model_dir / "train.log"
+
+    def anomaly_scores(self, section: str) -> Path:
+        return self.result_dir / f"anomaly_score_{self.machine}_section_{section}_test.csv"
+
+    def decisions(self, section: str) -> Path:
+        return self.result_dir / f"decision_result_{self.machine}_section_{section}_test.csv"
+
+    @property
+    def metrics(self) -> Path:
+        return self.result_dir / f"result_{self.machine}.csv"
+
+    @property
+    def score_picture(self) -> Path:
+        return self.result_dir / f"anomaly_score_{self.machine}.png"

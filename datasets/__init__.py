@@ -1,0 +1,1 @@
+"""Facts about the datasets, their clips, and the clips' features."""

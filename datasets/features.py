@@ -1,0 +1,218 @@
+"""Clip → log-mel frames; the feature cache.
+
+T: frames of a clip, M: mel bands.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import struct
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from config import FEATURE_KEYS, BaselineError, Config
+from datasets.clips import Clip
+from files import atomic_path
+
+# Log-mel energies stay finite where a band is silent. A Python float: a NumPy one would make the logarithm float64.
+FLOOR = sys.float_info.epsilon
+
+log = logging.getLogger("baseline")
+
+
+@dataclass(frozen=True)
+class LogMels:
+    """The log-mel frames of several clips, one clip after the other."""
+
+    frames: np.ndarray  # (sum of T, M) float32, dB
+    lengths: np.ndarray  # (clips,) int64: T of each clip
+    sampling_rate: int  # Hz
+
+
+def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_directory: Path) -> LogMels:
+    """The log-mel frames of `clips`, from the cache where it holds just these, else computed and cached.
+
+    A cached file holds the frames together with all that they depend on: the feature parameters, the clips' names,
+    sizes and times, and the version of librosa. Where anything differs, or the file is damaged, it is made again.
+
+    Args:
+        channels: how many channels each clip has; of several the first is used.
+        cache_directory: made when it is not there. Where it cannot be written, features are computed each time.
+
+    Raises:
+        BaselineError: a clip cannot be read, is too short, or differs from the others in its sampling rate or channels.
+    """
+    settings = config.as_dict(FEATURE_KEYS) | {"channels": channels, "librosa": importlib.metadata.version("librosa")}
+    names = [str(clip.path.relative_to(clip.path.parents[1])) for clip in clips]
+    file_stats = [clip.path.stat() for clip in clips]
+    key = json.dumps(
+        {"settings": settings, "clips": [[n, s.st_size, s.st_mtime_ns] for n, s in zip(names, file_stats, strict=True)]}
+    )
+    # Runs with other parameters or other sections have files of their own; a changed clip replaces the file.
+    digest = hashlib.sha256(json.dumps([settings, names]).encode()).hexdigest()[:12]
+    cache = cache_directory / f"log_mel_{digest}.npz"
+    cached = _read_cache(cache, key)
+    if cached is not None:
+        log.debug("features from %s", cache)
+        return _checked_length(cached, clips, config)
+    log_mels = _extract(clips, config, channels)
+    try:
+        with atomic_path(cache) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                key=np.array(key),
+                frames=log_mels.frames,
+                lengths=log_mels.lengths,
+                sampling_rate=np.array(log_mels.sampling_rate),
+            )
+    except BaselineError as error:
+        log.warning("the features are not cached, and will be computed again next time: %s", error)
+    return log_mels
+
+
+def _read_cache(path: Path, key: str) -> LogMels | None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if str(file["key"]) != key:
+                return None
+            return LogMels(file["frames"], file["lengths"], int(file["sampling_rate"]))
+    except FileNotFoundError:
+        return None
+    # A damaged file shows in many ways (zip, header, checksum of the contents, missing arrays).
+    except Exception as error:
+        log.warning("%s is damaged (%s); the features are computed again.", path, error)
+        return None
+
+
+def _checked_length(log_mels: LogMels, clips: Sequence[Clip], config: Config) -> LogMels:
+    for clip, length in zip(clips, log_mels.lengths, strict=True):
+        if length < config.frames:
+            raise BaselineError(
+                f"{clip.path}: too short, {length} spectrogram frames where --frames asks for {config.frames}. "
+                "Remove the clip, or choose smaller --frames or --hop_length."
+            )
+    return log_mels
+
+
+def _extract(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
+    from threadpoolctl import threadpool_limits
+
+    headers = [_read_header(clip.path, channels) for clip in clips]
+    for clip, header in zip(clips, headers, strict=True):
+        if header.sampling_rate != headers[0].sampling_rate:
+            raise BaselineError(
+                f"{clip.path}: sampling rate {header.sampling_rate} Hz, but {clips[0].name} has "
+                f"{headers[0].sampling_rate} Hz. The clips of a machine type must have one sampling rate."
+            )
+    # The number of frames follows from the number of samples, so that the frames can be written where they stay.
+    padding = 2 * (config.n_fft // 2)
+    lengths = np.array([1 + (h.samples + padding - config.n_fft) // config.hop_length for h in headers])
+    log_mels = LogMels(
+        np.empty((lengths.sum(), config.n_mels), np.float32), lengths.astype(np.int64), headers[0].sampling_rate
+    )
+    _checked_length(log_mels, clips, config)
+    progress = tqdm(clips, desc="features", unit="clip", disable=None, leave=False)
+    # The mel product rounds differently with another number of BLAS threads.
+    with threadpool_limits(1, user_api="blas"):
+        for clip, end in zip(progress, np.cumsum(lengths), strict=True):
+            frames = log_mel(read_clip(clip.path), log_mels.sampling_rate, config)
+            log_mels.frames[end - len(frames) : end] = frames
+    return log_mels
+
+
+def log_mel(samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarray:
+    """Log-mel energies of one channel: 20 / power * log10(mel), as in the published baseline.
+
+    Args:
+        samples: (samples,) float32.
+        sampling_rate: Hz.
+
+    Returns:
+        (T, M) float32, dB.
+    """
+    import librosa
+
+    mel = librosa.feature.melspectrogram(
+        y=samples,
+        sr=sampling_rate,
+        n_fft=config.n_fft,
+        hop_length=config.hop_length,
+        win_length=config.win_length,
+        n_mels=config.n_mels,
+        power=config.power,
+        fmin=config.fmin,
+        fmax=config.fmax,
+    )  # (M, T)
+    return (20.0 / config.power * np.log10(np.maximum(mel, FLOOR))).T.astype(np.float32)
+
+
+def read_clip(path: Path) -> np.ndarray:
+    """The first channel of a wav file, (samples,) float32 in [-1, 1].
+
+    Raises:
+        BaselineError: it cannot be decoded, or holds values that are not numbers.
+    """
+    import soundfile
+
+    try:
+        samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise _unreadable(path, error) from error
+    if not np.isfinite(samples).all():
+        raise BaselineError(f"{path}: holds samples that are infinite or not a number. Replace or remove the clip.")
+    return np.ascontiguousarray(samples[:, 0])
+
+
+@dataclass(frozen=True)
+class _Header:
+    samples: int  # of each channel
+    sampling_rate: int  # Hz
+
+
+def _read_header(path: Path, channels: int) -> _Header:
+    import soundfile
+
+    try:
+        info = soundfile.info(path)
+        missing = _missing_bytes(path)
+    except (OSError, soundfile.SoundFileError) as error:
+        raise _unreadable(path, error) from error
+    if missing:
+        raise BaselineError(f"{path}: truncated, {missing} bytes are missing at its end. Copy or unpack the clip again.")
+    if info.frames == 0:
+        raise BaselineError(f"{path}: holds no samples. Copy or unpack the clip again, or remove it.")
+    if info.channels != channels:
+        raise BaselineError(
+            f"{path}: {info.channels} channel(s) where {channels} expected. "
+            f"If all clips are like that, say --mono {info.channels == 1}; else replace the clip."
+        )
+    return _Header(info.frames, info.samplerate)
+
+
+def _unreadable(path: Path, error: Exception) -> BaselineError:
+    if path.exists() and path.stat().st_size == 0:
+        return BaselineError(f"{path}: the file is empty. Copy or unpack the clip again, or remove it.")
+    return BaselineError(f"{path}: not a readable wav file ({error}). Copy or unpack the clip again, or remove it.")
+
+
+def _missing_bytes(path: Path) -> int:
+    """How many bytes of sound data the header announces but the file does not have (libsndfile reads such files)."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if file.read(4) != b"RIFF":
+            return 0
+        file.seek(12)
+        while len(chunk := file.read(8)) == 8:
+            name, length = struct.unpack("<4sI", chunk)
+            if name == b"data":
+                unknown_length = length == 0xFFFFFFFF  # written by programs that record into a pipe
+                return 0 if unknown_length else max(0, file.tell() + length - size)
+            file.seek(length + length % 2, os.SEEK_CUR)
+    return 0

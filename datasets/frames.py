@@ -1,0 +1,73 @@
+"""Log-mel frames → vectors, split, batches.
+
+P: frames of a vector, M: mel bands, D = P * M, T: frames of a clip, K: vectors of a clip, B: vectors of a batch.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from datasets.clips import Clip
+from datasets.features import LogMels
+
+
+class Vectors:
+    """The vectors of some clips: P consecutive frames of one clip each, frame by frame.
+
+    The log-mel frames are held once, on `device`; vectors are gathered from them.
+
+    Attributes:
+        is_target: (vectors,) bool, on `device`: whether the vector's clip is of the target domain.
+        dimension: D.
+    """
+
+    def __init__(self, log_mels: LogMels, clips: Sequence[Clip], frames: int, frame_hop_length: int, device: torch.device):
+        self._frames = torch.from_numpy(log_mels.frames).to(device)  # (sum of T, M)
+        self._within = torch.arange(frames, device=device)  # (P,)
+        ends = np.cumsum(log_mels.lengths)
+        starts = [
+            np.arange(end - length, end - frames + 1, frame_hop_length)
+            for length, end in zip(log_mels.lengths, ends, strict=True)
+        ]
+        self._starts = torch.from_numpy(np.concatenate(starts)).to(device)  # (vectors,) first frame of each vector
+        self._per_clip = [len(each) for each in starts]
+        self.is_target = torch.from_numpy(np.repeat([clip.is_target for clip in clips], self._per_clip)).to(device)
+        self.dimension = frames * log_mels.frames.shape[1]  # D
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
+        """The vectors with these numbers: (B,) int64 → (B, D) float32."""
+        rows = self._starts[indices].unsqueeze(1) + self._within  # (B, P)
+        return self._frames.index_select(0, rows.flatten()).view(len(indices), self.dimension)  # (B·P, M) -> (B, D)
+
+    def of_each_clip(self) -> Iterator[torch.Tensor]:
+        """The vectors of one clip after the other, (K, D) each."""
+        for indices in torch.arange(len(self), device=self._starts.device).split(self._per_clip):
+            yield self[indices]
+
+
+def split_vectors(n: int, validation_split: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of the training and of the validation vectors, drawn from NumPy's global generator.
+
+    It is the vectors that are split, not the clips, as in the published baseline.
+    """
+    from sklearn.model_selection import train_test_split
+
+    train, valid = train_test_split(np.arange(n), test_size=validation_split)
+    return torch.from_numpy(train), torch.from_numpy(valid)
+
+
+def draw_order(n: int, shuffle: bool) -> torch.Tensor:
+    """The order in which a pass of a PyTorch `DataLoader` visits n items: (n,) int64.
+
+    Draws from PyTorch's default generator just what a `DataLoader` draws: each pass a seed for its workers (there are
+    none), and a pass that shuffles another one, for the permutation.
+    """
+    torch.empty((), dtype=torch.int64).random_()
+    if not shuffle:
+        return torch.arange(n)
+    seed = int(torch.empty((), dtype=torch.int64).random_())
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,1 @@
+"""What happens around the method: metrics, result files, pictures, summary, demo data."""

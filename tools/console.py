@@ -1,0 +1,92 @@
+"""What a run says: lines on the terminal, and the same with times and details in the run's log file."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from config import BaselineError
+
+log = logging.getLogger("baseline")
+
+
+class _Console(logging.Handler):
+    """Lines on standard output, warnings and errors on standard error, above a progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+        tqdm.write(self.format(record), file=stream)
+        stream.flush()
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"{level}{super().format(record)}"
+
+
+def open_console(name: str) -> None:
+    """Print the lines of the logger `baseline`, each with the machine type's name before it."""
+    logging.captureWarnings(True)
+    console = _Console(logging.INFO)
+    console.setFormatter(_Lines(f"{name}: %(message)s"))
+    log.setLevel(logging.DEBUG)
+    log.addHandler(console)
+
+
+def open_log_file(path: Path) -> None:
+    """Write what the logger `baseline` gets, details too, to the end of this file; warnings of libraries as well.
+
+    Raises:
+        BaselineError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise BaselineError(f"cannot write the log file {path}: {error.strerror}.") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    log.addHandler(handler)
+    logging.getLogger("py.warnings").addHandler(handler)
+
+
+class TrainingProgress:
+    """One progress bar over all batches of all epochs; a line each tenth of the epochs where there is no terminal."""
+
+    def __init__(self, epochs: int, batches: int, finished_epochs: int, log_interval: int):
+        self._epochs, self._batches, self._log_interval = epochs, batches, log_interval
+        self._done = finished_epochs * batches
+        self._after_epoch = ""
+        self._bar = tqdm(total=epochs * batches, initial=self._done, unit="batch", disable=None, leave=False)
+        self._bar.set_description(f"epoch {finished_epochs + 1}/{epochs}", refresh=False)
+        self._first, self._start = self._done, time.monotonic()
+
+    def __enter__(self) -> "TrainingProgress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def finish_batch(self, losses: torch.Tensor) -> None:
+        """Count a batch; show its loss each `log_interval` batches."""
+        self._done += 1
+        self._bar.update()
+        if self._done % self._log_interval == 0 and not self._bar.disable:
+            self._bar.set_postfix_str(f"batch loss {losses.mean():.2f}{self._after_epoch}")
+
+    def finish_epoch(self, epoch: int, loss: float, valid_loss: float) -> None:
+        """Show and log an epoch's losses."""
+        self._after_epoch = f", loss {loss:.2f}, validation loss {valid_loss:.2f}"
+        self._done = epoch * self._batches
+        self._bar.set_postfix_str(self._after_epoch.removeprefix(", "), refresh=False)
+        self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
+        elapsed = time.monotonic() - self._start
+        left = elapsed / (self._done - self._first) * (self._epochs * self._batches - self._done)
+        tenth = epoch % max(1, self._epochs // 10) == 0
+        level = logging.INFO if self._bar.disable and tenth and epoch < self._epochs else logging.DEBUG
+        log.log(
+            level, "epoch %d/%d%s, %s left", epoch, self._epochs, self._after_epoch, tqdm.format_interval(left)
+        )

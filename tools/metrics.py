@@ -1,0 +1,87 @@
+"""Metrics of one section, and their means over sections.
+
+Source: https://dcase.community/challenge2024/task-first-shot-unsupervised-anomalous-sound-detection-for-machine-condition-monitoring#evaluation-metrics
+"""
+
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+
+DOMAIN_METRICS = (
+    *("AUC (source)", "AUC (target)", "pAUC", "pAUC (source)", "pAUC (target)"),
+    *("precision (source)", "precision (target)", "recall (source)", "recall (target)"),
+    *("F1 score (source)", "F1 score (target)"),
+)
+SINGLE_DOMAIN_METRICS = ("AUC", "pAUC", "precision", "recall", "F1 score")
+
+
+def section_metrics(
+    is_anomaly: Sequence[bool],
+    is_target: Sequence[bool],
+    scores: Sequence[float],
+    decisions: Sequence[int] | None,
+    max_fpr: float,
+) -> dict[str, float]:
+    """The metrics of one section's clips, as fractions; `nan` where one is not defined.
+
+    Anomalous clips of both domains count in AUC (source) and in AUC (target), and all clips in pAUC.
+
+    Args:
+        is_anomaly, is_target, scores, decisions: one value a clip. Without decisions, what rests on them is `nan`.
+        max_fpr: p of pAUC, which is standardised to 0.5 for chance and 1 for perfection.
+
+    Returns:
+        The metrics of DOMAIN_METRICS, or of SINGLE_DOMAIN_METRICS where all clips are of the source domain.
+    """
+    truth, target, scores = np.array(is_anomaly, bool), np.array(is_target, bool), np.array(scores, float)
+    everything = np.ones(len(truth), bool)
+    decided = np.full(len(truth), np.nan) if decisions is None else np.array(decisions, float)
+    if not target.any():
+        values = (
+            _auc(truth, scores, everything),
+            _auc(truth, scores, everything, max_fpr),
+            *_precision_recall_f1(truth, decided, everything),
+        )
+        return dict(zip(SINGLE_DOMAIN_METRICS, values, strict=True))
+    of_source, of_target = (_precision_recall_f1(truth, decided, domain) for domain in (~target, target))
+    values = (
+        _auc(truth, scores, ~target | truth),
+        _auc(truth, scores, target | truth),
+        _auc(truth, scores, everything, max_fpr),
+        _auc(truth, scores, ~target, max_fpr),
+        _auc(truth, scores, target, max_fpr),
+        *(value for pair in zip(of_source, of_target, strict=True) for value in pair),
+    )
+    return dict(zip(DOMAIN_METRICS, values, strict=True))
+
+
+def _auc(truth: np.ndarray, scores: np.ndarray, chosen: np.ndarray, max_fpr: float | None = None) -> float:
+    from sklearn.metrics import roc_auc_score
+
+    if len(set(truth[chosen])) < 2:  # not defined without both classes
+        return float("nan")
+    return float(roc_auc_score(truth[chosen], scores[chosen], max_fpr=max_fpr))
+
+
+def _precision_recall_f1(truth: np.ndarray, decided: np.ndarray, chosen: np.ndarray) -> tuple[float, float, float]:
+    if not chosen.any() or np.isnan(decided[chosen]).any():
+        return (float("nan"),) * 3
+    truth, positive = truth[chosen], decided[chosen] > 0
+    hits = np.sum(truth & positive)
+    # As in scikit-learn, a share of nothing is 0.
+    precision = float(hits / positive.sum()) if positive.any() else 0.0
+    recall = float(hits / truth.sum()) if truth.any() else 0.0
+    return precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0
+
+
+def arithmetic_mean(values: Sequence[float] | np.ndarray) -> float:
+    """The arithmetic mean; `nan` where one value is."""
+    return float(np.mean(np.asarray(values, float))) if len(values) else float("nan")
+
+
+def harmonic_mean(values: Sequence[float] | np.ndarray) -> float:
+    """The harmonic mean of values floored at the smallest double step, 2.2e-16, so that a 0 does not divide."""
+    from scipy.stats import hmean
+
+    return float(hmean(np.maximum(np.asarray(values, float), sys.float_info.epsilon))) if len(values) else float("nan")

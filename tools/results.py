@@ -1,0 +1,120 @@
+"""Anomaly scores and decisions → the CSVs of a result directory; those CSVs → metrics."""
+
+import csv
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from config import BaselineError, RunPaths
+from datasets.clips import Clip
+from files import write_csv
+from tools.metrics import arithmetic_mean, harmonic_mean, section_metrics
+
+log = logging.getLogger("baseline")
+
+
+@dataclass(frozen=True)
+class SectionScores:
+    """The scored clips of one section, in the order of the CSVs."""
+
+    section: str
+    clips: list[Clip]
+    scores: list[float]
+    decisions: list[int] | None  # None where no decision threshold is known
+
+    @property
+    def labelled(self) -> bool:
+        return all(clip.is_anomaly is not None for clip in self.clips)
+
+    def metrics(self, max_fpr: float) -> dict[str, float]:
+        """See tools.metrics.section_metrics."""
+        return section_metrics(
+            [bool(clip.is_anomaly) for clip in self.clips],
+            [clip.is_target for clip in self.clips],
+            self.scores,
+            self.decisions,
+            max_fpr,
+        )
+
+
+def write_section(paths: RunPaths, result: SectionScores) -> None:
+    """Write the score and decision CSVs of a section, in the form that the challenge asks for: no header."""
+    write_csv(paths.anomaly_scores(result.section), zip((c.name for c in result.clips), result.scores, strict=True))
+    if result.decisions is not None:
+        rows = zip((clip.name for clip in result.clips), result.decisions, strict=True)
+        write_csv(paths.decisions(result.section), rows)
+    else:
+        paths.decisions(result.section).unlink(missing_ok=True)  # an older one does not belong to these scores
+
+
+def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> list[SectionScores]:
+    """The sections of a machine type whose scores are there, and are of just these clips.
+
+    Sections may have been scored by models and runs of their own.
+    """
+    found = []
+    for section, clips in clips_of_section.items():
+        scores = _read_column(paths.anomaly_scores(section))
+        if scores is None:
+            continue
+        if list(scores) != [clip.name for clip in clips]:
+            log.warning("%s is not of the clips that are there now, and is left out.", paths.anomaly_scores(section))
+            continue
+        decisions = _read_column(paths.decisions(section))
+        decided = None if decisions is None else [int(decisions[clip.name]) for clip in clips]
+        found.append(SectionScores(section, clips, list(scores.values()), decided))
+    return found
+
+
+def write_metrics(paths: RunPaths, results: Sequence[SectionScores], max_fpr: float) -> dict[str, dict[str, float]]:
+    """Write result_<machine>.csv: the metrics of each section, then their arithmetic and harmonic mean.
+
+    Returns:
+        Row name (section or mean) → metric → value.
+    """
+    rows = {result.section: result.metrics(max_fpr) for result in results}
+    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
+    for section, metrics in list(rows.items()):
+        undefined = [name for name in names if metrics.get(name) is None or metrics[name] != metrics[name]]
+        if undefined:
+            log.warning(
+                "%s section %s: not defined (nan), for want of normal or anomalous clips or of decisions: %s.",
+                paths.machine,
+                section,
+                ", ".join(undefined),
+            )
+    columns = {name: [metrics.get(name, float("nan")) for metrics in rows.values()] for name in names}
+    rows["arithmetic mean"] = {name: arithmetic_mean(values) for name, values in columns.items()}
+    rows["harmonic mean"] = {name: harmonic_mean(values) for name, values in columns.items()}
+    table = [[row, *(metrics.get(name, float("nan")) for name in names)] for row, metrics in rows.items()]
+    write_csv(paths.metrics, [["section", *names], *table])
+    return rows
+
+
+def read_metrics(path: Path) -> dict[str, dict[str, float]]:
+    """Section → metric → value of a result_<machine>.csv, without its means.
+
+    Raises:
+        BaselineError: it is not such a file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {row.pop("section"): row for row in csv.DictReader(file)}
+        return {
+            section: {name: float(value) for name, value in row.items()}
+            for section, row in rows.items()
+            if not section.endswith("mean")
+        }
+    except (OSError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+        raise BaselineError(f"{path}: not a result file ({error!r}). Test again to write it anew.") from error
+
+
+def _read_column(path: Path) -> dict[str, float] | None:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {name: float(value) for name, value in csv.reader(file)}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, UnicodeDecodeError) as error:
+        raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to write it anew.") from error

@@ -1,0 +1,320 @@
+"""Train the autoencoder of one machine type on normal clips, and score its test clips: the method, step by step.
+
+    python train.py --dataset DCASE2024T2fan -d               train, then test
+    python train.py --dataset DCASE2024T2fan -d --test_only --score MAHALA
+
+Source: N. Harada et al., "First-shot anomaly sound detection for machine condition monitoring: A domain
+generalization baseline", EUSIPCO 2023, https://arxiv.org/abs/2303.00455.
+
+P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, B: vectors of a batch.
+"""
+
+import sys
+
+from config import BaselineError, Config, RunPaths, UsageError, load_config
+from datasets.catalog import Machine, find_machine
+
+if __name__ == "__main__":  # before the imports that take seconds: --help and wrong options answer at once
+    try:
+        CONFIG = load_config()
+        MACHINE = find_machine(CONFIG.dataset, CONFIG.split)
+        MACHINE.section_names(CONFIG.use_ids)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+import logging
+import math
+import os
+import random
+import shlex
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from datasets.clips import find_clips
+from datasets.features import load_log_mels
+from datasets.frames import Vectors, draw_order, split_vectors
+from files import make_writable_directory, write_csv
+from networks import flatten_parameters, make_network
+from networks.scores import ResidualCovariances, make_score
+from networks.threshold import fit_gamma
+from tools.console import TrainingProgress, open_console, open_log_file
+from tools.model_files import TrainingState, load_model, save_model
+from tools.results import SectionScores, read_sections, write_metrics, write_section
+
+LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_loss_target")
+
+log = logging.getLogger("baseline")
+
+
+def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
+    """Train on the normal clips; write the model, its score distributions, its log and its configuration."""
+    make_writable_directory(paths.model_dir)
+    started = time.monotonic()
+
+    # --- Data: all vectors of the training clips
+    clips = find_clips(machine, config.dataset_directory, "train", machine.section_names(config.use_ids))
+    log_mels = load_log_mels(clips, config, channels(config, machine), config.dataset_directory / machine.cache_directory)
+    vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
+    log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
+
+    # --- Random draws in the order of the published baseline: split, initial weights, then each pass over the data
+    random.seed(config.seed)
+    np.random.seed(config.seed)
+    torch.manual_seed(config.seed)
+    train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
+    if config.batch_size > len(train_index):
+        raise BaselineError(
+            f"--batch_size {config.batch_size} is larger than the {len(train_index)} training vectors of "
+            f"{machine.name}. Choose a smaller batch size, or add clips."
+        )
+    network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
+    optimizer = torch.optim.Adam([flatten_parameters(network)], lr=config.learning_rate)
+    state = TrainingState(network, optimizer, config, clips)
+    if config.restart:
+        state.load(config.checkpoint_path or paths.checkpoint)
+
+    # --- Training
+    n_batches = math.ceil(len(train_index) / config.batch_size)
+    with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
+        for epoch in range(state.epoch + 1, config.epochs + 1):
+            losses, is_target = train_epoch(network, optimizer, vectors, train_index, config, progress)
+            valid_losses = validation_losses(network, vectors, valid_index, config.batch_size)
+            row = log_row(losses, is_target, valid_losses, config.batch_size, n_batches)
+            if not np.isfinite(row).all():
+                raise BaselineError(
+                    f"epoch {epoch}: the loss is not a finite number any more. Choose a --learning_rate smaller than "
+                    f"{config.learning_rate}. A model that was there before is unchanged."
+                )
+            state.finish_epoch(row, [float(batch.mean()) for batch in losses.split(config.batch_size)] + valid_losses)
+            state.save(paths.checkpoint)
+            write_csv(paths.loss_log, [LOG_COLUMNS, *state.history])
+            progress.finish_epoch(epoch, loss=row[0], valid_loss=row[1])
+
+    # --- After the last epoch: residual covariances, then the distributions of normal scores
+    network.eval()
+    covariances = residual_covariances(network, vectors, train_index, config)
+    network.cov_source.data, network.cov_target.data = covariances
+    mahala_scores = batch_scores("MAHALA", network, vectors, train_index, valid_index, config)
+    distributions = {"MSE": fit_gamma(state.batch_losses), "MAHALA": fit_gamma(mahala_scores)}
+    for score, distribution in distributions.items():
+        if distribution is None:
+            log.warning("no gamma distribution fits the %s scores of normal batches: there will be no decisions.", score)
+
+    save_model(config, paths, network, distributions, log_mels.sampling_rate, device)
+    draw("plot_losses", paths.loss_picture, machine.name, LOG_COLUMNS[:2], [row[:2] for row in state.history])
+    log.info(
+        "trained %d epochs in %.0f s, loss %.2f, validation loss %.2f -> %s",
+        state.epoch,
+        time.monotonic() - started,
+        *state.history[-1][:2],
+        shown(paths.model_dir),
+    )
+
+
+def train_epoch(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    vectors: Vectors,
+    train_index: torch.Tensor,
+    config: Config,
+    progress: TrainingProgress,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One pass over the training vectors, with a step of the optimizer after each batch.
+
+    Returns:
+        The loss of each vector in the order of the pass, and whether it is of the target domain: on the CPU.
+    """
+    network.train()
+    order = training_order(train_index, config)
+    losses = []
+    for batch in order.split(config.batch_size):
+        x = vectors[batch]  # (B, D)
+        loss = (network(x) - x).square().mean(dim=1)  # (B, D) -> (B,)
+        optimizer.zero_grad(set_to_none=False)  # the gradients stay the views of one buffer
+        loss.mean().backward()
+        optimizer.step()
+        losses.append(loss.detach())
+        progress.finish_batch(losses[-1])
+    return torch.cat(losses).cpu(), vectors.is_target[order].cpu()
+
+
+def training_order(train_index: torch.Tensor, config: Config) -> torch.Tensor:
+    """Numbers of the training vectors in the order of one pass, drawn anew for each.
+
+    A last batch of a single vector is left out: batch normalisation needs two.
+    """
+    order = train_index[draw_order(len(train_index), config.shuffle).to(train_index.device)]
+    return order[:-1] if len(order) % config.batch_size == 1 else order
+
+
+@torch.no_grad()
+def validation_losses(network: nn.Module, vectors: Vectors, valid_index: torch.Tensor, batch_size: int) -> list[float]:
+    """The loss of each batch of validation vectors, in evaluation mode."""
+    network.eval()
+    draw_order(len(valid_index), shuffle=False)  # the published loader draws here too
+    losses = [(network(vectors[batch]) - vectors[batch]).square().mean(dim=1).mean() for batch in valid_index.split(batch_size)]
+    return torch.stack(losses).tolist()
+
+
+def log_row(
+    losses: torch.Tensor, is_target: torch.Tensor, valid_losses: list[float], batch_size: int, n_batches: int
+) -> list[float]:
+    """A row of LOG_COLUMNS: sums over the batches, divided by their number (a left out single vector is one too)."""
+    batches = list(zip(losses.split(batch_size), is_target.split(batch_size), strict=True))
+
+    def mean_over_batches(chosen: list[torch.Tensor]) -> float:
+        return sum(float(loss.mean()) for loss in chosen if len(loss)) / n_batches
+
+    loss = mean_over_batches([loss for loss, _ in batches])
+    source = mean_over_batches([loss[~target] for loss, target in batches])
+    target = mean_over_batches([loss[target] for loss, target in batches])
+    return [loss, sum(valid_losses) / len(valid_losses), loss, source, target]
+
+
+@torch.no_grad()
+def residual_covariances(
+    network: nn.Module, vectors: Vectors, train_index: torch.Tensor, config: Config
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Covariances (M, M) of the residual frames of the source and the target domain, from one pass in batches."""
+    covariances = ResidualCovariances(config.n_mels, train_index.device)
+    for batch in training_order(train_index, config).split(config.batch_size):
+        x = vectors[batch]
+        covariances.add(network(x) - x, vectors.is_target[batch])
+    return covariances.of_domains()
+
+
+@torch.no_grad()
+def batch_scores(
+    score_name: str,
+    network: nn.Module,
+    vectors: Vectors,
+    train_index: torch.Tensor,
+    valid_index: torch.Tensor,
+    config: Config,
+) -> list[float]:
+    """The score of each batch as if it were a clip: one pass over the training vectors, one over the validation vectors."""
+    score = make_score(score_name, network)
+    order = train_index[draw_order(len(train_index), config.shuffle).to(train_index.device)]
+    batches = [*order.split(config.batch_size), *valid_index.split(config.batch_size)]
+    return torch.stack([score(network(vectors[batch]) - vectors[batch]) for batch in batches]).tolist()
+
+
+@torch.no_grad()
+def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
+    """Score the test clips with the trained model; write scores, decisions and, where labels are known, metrics."""
+    network, distribution, sampling_rate = load_model(config, machine, paths)
+    network.to(device).eval()
+    score = make_score(config.score, network)
+    threshold = None if distribution is None else distribution.threshold(config.decision_threshold)
+    make_writable_directory(paths.result_dir)
+
+    clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
+    log_mels = load_log_mels(clips, config, channels(config, machine), config.dataset_directory / machine.cache_directory)
+    if sampling_rate not in (None, log_mels.sampling_rate):
+        raise BaselineError(
+            f"{clips[0].path}: sampling rate {log_mels.sampling_rate} Hz, but the model was trained on clips with "
+            f"{sampling_rate} Hz."
+        )
+    vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
+    scores = []
+    for x in tqdm(vectors.of_each_clip(), desc="test", unit="clip", total=len(clips), disable=None, leave=False):
+        scores.append(float(score(network(x) - x)))  # (K, D) -> one score
+
+    for section in sorted({clip.section for clip in clips}):
+        chosen = [(clip, value) for clip, value in zip(clips, scores, strict=True) if clip.section == section]
+        decisions = None if threshold is None else [int(value > threshold) for _, value in chosen]
+        write_section(paths, SectionScores(section, [c for c, _ in chosen], [value for _, value in chosen], decisions))
+    report(config, machine, paths, threshold)
+
+
+def report(config: Config, machine: Machine, paths: RunPaths, threshold: float | None) -> None:
+    """Metrics, picture and a line on the terminal, of all sections of the machine type that have scores."""
+    scored = tuple(section for section in machine.sections if paths.anomaly_scores(section).exists())
+    clips = find_clips(machine, config.dataset_directory, "test", scored)
+    results = read_sections(paths, {section: [c for c in clips if c.section == section] for section in scored})
+    labelled = [result for result in results if result.labelled]
+    summary = f"{len(clips)} clips scored"
+    if labelled:
+        rows = write_metrics(paths, labelled, config.max_fpr)
+        means = rows["harmonic mean"]
+        shown_metrics = [name for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC") if name in means]
+        summary += "".join(f", {name} {100 * means[name]:.2f} %" for name in shown_metrics)
+    draw("plot_scores", paths.score_picture, f"{machine.name}, {config.score}", results, threshold)
+    log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
+
+
+def draw(function: str, path: Path, *arguments) -> None:
+    """Draw a picture with a function of tools.plots. One that cannot be drawn costs nothing else."""
+    try:
+        from tools import plots
+
+        getattr(plots, function)(path, *arguments)
+    except Exception as error:
+        log.warning("%s could not be drawn: %s", path, error)
+        log.debug("", exc_info=True)
+
+
+def channels(config: Config, machine: Machine) -> int:
+    """How many channels the clips are to have."""
+    return machine.dataset.channels if config.mono is None else 1 if config.mono else 2
+
+
+def shown(path: Path) -> str:
+    """A path as short as it can be said from here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def choose_device(config: Config) -> torch.device:
+    """The device that the configuration asks for, or the CPU where there is no GPU.
+
+    Raises:
+        BaselineError: there are GPUs, but not this one.
+    """
+    if not config.use_cuda or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if config.gpu_id >= torch.cuda.device_count():
+        raise BaselineError(f"--gpu_id {config.gpu_id}: the GPUs here are 0 to {torch.cuda.device_count() - 1}.")
+    return torch.device("cuda", config.gpu_id)
+
+
+def run(config: Config, machine: Machine) -> None:
+    """Train and test as the configuration says."""
+    section = f"_section_{config.use_ids[0]:02d}" if len(config.use_ids) == 1 and len(machine.sections) > 1 else ""
+    paths = RunPaths(config, machine.dataset.name, machine.name, machine.name + section)
+    open_console(paths.model_name)
+    open_log_file(paths.run_log)
+    log.debug("train.py %s", shlex.join(sys.argv[1:]))
+    log.debug("%s", config)
+    # Results do not depend on the number of cores; cores are for several machine types side by side.
+    torch.set_num_threads(1)
+    device = choose_device(config)
+    log.debug("device %s, torch %s, numpy %s", device, torch.__version__, np.__version__)
+    try:
+        if not config.test_only:
+            train(config, machine, paths, device)
+        if not config.train_only:
+            test(config, machine, paths, device)
+    except BaselineError as error:
+        log.error("%s", error)
+        raise
+    except Exception:
+        log.debug("", exc_info=True)
+        raise
+
+
+if __name__ == "__main__":
+    try:
+        run(CONFIG, MACHINE)
+    except UsageError:
+        sys.exit(2)
+    except BaselineError as error:
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted: finished epochs are kept, --restart goes on from there", file=sys.stderr)
+        sys.exit(130)
