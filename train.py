@@ -107,7 +107,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             log.warning("no gamma distribution fits the %s scores of normal batches: there will be no decisions.", score)
 
     save_model(config, paths, network, distributions, log_mels.sampling_rate, device)
-    draw("plot_losses", paths.loss_picture, machine.name, LOG_COLUMNS[:2], [row[:2] for row in state.history])
+    draw("plot_losses", paths.loss_picture, paths.model_name, *list(zip(*state.history, strict=True))[:2])
     log.info(
         "trained %d epochs in %.0f s, loss %.2f, validation loss %.2f -> %s",
         state.epoch,
@@ -230,10 +230,10 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
         chosen = [(clip, value) for clip, value in zip(clips, scores, strict=True) if clip.section == section]
         decisions = None if threshold is None else [int(value > threshold) for _, value in chosen]
         write_section(paths, SectionScores(section, [c for c, _ in chosen], [value for _, value in chosen], decisions))
-    report(config, machine, paths, threshold)
+    report(config, machine, paths, {clip.section: threshold for clip in clips if threshold is not None})
 
 
-def report(config: Config, machine: Machine, paths: RunPaths, threshold: float | None) -> None:
+def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[str, float]) -> None:
     """Metrics, picture and a line on the terminal, of all sections of the machine type that have scores."""
     scored = tuple(section for section in machine.sections if paths.anomaly_scores(section).exists())
     clips = find_clips(machine, config.dataset_directory, "test", scored)
@@ -245,7 +245,8 @@ def report(config: Config, machine: Machine, paths: RunPaths, threshold: float |
         means = rows["harmonic mean"]
         shown_metrics = [name for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC") if name in means]
         summary += "".join(f", {name} {100 * means[name]:.2f} %" for name in shown_metrics)
-    draw("plot_scores", paths.score_picture, f"{machine.name}, {config.score}", results, threshold)
+    title = f"{machine.dataset.name} {machine.name}, {config.score}"
+    draw("plot_scores", paths.score_picture, title, results, thresholds, config.max_fpr)
     log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
 
 
@@ -289,6 +290,8 @@ def run(config: Config, machine: Machine) -> None:
     paths = RunPaths(config, machine.dataset.name, machine.name, machine.name + section)
     open_console(paths.model_name)
     open_log_file(paths.run_log)
+    if "RUN_LOG_NOTE" in os.environ:  # where the loop over machine types wants to be told of the log
+        Path(os.environ["RUN_LOG_NOTE"]).write_text(str(paths.run_log), encoding="utf-8")
     log.debug("train.py %s", shlex.join(sys.argv[1:]))
     log.debug("%s", config)
     # Results do not depend on the number of cores; cores are for several machine types side by side.

@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Summarizes all results of a dataset: 03_summarize_results.sh DCASE2024T2 -d|-e [options]
+set -u
+. "$(dirname "${BASH_SOURCE[0]}")/tools/python.sh"
+
+usage() {
+    echo "usage: $0 DATASET -d|--dev|-e|--eval [options, such as --result_directory ./results]"
+    echo "Tables and a bar chart of all scores, tags and seeds that were tested. DATASET is a name such as DCASE2024T2."
+}
+
+case "${1:-}" in
+    -h | --help) usage && exit 0 ;;
+esac
+"$python" "$root/tools/summarize.py" "$@"
+status=$?
+[ $status -eq 2 ] && usage >&2
+exit $status

@@ -1,0 +1,164 @@
+"""All results of a dataset → one table: on the terminal, as CSV, as Markdown and as a bar chart.
+
+    python -m tools.summarize DCASE2024T2 -d [--result_directory ...] [--export_dir ...]
+"""
+
+import re
+import sys
+
+import pandas
+from tabulate import tabulate
+
+from config import BaselineError, Config, UsageError, load_config
+from datasets.catalog import Dataset, find_dataset
+from files import make_writable_directory, write_text
+from networks.scores import SCORES
+from tools.metrics import arithmetic_mean, harmonic_mean
+from tools.results import read_metrics
+
+MEANS = {"h-mean": harmonic_mean, "a-mean": arithmetic_mean}
+OFFICIAL = "official score"
+
+
+def collect(config: Config, dataset: Dataset) -> pandas.DataFrame:
+    """Every metric of every section that was tested: columns system, seed, machine, section, metric, value (fraction).
+
+    A system is a score and a tag, such as `MSE` or `MAHALA wide`.
+
+    Raises:
+        BaselineError: there are no results.
+    """
+    root = config.result_directory / f"{config.split}_data"
+    rows = []
+    for score in SCORES:
+        for run in sorted((root / f"{config.export_dir}_{score}" / dataset.name).glob("seed*")):
+            name = re.fullmatch(r"seed(\d+)(?:_(.*))?", run.name)
+            if name is None:
+                continue
+            system = " ".join(filter(None, (score, name[2])))
+            for machine in dataset.machines[config.split]:
+                path = run / f"result_{machine}.csv"
+                if path.exists():
+                    for section, metrics in read_metrics(path).items():
+                        rows += [(system, int(name[1]), machine, section, m, v) for m, v in metrics.items()]
+    if not rows:
+        where = root / f"{config.export_dir}_<score>" / dataset.name
+        hint = "Run ./02a_test_2024t2.sh and ./02b_test_2024t2.sh first."
+        if any(root.glob(f"{config.export_dir}_*/{dataset.name}/seed*/anomaly_score_*.csv")):
+            hint = "There are anomaly scores, but the labels of these clips are not known."
+        raise BaselineError(f"{where}: no result_<machine>.csv to summarize. {hint}")
+    return pandas.DataFrame(rows, columns=["system", "seed", "machine", "section", "metric", "value"])
+
+
+def summarize_run(run: pandas.DataFrame, dataset: Dataset, split: str) -> pandas.DataFrame:
+    """One system with one seed: a row for each metric of the official score and for the score, fractions.
+
+    The columns are the means over all sections of all machine types, then each machine type (the mean over its
+    sections). Without results of all machine types the means are `nan`: they could not be compared.
+    """
+    machines = list(dataset.machines[split])
+    official_mean = {"harmonic": harmonic_mean, "arithmetic": arithmetic_mean}[dataset.official_score["mean"]]
+    metrics = dataset.official_score["metrics"]
+    complete = set(run["machine"]) == set(machines)
+    rows = {}
+    for name, counted in [*((metric, [metric]) for metric in metrics), (OFFICIAL, metrics)]:
+        values = run[run["metric"].isin(counted)]
+        means = {column: mean(values["value"]) if complete else float("nan") for column, mean in MEANS.items()}
+        cells = {machine: official_mean(values[values["machine"] == machine]["value"]) for machine in machines}
+        rows[name] = means | cells
+    return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
+
+
+def summarize(results: pandas.DataFrame, dataset: Dataset, split: str) -> pandas.DataFrame:
+    """A block of rows for each system: index system, seed, metric; columns as of summarize_run."""
+    return pandas.concat(
+        {
+            (system, seed): summarize_run(run, dataset, split)
+            for (system, seed), run in results.groupby(["system", "seed"], sort=False)
+        },
+        names=["system", "seed"],
+    )
+
+
+def over_seeds(summary: pandas.DataFrame) -> pandas.DataFrame:
+    """Mean and standard deviation (of the sample, n - 1) over seeds, and their number: column levels cell, statistic."""
+    groups = summary.groupby(["system", "metric"], sort=False)
+    statistics = {"mean": groups.mean(), "std": groups.std(ddof=1), "seeds": groups.count()}
+    return pandas.concat(statistics, axis=1).swaplevel(axis=1)[summary.columns]
+
+
+def table_rows(statistics: pandas.DataFrame) -> list[list[str]]:
+    """The table as people read it: percent, `mean ± std` where there are several seeds, `–` where there is no value."""
+    rows = []
+    for (system, metric), row in statistics.iterrows():
+        cells = []
+        for column in row.index.unique(level=0):
+            mean, std, seeds = 100 * row[column, "mean"], 100 * row[column, "std"], row[column, "seeds"]
+            cells.append("–" if seeds == 0 else f"{mean:.2f}" + (f" ± {std:.2f}" if seeds > 1 else ""))
+        rows.append([system if not rows or system != last_system else "", metric, *cells])
+        last_system = system
+    return rows
+
+
+def missing_machines(results: pandas.DataFrame, dataset: Dataset, split: str) -> list[str]:
+    """A line for each system and seed that lacks results of some machine types."""
+    lines = []
+    for (system, seed), run in results.groupby(["system", "seed"], sort=False):
+        missing = [machine for machine in dataset.machines[split] if machine not in set(run["machine"])]
+        if missing:
+            lines.append(f"{system}, seed {seed}: no results of {', '.join(missing)}; its means are left out.")
+    return lines
+
+
+def write_summary(config: Config, dataset: Dataset) -> None:
+    """Read all results; write summary.csv, summary.md and summary.png; print the table."""
+    directory = config.result_directory / f"{config.split}_data" / config.export_dir / "summarize" / dataset.name
+    results = collect(config, dataset)
+    make_writable_directory(directory)
+    summary = summarize(results, dataset, config.split)
+    statistics = over_seeds(summary)
+
+    long_form = statistics.stack(level=1, future_stack=True).rename_axis(["system", "metric", "statistic"])
+    write_text(directory / "summary.csv", long_form.reset_index().to_csv(index=False))
+
+    headers = ["system", "metric", *summary.columns]
+    rows = table_rows(statistics)
+    seeds = sorted(set(results["seed"]))
+    title = f"{dataset.name}, {'development' if config.dev else 'evaluation'} data"
+    caption = f"{title}: percent, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    caption += "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
+    notes = missing_machines(results, dataset, config.split)
+    markdown = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=_alignment(headers))
+    write_text(directory / "summary.md", "\n\n".join([f"{caption}.", markdown, *notes]) + "\n")
+
+    print(f"{caption}\n")
+    print(tabulate(rows, headers, tablefmt="simple", disable_numparse=True, colalign=_alignment(headers)))
+    print("\n" + "\n".join([*(f"warning: {note}" for note in notes), f"-> {directory}"]))
+    try:
+        from tools.plots import plot_summary
+
+        bars = 100 * summary.drop(columns="a-mean").rename_axis("machine", axis=1).stack(future_stack=True)
+        plot_summary(directory / "summary.png", title, bars.rename("value").reset_index().dropna(subset="value"))
+    except Exception as error:  # a picture never costs the tables
+        print(f"warning: {directory / 'summary.png'} could not be drawn: {error}", file=sys.stderr)
+
+
+def _alignment(headers: list[str]) -> list[str]:
+    return ["left", "left"] + ["right"] * (len(headers) - 2)
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; the exit status."""
+    try:
+        if not arguments or arguments[0].startswith("-"):
+            raise UsageError("name a dataset first, such as DCASE2024T2.")
+        config = load_config(["--dataset", *arguments])
+        write_summary(config, find_dataset(config.dataset))
+    except BaselineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
