@@ -31,15 +31,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean '{by_lower_case[matches[0]]}'?" if matches else ""
 
 
-def _option(text: str, *, least=None, above=None, most=None, below=None, choices=None, name=False, flag=None, alias=None):
-    """A parameter whose value comes from baseline.yaml and may be overridden on the command line."""
-    return dataclasses.field(metadata=locals() | {"command_line_only": False})
+def _option(text: str, **rules: Any) -> Any:
+    """A parameter whose value comes from baseline.yaml and may be overridden on the command line.
+
+    Rules: least, above, most, below (limits of the value), name (it becomes part of a directory name), alias (a second
+    name), flag (an option without a value: its short form).
+    """
+    limits = dict.fromkeys(("least", "above", "most", "below", "alias", "flag"))
+    return dataclasses.field(metadata=limits | {"name": False, "text": text, "command_line_only": False} | rules)
 
 
-def _argument(text: str, default: Any = dataclasses.MISSING, **rules):
+def _argument(text: str, default: Any = dataclasses.MISSING, **rules: Any) -> Any:
     """A parameter that is given on the command line only."""
-    field = _option(text, **rules)
-    return dataclasses.field(default=default, metadata=field.metadata | {"command_line_only": True})
+    return dataclasses.field(default=default, metadata=_option(text, command_line_only=True, **rules).metadata)
 
 
 @dataclass(frozen=True, kw_only=True)

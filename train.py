@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from datasets.clips import find_clips
 from datasets.features import load_log_mels
-from datasets.frames import Vectors, draw_order, split_vectors
+from datasets.frames import Vectors, draw_pass, split_vectors
 from files import make_writable_directory, write_csv
 from networks import flatten_parameters, make_network
 from networks.scores import ResidualCovariances, make_score
@@ -59,7 +59,9 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 
     # --- Data: all vectors of the training clips
     clips = find_clips(machine, config.dataset_directory, "train", machine.section_names(config.use_ids))
-    log_mels = load_log_mels(clips, config, channels(config, machine), config.dataset_directory / machine.cache_directory)
+    log_mels = load_log_mels(
+        clips, config, channels(config, machine), machine.cache_directory(config.dataset_directory)
+    )
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
 
@@ -104,7 +106,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     distributions = {"MSE": fit_gamma(state.batch_losses), "MAHALA": fit_gamma(mahala_scores)}
     for score, distribution in distributions.items():
         if distribution is None:
-            log.warning("no gamma distribution fits the %s scores of normal batches: there will be no decisions.", score)
+            log.warning("no gamma distribution fits the %s scores of normal clips: no decisions with %s.", score, score)
 
     save_model(config, paths, network, distributions, log_mels.sampling_rate, device)
     draw("plot_losses", paths.loss_picture, paths.model_name, *list(zip(*state.history, strict=True))[:2])
@@ -135,7 +137,7 @@ def train_epoch(
     losses = []
     for batch in order.split(config.batch_size):
         x = vectors[batch]  # (B, D)
-        loss = (network(x) - x).square().mean(dim=1)  # (B, D) -> (B,)
+        loss = residual(network, x).square().mean(dim=1)  # (B, D) -> (B,)
         optimizer.zero_grad(set_to_none=False)  # the gradients stay the views of one buffer
         loss.mean().backward()
         optimizer.step()
@@ -149,17 +151,21 @@ def training_order(train_index: torch.Tensor, config: Config) -> torch.Tensor:
 
     A last batch of a single vector is left out: batch normalisation needs two.
     """
-    order = train_index[draw_order(len(train_index), config.shuffle).to(train_index.device)]
+    order = draw_pass(train_index, config.shuffle)
     return order[:-1] if len(order) % config.batch_size == 1 else order
+
+
+def residual(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Reconstruction less original, x̂ − x, of the same shape as x."""
+    return network(x) - x
 
 
 @torch.no_grad()
 def validation_losses(network: nn.Module, vectors: Vectors, valid_index: torch.Tensor, batch_size: int) -> list[float]:
     """The loss of each batch of validation vectors, in evaluation mode."""
     network.eval()
-    draw_order(len(valid_index), shuffle=False)  # the published loader draws here too
-    losses = [(network(vectors[batch]) - vectors[batch]).square().mean(dim=1).mean() for batch in valid_index.split(batch_size)]
-    return torch.stack(losses).tolist()
+    batches = draw_pass(valid_index, shuffle=False).split(batch_size)
+    return torch.stack([residual(network, vectors[batch]).square().mean(dim=1).mean() for batch in batches]).tolist()
 
 
 def log_row(
@@ -184,8 +190,7 @@ def residual_covariances(
     """Covariances (M, M) of the residual frames of the source and the target domain, from one pass in batches."""
     covariances = ResidualCovariances(config.n_mels, train_index.device)
     for batch in training_order(train_index, config).split(config.batch_size):
-        x = vectors[batch]
-        covariances.add(network(x) - x, vectors.is_target[batch])
+        covariances.add(residual(network, vectors[batch]), vectors.is_target[batch])
     return covariances.of_domains()
 
 
@@ -198,11 +203,11 @@ def batch_scores(
     valid_index: torch.Tensor,
     config: Config,
 ) -> list[float]:
-    """The score of each batch as if it were a clip: one pass over the training vectors, one over the validation vectors."""
+    """The score of each batch as if it were a clip: one pass over the training vectors, then one over the others."""
     score = make_score(score_name, network)
-    order = train_index[draw_order(len(train_index), config.shuffle).to(train_index.device)]
-    batches = [*order.split(config.batch_size), *valid_index.split(config.batch_size)]
-    return torch.stack([score(network(vectors[batch]) - vectors[batch]) for batch in batches]).tolist()
+    passes = draw_pass(train_index, config.shuffle), draw_pass(valid_index, shuffle=False)
+    batches = [batch for order in passes for batch in order.split(config.batch_size)]
+    return torch.stack([score(residual(network, vectors[batch])) for batch in batches]).tolist()
 
 
 @torch.no_grad()
@@ -215,7 +220,9 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     make_writable_directory(paths.result_dir)
 
     clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
-    log_mels = load_log_mels(clips, config, channels(config, machine), config.dataset_directory / machine.cache_directory)
+    log_mels = load_log_mels(
+        clips, config, channels(config, machine), machine.cache_directory(config.dataset_directory)
+    )
     if sampling_rate not in (None, log_mels.sampling_rate):
         raise BaselineError(
             f"{clips[0].path}: sampling rate {log_mels.sampling_rate} Hz, but the model was trained on clips with "
@@ -224,7 +231,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     scores = []
     for x in tqdm(vectors.of_each_clip(), desc="test", unit="clip", total=len(clips), disable=None, leave=False):
-        scores.append(float(score(network(x) - x)))  # (K, D) -> one score
+        scores.append(float(score(residual(network, x))))  # (K, D) -> one score
 
     for section in sorted({clip.section for clip in clips}):
         chosen = [(clip, value) for clip, value in zip(clips, scores, strict=True) if clip.section == section]
@@ -316,7 +323,7 @@ if __name__ == "__main__":
         run(CONFIG, MACHINE)
     except UsageError:
         sys.exit(2)
-    except BaselineError as error:
+    except BaselineError:
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: finished epochs are kept, --restart goes on from there", file=sys.stderr)

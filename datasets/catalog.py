@@ -1,6 +1,6 @@
 """Facts about the datasets (catalog/*.yaml) → Dataset, Machine.
 
-`python -m datasets.catalog` lists what there is; `python -m datasets.catalog DCASE2024T2 -d` the machine types of a split.
+`python -m datasets.catalog` lists what there is, `python -m datasets.catalog DCASE2024T2 -d` a split's machine types.
 """
 
 import argparse
@@ -28,15 +28,13 @@ class Machine:
     name: str
     sections: tuple[str, ...]
 
-    @property
-    def directory(self) -> Path:
-        """`dcase2024t2/dev_data/raw/fan`, below the dataset directory."""
-        return Path(self.dataset.directory) / f"{self.split}_data" / "raw" / self.name
+    def directory(self, dataset_directory: Path) -> Path:
+        """Where its clips are: `dcase2024t2/dev_data/raw/fan`."""
+        return dataset_directory / self.dataset.directory / f"{self.split}_data" / "raw" / self.name
 
-    @property
-    def cache_directory(self) -> Path:
-        """`dcase2024t2/dev_data/processed/fan`, below the dataset directory."""
-        return Path(self.dataset.directory) / f"{self.split}_data" / "processed" / self.name
+    def cache_directory(self, dataset_directory: Path) -> Path:
+        """Where its features are cached: `dcase2024t2/dev_data/processed/fan`."""
+        return dataset_directory / self.dataset.directory / f"{self.split}_data" / "processed" / self.name
 
     @property
     def archives(self) -> list[str]:

@@ -67,7 +67,7 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
     Raises:
         BaselineError: the data are not there, a section has no clips, or a clip does not belong there.
     """
-    directory = dataset_directory / machine.directory
+    directory = machine.directory(dataset_directory)
     directories = [directory / name for name in SPLIT_DIRECTORIES[split] if (directory / name).is_dir()]
     if not directories:
         raise BaselineError(

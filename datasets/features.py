@@ -185,7 +185,7 @@ def _read_header(path: Path, channels: int) -> _Header:
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable(path, error) from error
     if missing:
-        raise BaselineError(f"{path}: truncated, {missing} bytes are missing at its end. Copy or unpack the clip again.")
+        raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
     if info.frames == 0:
         raise BaselineError(f"{path}: holds no samples. Copy or unpack the clip again, or remove it.")
     if info.channels != channels:

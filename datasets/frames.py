@@ -22,7 +22,9 @@ class Vectors:
         dimension: D.
     """
 
-    def __init__(self, log_mels: LogMels, clips: Sequence[Clip], frames: int, frame_hop_length: int, device: torch.device):
+    def __init__(
+        self, log_mels: LogMels, clips: Sequence[Clip], frames: int, frame_hop_length: int, device: torch.device
+    ):
         self._frames = torch.from_numpy(log_mels.frames).to(device)  # (sum of T, M)
         self._within = torch.arange(frames, device=device)  # (P,)
         ends = np.cumsum(log_mels.lengths)
@@ -60,14 +62,14 @@ def split_vectors(n: int, validation_split: float) -> tuple[torch.Tensor, torch.
     return torch.from_numpy(train), torch.from_numpy(valid)
 
 
-def draw_order(n: int, shuffle: bool) -> torch.Tensor:
-    """The order in which a pass of a PyTorch `DataLoader` visits n items: (n,) int64.
+def draw_pass(index: torch.Tensor, shuffle: bool) -> torch.Tensor:
+    """The vectors of `index` in the order in which a pass of a PyTorch `DataLoader` visits them: (n,) int64.
 
     Draws from PyTorch's default generator just what a `DataLoader` draws: each pass a seed for its workers (there are
     none), and a pass that shuffles another one, for the permutation.
     """
     torch.empty((), dtype=torch.int64).random_()
     if not shuffle:
-        return torch.arange(n)
+        return index
     seed = int(torch.empty((), dtype=torch.int64).random_())
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed)).to(index.device)]

@@ -87,6 +87,4 @@ class TrainingProgress:
         left = elapsed / (self._done - self._first) * (self._epochs * self._batches - self._done)
         tenth = epoch % max(1, self._epochs // 10) == 0
         level = logging.INFO if self._bar.disable and tenth and epoch < self._epochs else logging.DEBUG
-        log.log(
-            level, "epoch %d/%d%s, %s left", epoch, self._epochs, self._after_epoch, tqdm.format_interval(left)
-        )
+        log.log(level, "epoch %d/%d%s, %s left", epoch, self._epochs, self._after_epoch, tqdm.format_interval(left))

@@ -145,7 +145,7 @@ class TrainingState:
             contents = torch.load(path, map_location="cpu", weights_only=True)
             identity = contents["identity"]
         except Exception as error:  # of many kinds, from a damaged zip to a missing key
-            raise BaselineError(f"{path}: not a checkpoint ({error!r}). Remove it, or train without --restart.") from error
+            raise BaselineError(f"{path}: not a checkpoint ({error!r}). Train without --restart.") from error
         differing = [_difference(key, identity.get(key), now) for key, now in self._identity.items()]
         if any(differing):
             raise BaselineError(

@@ -9,10 +9,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from files import atomic_path
-from tools.results import SectionScores
 
 if TYPE_CHECKING:
     import pandas
+
+    from tools.results import SectionScores
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, GREY = (
@@ -37,7 +38,7 @@ def plot_losses(path: Path, title: str, loss: Sequence[float], valid_loss: Seque
 
 
 def plot_scores(
-    path: Path, title: str, results: Sequence[SectionScores], thresholds: dict[str, float], max_fpr: float
+    path: Path, title: str, results: "Sequence[SectionScores]", thresholds: dict[str, float], max_fpr: float
 ) -> None:
     """The anomaly scores of each section's clips by domain and label, with the decision threshold.
 
@@ -51,7 +52,7 @@ def plot_scores(
     _save(figure, path)
 
 
-def _plot_section(axes: Axes, result: SectionScores, threshold: float | None, max_fpr: float) -> None:
+def _plot_section(axes: Axes, result: "SectionScores", threshold: float | None, max_fpr: float) -> None:
     jitter = np.random.default_rng(0)
     groups = sorted({(clip.is_target, clip.is_anomaly) for clip in result.clips}, key=str)
     for row, (is_target, is_anomaly) in enumerate(groups):
@@ -82,14 +83,14 @@ def _plot_section(axes: Axes, result: SectionScores, threshold: float | None, ma
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _group_name(result: SectionScores, is_target: bool, is_anomaly: bool | None) -> str:
+def _group_name(result: "SectionScores", is_target: bool, is_anomaly: bool | None) -> str:
     label = STYLES[is_anomaly][0]
     if is_anomaly is None:
         return f"test clips\n({label})"
     return f"{'target' if is_target else 'source'}\n{label}"
 
 
-def _section_title(result: SectionScores, max_fpr: float) -> str:
+def _section_title(result: "SectionScores", max_fpr: float) -> str:
     text = f"section {result.section}"
     if result.labelled:
         metrics = result.metrics(max_fpr)

@@ -107,7 +107,7 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
             if not section.endswith("mean")
         }
     except (OSError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
-        raise BaselineError(f"{path}: not a result file ({error!r}). Test again to write it anew.") from error
+        raise BaselineError(f"{path}: not a result file ({error!r}). Test again to mend it.") from error
 
 
 def _read_column(path: Path) -> dict[str, float] | None:
@@ -117,4 +117,4 @@ def _read_column(path: Path) -> dict[str, float] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to write it anew.") from error
+        raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to mend it.") from error

@@ -1,6 +1,6 @@
 """All results of a dataset → one table: on the terminal, as CSV, as Markdown and as a bar chart.
 
-    python -m tools.summarize DCASE2024T2 -d [--result_directory ...] [--export_dir ...]
+Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export_dir ...]
 """
 
 import re
@@ -81,23 +81,31 @@ def summarize(results: pandas.DataFrame, dataset: Dataset, split: str) -> pandas
 
 
 def over_seeds(summary: pandas.DataFrame) -> pandas.DataFrame:
-    """Mean and standard deviation (of the sample, n - 1) over seeds, and their number: column levels cell, statistic."""
+    """Mean and standard deviation (of the sample, n - 1) over seeds: index system, metric, statistic.
+
+    A cell counts the seeds that have it; the standard deviation of a single one is `nan`.
+    """
     groups = summary.groupby(["system", "metric"], sort=False)
-    statistics = {"mean": groups.mean(), "std": groups.std(ddof=1), "seeds": groups.count()}
-    return pandas.concat(statistics, axis=1).swaplevel(axis=1)[summary.columns]
+    both = pandas.concat({"mean": groups.mean(), "std": groups.std(ddof=1)}, names=["statistic"])
+    rows = [(*row, statistic) for row in groups.groups for statistic in ("mean", "std")]
+    return both.reorder_levels(["system", "metric", "statistic"]).reindex(rows)
 
 
 def table_rows(statistics: pandas.DataFrame) -> list[list[str]]:
     """The table as people read it: percent, `mean ± std` where there are several seeds, `–` where there is no value."""
+    means, deviations = (100 * statistics.xs(name, level="statistic") for name in ("mean", "std"))
     rows = []
-    for (system, metric), row in statistics.iterrows():
-        cells = []
-        for column in row.index.unique(level=0):
-            mean, std, seeds = 100 * row[column, "mean"], 100 * row[column, "std"], row[column, "seeds"]
-            cells.append("–" if seeds == 0 else f"{mean:.2f}" + (f" ± {std:.2f}" if seeds > 1 else ""))
-        rows.append([system if not rows or system != last_system else "", metric, *cells])
-        last_system = system
+    for (system, metric), row in means.iterrows():
+        cells = [_cell(mean, deviations.loc[(system, metric), column]) for column, mean in row.items()]
+        first_of_system = not any(system == other for other, _ in means.index[: len(rows)])
+        rows.append([system if first_of_system else "", metric, *cells])
     return rows
+
+
+def _cell(mean: float, deviation: float) -> str:
+    if pandas.isna(mean):
+        return "–"
+    return f"{mean:.2f}" if pandas.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
 def missing_machines(results: pandas.DataFrame, dataset: Dataset, split: str) -> list[str]:
@@ -118,8 +126,10 @@ def write_summary(config: Config, dataset: Dataset) -> None:
     summary = summarize(results, dataset, config.split)
     statistics = over_seeds(summary)
 
-    long_form = statistics.stack(level=1, future_stack=True).rename_axis(["system", "metric", "statistic"])
-    write_text(directory / "summary.csv", long_form.reset_index().to_csv(index=False))
+    seeds_of = results.groupby("system")["seed"].nunique()
+    csv = statistics.dropna(how="all").reset_index()
+    csv.insert(1, "seeds", csv["system"].map(seeds_of))
+    write_text(directory / "summary.csv", csv.to_csv(index=False))
 
     headers = ["system", "metric", *summary.columns]
     rows = table_rows(statistics)
@@ -137,8 +147,9 @@ def write_summary(config: Config, dataset: Dataset) -> None:
     try:
         from tools.plots import plot_summary
 
-        bars = 100 * summary.drop(columns="a-mean").rename_axis("machine", axis=1).stack(future_stack=True)
-        plot_summary(directory / "summary.png", title, bars.rename("value").reset_index().dropna(subset="value"))
+        bars = (100 * summary.drop(columns="a-mean")).reset_index()
+        bars = bars.melt(["system", "seed", "metric"], var_name="machine").dropna(subset="value")
+        plot_summary(directory / "summary.png", title, bars)
     except Exception as error:  # a picture never costs the tables
         print(f"warning: {directory / 'summary.png'} could not be drawn: {error}", file=sys.stderr)
 

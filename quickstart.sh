@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# From nothing to a table: sets up the environment, generates demo clips, trains and tests all development machine
+# types with the numbered scripts, and summarizes. All that it makes lies under demo/, the environment in .venv.
+#   quickstart.sh [options of train.py, such as --epochs 10]
+# JOBS, the number of machine types at a time, is the number of cores here.
+set -euo pipefail
+case "${1:-}" in -h | --help) sed -n '2,5s/^# *//p' "$0" && exit 0 ;; esac
+. "$(dirname "${BASH_SOURCE[0]}")/tools/setup.sh"
+demo=$root/demo
+options=(--dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results" "$@")
+JOBS=${JOBS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)}
+export JOBS
+
+echo "==> 1/6 environment"
+set_up requirements.txt
+start=$SECONDS
+echo "==> 2/6 demo clips: tools/make_demo_data.py"
+"$python" "$root/tools/make_demo_data.py" --dataset_directory "$demo/data"
+echo "==> 3/6 training: 01_train_2024t2.sh -d"
+"$root/01_train_2024t2.sh" -d "${options[@]}"
+echo "==> 4/6 test with the mean squared error: 02a_test_2024t2.sh -d"
+"$root/02a_test_2024t2.sh" -d "${options[@]}"
+echo "==> 5/6 test with the selective Mahalanobis distance: 02b_test_2024t2.sh -d"
+"$root/02b_test_2024t2.sh" -d "${options[@]}"
+echo "==> 6/6 summary: 03_summarize_results.sh DCASE2024T2 -d"
+"$root/03_summarize_results.sh" DCASE2024T2 -d "${options[@]}"
+
+echo
+echo "Done in $((SECONDS - start)) s, after the environment. The clips are generated: the figures show how the baseline behaves,"
+echo "not how good it is. Pictures:"
+echo "  $demo/results/dev_data/baseline/summarize/DCASE2024T2/summary.png"
+echo "  $demo/results/dev_data/baseline_*/DCASE2024T2/seed*/anomaly_score_*.png"
+echo "  $demo/models/baseline/dev_data/DCASE2024T2/seed*/*/log.png"

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Sets up the environment, then checks style, shell syntax, and runs the tests: run_tests.sh [options of pytest]
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/tools/setup.sh"
+
+echo "==> environment"
+set_up requirements.txt tests/requirements.txt
+cd "$root"
+echo "==> linter"
+"$python" -m ruff check .
+"$python" -m ruff format --check .
+echo "==> shell syntax"
+for script in *.sh tools/*.sh .ci/run; do bash -n "$script"; done
+echo "==> tests"
+"$python" -m pytest "$@"

@@ -1,0 +1,16 @@
+# Sourced by quickstart.sh and run_tests.sh: set_up REQUIREMENTS... makes .venv with the first suitable Python.
+. "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+
+set_up() {
+    local candidate
+    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            "$candidate" "$root/tools/environment.py" "$@" || exit
+            unset PYTHON
+            python=$root/.venv/bin/python
+            return
+        fi
+    done
+    echo "error: no Python 3.10 to 3.13 found. Install one, or name it: PYTHON=/path/to/python3.12 $0" >&2
+    exit 1
+}
