@@ -40,8 +40,8 @@ from datasets.clips import find_clips
 from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
 from files import make_writable_directory, write_csv
-from networks import flatten_parameters, make_network
-from networks.scores import ResidualCovariances, make_score
+from networks import find_network, flatten_parameters
+from networks.scores import ResidualCovariances, find_score
 from networks.threshold import fit_gamma
 from tools.console import TrainingProgress, open_console, open_log_file
 from tools.model_files import TrainingState, load_model, save_model
@@ -75,7 +75,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             f"--batch_size {config.batch_size} is larger than the {len(train_index)} training vectors of "
             f"{machine.name}. Choose a smaller batch size, or add clips."
         )
-    network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
+    network = find_network(config.model)(vectors.dimension, config.n_mels).to(device)
     optimizer = torch.optim.Adam([flatten_parameters(network)], lr=config.learning_rate)
     state = TrainingState(network, optimizer, config, clips)
     if config.restart:
@@ -204,7 +204,7 @@ def batch_scores(
     config: Config,
 ) -> list[float]:
     """The score of each batch as if it were a clip: one pass over the training vectors, then one over the others."""
-    score = make_score(score_name, network)
+    score = find_score(score_name)(network)
     passes = draw_pass(train_index, config.shuffle), draw_pass(valid_index, shuffle=False)
     batches = [batch for order in passes for batch in order.split(config.batch_size)]
     return torch.stack([score(residual(network, vectors[batch])) for batch in batches]).tolist()
@@ -215,7 +215,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     """Score the test clips with the trained model; write scores, decisions and, where labels are known, metrics."""
     network, distribution, sampling_rate = load_model(config, machine, paths)
     network.to(device).eval()
-    score = make_score(config.score, network)
+    score = find_score(config.score)(network)
     threshold = None if distribution is None else distribution.threshold(config.decision_threshold)
     make_writable_directory(paths.result_dir)
 
@@ -292,20 +292,25 @@ def choose_device(config: Config) -> torch.device:
 
 
 def run(config: Config, machine: Machine) -> None:
-    """Train and test as the configuration says."""
+    """Train and test as the configuration says.
+
+    Raises:
+        BaselineError: something that the user can put right.
+    """
     section = f"_section_{config.use_ids[0]:02d}" if len(config.use_ids) == 1 and len(machine.sections) > 1 else ""
     paths = RunPaths(config, machine.dataset.name, machine.name, machine.name + section)
     open_console(paths.model_name)
-    open_log_file(paths.run_log)
-    if "RUN_LOG_NOTE" in os.environ:  # where the loop over machine types wants to be told of the log
-        Path(os.environ["RUN_LOG_NOTE"]).write_text(str(paths.run_log), encoding="utf-8")
-    log.debug("train.py %s", shlex.join(sys.argv[1:]))
-    log.debug("%s", config)
-    # Results do not depend on the number of cores; cores are for several machine types side by side.
-    torch.set_num_threads(1)
-    device = choose_device(config)
-    log.debug("device %s, torch %s, numpy %s", device, torch.__version__, np.__version__)
     try:
+        find_network(config.model), find_score(config.score)  # unknown names end the run before any work
+        open_log_file(paths.run_log)
+        if "RUN_LOG_NOTE" in os.environ:  # where the loop over machine types wants to be told of the log
+            Path(os.environ["RUN_LOG_NOTE"]).write_text(str(paths.run_log), encoding="utf-8")
+        log.debug("train.py %s", shlex.join(sys.argv[1:]))
+        log.debug("%s", config)
+        # Results do not depend on the number of cores; cores are for several machine types side by side.
+        torch.set_num_threads(1)
+        device = choose_device(config)
+        log.debug("device %s, torch %s, numpy %s", device, torch.__version__, np.__version__)
         if not config.test_only:
             train(config, machine, paths, device)
         if not config.train_only:
@@ -321,10 +326,8 @@ def run(config: Config, machine: Machine) -> None:
 if __name__ == "__main__":
     try:
         run(CONFIG, MACHINE)
-    except UsageError:
-        sys.exit(2)
-    except BaselineError:
-        sys.exit(1)
+    except BaselineError as error:
+        sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
         print("interrupted: finished epochs are kept, --restart goes on from there", file=sys.stderr)
         sys.exit(130)

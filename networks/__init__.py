@@ -13,15 +13,15 @@ NETWORKS: dict[str, type[nn.Module]] = {
 }
 
 
-def make_network(name: str, input_dim: int, n_mels: int) -> nn.Module:
-    """A network with freshly drawn weights, on the CPU.
+def find_network(name: str) -> type[nn.Module]:
+    """The class of the networks of this name.
 
     Raises:
-        UsageError: there is no network of this name.
+        UsageError: there is none.
     """
     if name not in NETWORKS:
         raise UsageError(f"--model: unknown model '{name}'.{nearest(name, NETWORKS)} Models: {' '.join(NETWORKS)}.")
-    return NETWORKS[name](input_dim, n_mels)
+    return NETWORKS[name]
 
 
 def flatten_parameters(network: nn.Module) -> nn.Parameter:

@@ -47,15 +47,15 @@ SCORES: dict[str, Callable[[nn.Module], Score]] = {
 }
 
 
-def make_score(name: str, network: nn.Module) -> Score:
-    """The score of this name, with what it needs of a trained network.
+def find_score(name: str) -> Callable[[nn.Module], Score]:
+    """The function of a trained network that makes the score of this name.
 
     Raises:
-        UsageError: there is no score of this name.
+        UsageError: there is none.
     """
     if name not in SCORES:
         raise UsageError(f"--score: unknown score '{name}'.{nearest(name, SCORES)} Scores: {' '.join(SCORES)}.")
-    return SCORES[name](network)
+    return SCORES[name]
 
 
 def _inverse(covariance: torch.Tensor, domain: str) -> torch.Tensor:

@@ -21,7 +21,7 @@ from config import MODEL_KEYS, TRAINING_KEYS, BaselineError, Config, RunPaths
 from datasets.catalog import Machine
 from datasets.clips import Clip
 from files import atomic_path, write_text
-from networks import make_network
+from networks import find_network
 from networks.threshold import Gamma
 
 log = logging.getLogger("baseline")
@@ -43,7 +43,7 @@ def save_model(
     never taken for one model.
     """
     with atomic_path(paths.model) as temporary:
-        torch.save({name: values.cpu() for name, values in network.state_dict().items()}, temporary)
+        _save({name: values.cpu() for name, values in network.state_dict().items()}, temporary)
         checksum = _checksum(temporary)
         record = config.as_dict() | {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -80,7 +80,7 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
             trained = ", ".join(f"--{key} {record.get(key)} (now {config.as_dict()[key]})" for key in differing)
             raise BaselineError(f"{paths.model} was trained with {trained}. Test with the same, or train again.")
 
-    network = make_network(config.model, config.frames * config.n_mels, config.n_mels)
+    network = find_network(config.model)(config.frames * config.n_mels, config.n_mels)
     try:
         network.load_state_dict(torch.load(paths.model, map_location="cpu", weights_only=True))
     except Exception as error:  # of many kinds, from a damaged zip to missing weights
@@ -130,7 +130,7 @@ class TrainingState:
             "batch_losses": self.batch_losses,
         }
         with atomic_path(path) as temporary:
-            torch.save(contents, temporary)
+            _save(contents, temporary)
 
     def load(self, path: Path) -> None:
         """Go on from a checkpoint; where there is none, from the beginning.
@@ -163,6 +163,11 @@ def _difference(key: str, before: Any, now: Any) -> str | None:
     if before == now:
         return None
     return f"{key} were others" if key == "clips" else f"--{key} was {before}, now {now}"
+
+
+def _save(contents: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:  # given a path, torch.save would put its name into the file
+        torch.save(contents, file)
 
 
 def _checksum(path: Path) -> str:

@@ -1,0 +1,104 @@
+"""Small generated datasets and trainings that several tests share; the command lines of a user."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+import train
+from config import load_config
+from datasets.catalog import find_machine
+from tools import make_demo_data
+
+ROOT = Path(__file__).resolve().parents[1]
+RAW = Path("dcase2024t2", "dev_data", "raw")
+
+
+class Workspace:
+    """A data, a model and a result directory, and train.py and the scripts run on them as a user would."""
+
+    def __init__(self, directory: Path, data: Path | None = None):
+        self.directory = directory
+        self.data, self.models, self.results = data or directory / "data", directory / "models", directory / "results"
+
+    @property
+    def options(self) -> list[str]:
+        places = {"dataset": self.data, "model": self.models, "result": self.results}
+        return [text for name, path in places.items() for text in (f"--{name}_directory", str(path))]
+
+    def model(self, machine: str = "fan", run: str = "seed13711", split: str = "dev") -> Path:
+        return self.models / "baseline" / f"{split}_data" / "DCASE2024T2" / run / machine
+
+    def result(self, score: str = "MSE", run: str = "seed13711", split: str = "dev") -> Path:
+        return self.results / f"{split}_data" / f"baseline_{score}" / "DCASE2024T2" / run
+
+    def clip(self, pattern: str, machine: str = "fan") -> Path:
+        return next(path for path in sorted((self.data / RAW / machine).glob(f"*/{pattern}")))
+
+    def train_py(self, *arguments: str, machine: str = "fan", **environment: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, ROOT / "train.py", "--dataset", f"DCASE2024T2{machine}", "-d", *self.options]
+        return run([*command, *arguments], cwd=self.directory, **environment)
+
+    def run_here(self, *arguments: str, machine: str = "fan") -> None:
+        """The same in this process: quicker, and errors can be caught."""
+        config = load_config(["--dataset", f"DCASE2024T2{machine}", "-d", *self.options, *arguments])
+        logger = logging.getLogger("baseline")
+        handlers = list(logger.handlers)
+        try:
+            train.run(config, find_machine(config.dataset, config.split))
+        finally:
+            for handler in [handler for handler in logger.handlers if handler not in handlers]:
+                logger.removeHandler(handler)
+                handler.close()
+
+    def script(self, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return run([ROOT / name, *arguments, *self.options], cwd=self.directory, PYTHON=sys.executable, **environment)
+
+
+def run(command: list, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=240
+    )
+
+
+def make_clips(data: Path, machines: list[str], *options: str) -> None:
+    sizes = ["--train_clips", "26", "--test_clips", "16", "--seconds", "2"]
+    make_demo_data.main(["--dataset_directory", str(data), "--machines", *machines, *sizes, *options])
+
+
+def write_wav(path: Path, seconds: float = 1.0, rate: int = 16000, channels: int = 1, subtype: str = "PCM_16") -> Path:
+    """Noise that depends on the path's name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(list(path.name.encode()))
+    samples = 0.1 * generator.standard_normal((round(seconds * rate), channels))
+    soundfile.write(path, samples, rate, subtype=subtype)
+    return path
+
+
+@pytest.fixture(scope="session")
+def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clips of two machine types; tests only read them."""
+    data = tmp_path_factory.mktemp("demo") / "data"
+    make_clips(data, ["fan", "valve"])
+    return data
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Workspace:
+    """A fan model of three epochs, tested with both scores; tests only read it."""
+    workspace = Workspace(tmp_path_factory.mktemp("trained"), demo_data)
+    for arguments in (["--epochs", "3"], ["--test_only", "--score", "MAHALA"]):
+        finished = workspace.train_py(*arguments)
+        assert finished.returncode == 0, finished.stderr
+    return workspace
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    """An empty workspace."""
+    return Workspace(tmp_path)

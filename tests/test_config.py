@@ -1,0 +1,160 @@
+"""baseline.yaml and the command line: what is read, and what is refused in which words."""
+
+from pathlib import Path
+
+import pytest
+
+from config import DEFAULTS_FILE, RunPaths, UsageError, load_config
+
+MINIMUM = ["--dataset", "DCASE2024T2fan", "-d"]
+
+
+def with_line(tmp_path: Path, line: str) -> Path:
+    path = tmp_path / "baseline.yaml"
+    path.write_text(DEFAULTS_FILE.read_text() + line + "\n")
+    return path
+
+
+def test_defaults_of_the_contract():
+    config = load_config(MINIMUM)
+    expected = {
+        "export_dir": "baseline",
+        "model": "DCASE2023T2-AE",
+        "score": "MSE",
+        "seed": 13711,
+        "use_cuda": True,
+        "gpu_id": 0,
+        "log_interval": 100,
+        "is_auto_download": False,
+        "max_fpr": 0.1,
+        "decision_threshold": 0.9,
+        "n_mels": 128,
+        "frames": 5,
+        "frame_hop_length": 1,
+        "n_fft": 1024,
+        "hop_length": 512,
+        "power": 2.0,
+        "fmin": 0.0,
+        "fmax": None,
+        "win_length": None,
+        "batch_size": 256,
+        "epochs": 100,
+        "learning_rate": 0.001,
+        "shuffle": True,
+        "validation_split": 0.1,
+        "mono": None,
+    }
+    assert config.as_dict(expected) == expected
+
+
+def test_command_line_goes_before_the_file():
+    config = load_config(
+        [*MINIMUM, "-lr", "1e-2", "--epochs=7", "-tag", "wide", "--fmax", "8000", "--use_ids", "0", "2"]
+    )
+    assert (config.learning_rate, config.epochs, config.model_name_suffix) == (0.01, 7, "wide")
+    assert (config.fmax, config.use_ids) == (8000.0, (0, 2))
+    assert load_config([*MINIMUM, "--fmax", "null"]).fmax is None
+
+
+@pytest.mark.parametrize("text", ["False", "false", "no", "0"])
+def test_false_means_false(tmp_path, text):
+    assert load_config([*MINIMUM, "--use_cuda", text]).use_cuda is False
+    assert load_config(MINIMUM, with_line(tmp_path, f"shuffle: '{text}'")).shuffle is False
+
+
+def test_keys_with_and_without_dashes(tmp_path):
+    text = (
+        DEFAULTS_FILE.read_text().replace("--epochs: 100", "epochs: 3").replace("--learning_rate: 0.001", "-lr: 1e-4")
+    )
+    (tmp_path / "baseline.yaml").write_text(text)
+    config = load_config(MINIMUM, tmp_path / "baseline.yaml")
+    assert (config.epochs, config.learning_rate) == (3, 0.0001)
+
+
+def test_relative_directories(tmp_path, monkeypatch):
+    """Those of the file start at the file; those of the command line at the current directory."""
+    monkeypatch.chdir(tmp_path)
+    config = load_config([*MINIMUM, "--model_directory", "mine"])
+    assert config.dataset_directory == DEFAULTS_FILE.parent / "data"
+    assert config.model_directory == tmp_path / "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--epoch", "5"], ["unknown option '--epoch'", "Did you mean '--epochs'"]),
+        (["--n_mel=5"], ["unknown option", "'--n_mels'"]),
+        (["surplus"], ["unknown option 'surplus'"]),
+        (["--epochs", "many"], ["--epochs", "'many'", "integer"]),
+        (["--epochs", "2.5"], ["--epochs", "integer"]),
+        (["--epochs", "0"], ["--epochs", "at least 1"]),
+        (["--epochs"], ["--epochs", "expected one argument"]),
+        (["--batch_size", "1"], ["--batch_size", "at least 2"]),
+        (["--learning_rate", "-1"], ["--learning_rate", "above 0"]),
+        (["--learning_rate", "nan"], ["--learning_rate", "out of range"]),
+        (["--validation_split", "1"], ["--validation_split", "above 0 and below 1"]),
+        (["--max_fpr", "1.5"], ["--max_fpr", "at most 1"]),
+        (["--seed", "-3"], ["--seed", "at least 0"]),
+        (["--shuffle", "perhaps"], ["--shuffle", "True|False"]),
+        (["--use_ids", "zero"], ["--use_ids", "'zero'"]),
+        (["--win_length", "2048"], ["--win_length 2048", "--n_fft 1024"]),
+        (["--fmin", "500", "--fmax", "400"], ["--fmax 400.0", "--fmin 500.0"]),
+        (["--export_dir", "a/b"], ["--export_dir", "'a/b'", "directory name"]),
+        (["-tag", "../x"], ["--model_name_suffix", "directory name"]),
+        (["-e"], ["either -d", "-e"]),
+        (["--train_only", "--test_only"], ["--train_only and --test_only"]),
+        (["--is_auto_download", "True"], ["--is_auto_download", "not available"]),
+    ],
+)
+def test_wrong_arguments(arguments, words):
+    with pytest.raises(UsageError) as error:
+        load_config([*MINIMUM, *arguments])
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_neither_split():
+    with pytest.raises(UsageError, match="either -d"):
+        load_config(MINIMUM[:2])
+
+
+def test_no_dataset():
+    with pytest.raises(UsageError, match=r"--dataset .* is required"):
+        load_config(["-d"])
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--epoch: 5", ["unknown key '--epoch'", "Did you mean '--epochs'"]),
+        ("--epochs: ten", ["--epochs", "'ten'", "integer"]),
+        ("--epochs: true", ["--epochs", "integer"]),
+        ("--epochs: null", ["--epochs", "integer"]),
+        ("--n_mels: [1, 2]", ["--n_mels", "integer"]),
+        ("--power: 0", ["--power", "above 0"]),
+        ("--dataset: DCASE2024T2fan", ["'--dataset'", "command line"]),
+        ("--epochs: 'x", ["not valid YAML"]),
+    ],
+)
+def test_wrong_files(tmp_path, line, words):
+    with pytest.raises(UsageError) as error:
+        load_config(MINIMUM, with_line(tmp_path, line))
+    assert all(word in str(error.value) for word in [*words, "baseline.yaml"]), error.value
+
+
+def test_missing_key_and_missing_file(tmp_path):
+    (tmp_path / "baseline.yaml").write_text(DEFAULTS_FILE.read_text().replace("--n_mels: 128", ""))
+    with pytest.raises(UsageError, match=r"--n_mels .* is missing in"):
+        load_config(MINIMUM, tmp_path / "baseline.yaml")
+    with pytest.raises(UsageError, match="cannot read"):
+        load_config(MINIMUM, tmp_path / "none.yaml")
+
+
+def test_paths_of_the_contract(tmp_path):
+    places = ["--model_directory", str(tmp_path / "m"), "--result_directory", str(tmp_path / "r"), "-tag", "t"]
+    paths = RunPaths(load_config([*MINIMUM, *places, "--seed", "1"]), "DCASE2024T2", "fan", "fan_section_01")
+    assert paths.model == tmp_path / "m/baseline/dev_data/DCASE2024T2/seed1_t/fan_section_01/model.pth"
+    results = tmp_path / "r/dev_data/baseline_MSE/DCASE2024T2/seed1_t"
+    assert paths.anomaly_scores("01") == results / "anomaly_score_fan_section_01_test.csv"
+    assert paths.decisions("01") == results / "decision_result_fan_section_01_test.csv"
+    assert paths.metrics == results / "result_fan.csv"
+    assert paths.score_picture == results / "anomaly_score_fan.png"

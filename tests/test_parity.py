@@ -1,0 +1,152 @@
+"""Training equals the plain implementation of the published method, bit by bit; and figures that it drew."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import RAW, Workspace
+from plain_baseline import clip_vectors, plain_mahala, plain_mse, train_plainly
+
+from config import load_config
+from datasets.catalog import find_machine
+from datasets.clips import find_clips
+from datasets.features import load_log_mels
+from datasets.frames import Vectors, draw_pass, split_vectors
+from networks.threshold import fit_gamma
+
+
+def read_log(path):
+    with path.open() as file:
+        return [[float(value) for value in row.values()] for row in csv.DictReader(file)]
+
+
+def read_column(path):
+    with path.open() as file:
+        return {name: float(value) for name, value in csv.reader(file)}
+
+
+@pytest.fixture(scope="module")
+def plain(demo_data):
+    return train_plainly(demo_data / RAW / "fan", epochs=3, seed=13711, batch_size=256)
+
+
+def test_training_is_equal_to_the_last_bit(trained, plain):
+    assert read_log(trained.model() / "log.csv") == plain["log"]
+    weights = torch.load(trained.model() / "model.pth", weights_only=True)
+    expected = plain["network"].state_dict()
+    assert list(weights) == ["cov_source", "cov_target", *expected]
+    for name, values in expected.items():
+        assert torch.equal(weights[name], values), name
+
+
+def test_covariances_and_distributions(trained, plain):
+    weights = torch.load(trained.model() / "model.pth", weights_only=True)
+    for name, is_target in (("cov_source", False), ("cov_target", True)):
+        np.testing.assert_allclose(weights[name], plain["covariances"][is_target], rtol=1e-4, atol=1e-4)
+    fits = json.loads((trained.model() / "score_distribution.json").read_text())
+    assert fits["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
+    expected = fit_gamma(plain["batch_scores"]["MAHALA"])
+    assert fits["MAHALA"]["loc"] == pytest.approx(expected.loc, rel=1e-3)
+
+
+def test_scores_and_decisions(trained, plain):
+    test_clips = sorted((trained.data / RAW / "fan" / "test").glob("*.wav"))
+    test_clips.sort(key=lambda path: "anomaly" in path.name)
+    covariances = {domain: cov.float() for domain, cov in plain["covariances"].items()}
+    for score, tolerance in (("MSE", 1e-6), ("MAHALA", 1e-4)):
+        scores = read_column(trained.result(score) / "anomaly_score_fan_section_00_test.csv")
+        assert list(scores) == [path.name for path in test_clips]
+        fit = json.loads((trained.model() / "score_distribution.json").read_text())[score]
+        threshold = plain_quantile(fit)
+        decisions = read_column(trained.result(score) / "decision_result_fan_section_00_test.csv")
+        for path in test_clips:
+            x = torch.from_numpy(np.stack(clip_vectors(path)))
+            with torch.no_grad():
+                network = plain["network"]
+                expected = plain_mse(network, x) if score == "MSE" else plain_mahala(network, x, covariances)
+            assert scores[path.name] == pytest.approx(expected, rel=tolerance)
+            assert decisions[path.name] == (scores[path.name] > threshold)
+
+
+def plain_quantile(fit, quantile=0.9):
+    """The 0.9 quantile by bisection of the distribution function."""
+    from scipy.special import gammainc
+
+    low, high = 0.0, 1e6
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if gammainc(fit["shape"], middle) < quantile else (low, middle)
+    return fit["loc"] + fit["scale"] * low
+
+
+@pytest.mark.parametrize(("batch_size", "last"), [(100, 80), (197, 1)])
+def test_last_batches(tmp_path, demo_data, batch_size, last):
+    """A smaller last batch is kept; one of a single vector is left out, and counts in the number of batches."""
+    workspace = Workspace(tmp_path, demo_data)
+    finished = workspace.train_py("--epochs", "2", "--batch_size", str(batch_size), "--seed", "7", "--train_only")
+    assert finished.returncode == 0, finished.stderr
+    plain = train_plainly(demo_data / RAW / "fan", epochs=2, seed=7, batch_size=batch_size)
+    assert len(plain["train"]) % batch_size == last
+    assert read_log(workspace.model(run="seed7") / "log.csv") == plain["log"]
+    fits = json.loads((workspace.model(run="seed7") / "score_distribution.json").read_text())
+    assert fits["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
+
+
+def test_result_does_not_depend_on_the_number_of_cores(tmp_path, demo_data, trained):
+    workspace = Workspace(tmp_path, demo_data)
+    assert workspace.train_py("--epochs", "3", "--train_only", OMP_NUM_THREADS="2").returncode == 0
+    assert read_log(workspace.model() / "log.csv") == read_log(trained.model() / "log.csv")
+
+
+def test_split_draws_what_was_published():
+    """Figures that the published baseline drew from 6832 vectors with seed 13711."""
+    np.random.seed(13711)
+    train, valid = split_vectors(6832, 0.1)
+    assert (len(train), len(valid)) == (6148, 684)
+    assert train[:8].tolist() == [3637, 2005, 4939, 3536, 2434, 4991, 101, 5464]
+    assert valid[:8].tolist() == [5504, 3391, 5123, 2121, 1836, 2575, 314, 2215]
+
+
+def test_batches_are_what_was_published():
+    """The first vectors of the first two epochs, drawn by the published baseline after it had made its network."""
+    from networks import find_network
+
+    np.random.seed(13711)
+    torch.manual_seed(13711)
+    train, valid = split_vectors(6832, 0.1)
+    find_network("DCASE2023T2-AE")(640, 128)
+    first = draw_pass(train, shuffle=True)
+    assert first[:8].tolist() == [3027, 5889, 78, 450, 5744, 6629, 1787, 3301]
+    assert first[-4:].tolist() == [2809, 6684, 3625, 1016]
+    assert draw_pass(valid, shuffle=False) is valid
+    assert draw_pass(train, shuffle=True)[:4].tolist() == [1839, 1086, 3157, 4982]
+
+
+def test_vectors_are_equal_to_the_last_bit(demo_data, plain):
+    config = load_config(["--dataset", "DCASE2024T2fan", "-d"])
+    clips = find_clips(find_machine("DCASE2024T2fan", "dev"), demo_data, "train", ("00",))
+    log_mels = load_log_mels(clips, config, 1, demo_data / "cache")
+    vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, torch.device("cpu"))
+    expected = torch.from_numpy(np.stack([vector for vector, _ in plain["items"]]))
+    assert torch.equal(vectors[torch.arange(len(vectors))], expected)
+    assert vectors.is_target.tolist() == [is_target for _, is_target in plain["items"]]
+    assert torch.equal(torch.cat(list(vectors.of_each_clip())), expected)
+
+    hop = Vectors(log_mels, clips, config.frames, 3, torch.device("cpu"))
+    per_clip = [clip[::3] for clip in vectors.of_each_clip()]  # every third vector of each clip
+    assert torch.equal(torch.cat(list(hop.of_each_clip())), torch.cat(per_clip))
+
+
+def test_weights_of_the_published_baseline_score_without_its_other_files(tmp_path, trained):
+    """A bare state dict: scores as ever, no decisions, and a word about it."""
+    workspace = Workspace(tmp_path, trained.data)
+    workspace.model().mkdir(parents=True)
+    (workspace.model() / "model.pth").write_bytes((trained.model() / "model.pth").read_bytes())
+    finished = workspace.train_py("--test_only")
+    assert finished.returncode == 0
+    assert "decisions cannot be made" in finished.stderr
+    name = "anomaly_score_fan_section_00_test.csv"
+    assert (workspace.result() / name).read_bytes() == (trained.result() / name).read_bytes()
+    assert not list(workspace.result().glob("decision_*"))

@@ -1,0 +1,364 @@
+"""train.py as a user runs it: files, messages, exit status; what goes wrong, and what is left untouched then."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import RAW, ROOT, Workspace, make_clips, write_wav
+
+from config import BaselineError
+
+SHORT = ["--epochs", "1", "--train_only"]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    """All files but the logs of runs."""
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.suffix not in ("", ".log")}
+
+
+def own_copy(workspace: Workspace, demo_data: Path, machine: str = "fan") -> None:
+    """Clips that a test may change."""
+    shutil.copytree(demo_data / RAW / machine, workspace.data / RAW / machine)
+
+
+# --- What a run leaves behind
+
+
+def test_files_of_a_model(trained):
+    names = {path.name for path in trained.model().iterdir()}
+    assert names == {
+        *("model.pth", "checkpoint.pth", "score_distribution.json", "config.yaml", "log.csv", "log.png", "train.log"),
+    }
+    record = yaml.safe_load((trained.model() / "config.yaml").read_text())
+    assert (record["epochs"], record["n_mels"], record["device"], record["sampling_rate"]) == (3, 128, "cpu", 16000)
+    assert record["versions"]["torch"] == torch.__version__
+    log = (trained.model() / "log.csv").read_text().splitlines()
+    assert log[0] == "loss,val_loss,recon_loss,recon_loss_source,recon_loss_target"
+    assert len(log) == 4
+    fits = json.loads((trained.model() / "score_distribution.json").read_text())
+    assert set(fits["MSE"]) == set(fits["MAHALA"]) == {"shape", "loc", "scale"}
+
+
+@pytest.mark.parametrize("score", ["MSE", "MAHALA"])
+def test_files_of_a_test(trained, score):
+    directory = trained.result(score)
+    names = {path.name for path in directory.iterdir() if path.suffix != ".log"}
+    assert names == {
+        "anomaly_score_fan_section_00_test.csv",
+        "decision_result_fan_section_00_test.csv",
+        "result_fan.csv",
+        "anomaly_score_fan.png",
+    }
+    for name in ("anomaly_score", "decision_result"):
+        text = (directory / f"{name}_fan_section_00_test.csv").read_text()
+        rows = list(csv.reader(text.splitlines()))
+        assert len(rows) == 16
+        assert text.endswith("\n")
+        assert not text.endswith("\n\n")
+        assert all(len(row) == 2 and "/" not in row[0] for row in rows)
+        assert [("anomaly" in row[0]) for row in rows] == [False] * 8 + [True] * 8
+    rows = list(csv.reader((directory / "result_fan.csv").open()))
+    assert ",".join(rows[0]) == (
+        "section,AUC (source),AUC (target),pAUC,pAUC (source),pAUC (target),precision (source),precision (target),"
+        "recall (source),recall (target),F1 score (source),F1 score (target)"
+    )
+    assert [row[0] for row in rows[1:]] == ["00", "arithmetic mean", "harmonic mean"]
+
+
+def test_pictures_are_pictures(trained):
+    for path in (trained.model() / "log.png", trained.result() / "anomaly_score_fan.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+        assert path.stat().st_size > 10_000
+
+
+def test_no_bar_and_no_control_characters_outside_a_terminal(trained, tmp_path):
+    workspace = Workspace(tmp_path, trained.data)
+    finished = workspace.train_py("--epochs", "4")
+    assert "\r" not in finished.stdout + finished.stderr
+    assert "\x1b" not in finished.stdout + finished.stderr
+    lines = finished.stdout.splitlines()
+    assert lines[0] == "fan: 26 training clips, 1534 vectors of 640 values"
+    assert lines[1].startswith("fan: epoch 1/4, loss ")
+    assert lines[-2].startswith("fan: trained 4 epochs in ")
+    assert lines[-1].startswith("fan: MSE: 16 clips scored, AUC (source) ")
+    log = (workspace.model() / "train.log").read_text()
+    assert "epoch 4/4" in log
+    assert "seed=13711" in log
+
+
+def test_unlabelled_clips_are_scored_without_metrics(workspace):
+    make_clips(workspace.data, ["HairDryer"], "--eval")
+    arguments = [sys.executable, ROOT / "train.py", "--dataset", "DCASE2024T2HairDryer", "-e", *workspace.options]
+    finished = subprocess.run([*arguments, "--epochs", "1"], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    directory = workspace.result(split="eval")
+    rows = list(csv.reader((directory / "anomaly_score_HairDryer_section_00_test.csv").open()))
+    assert [row[0] for row in rows] == [f"section_00_{number:04d}.wav" for number in range(16)]
+    assert (directory / "decision_result_HairDryer_section_00_test.csv").exists()
+    assert (directory / "anomaly_score_HairDryer.png").exists()
+    assert not (directory / "result_HairDryer.csv").exists()
+
+
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(trained, tmp_path, capsys):
+    workspace = Workspace(tmp_path, trained.data)
+    shutil.copytree(trained.models, workspace.models)
+    (workspace.result() / "anomaly_score_fan.png").mkdir(parents=True)  # in the picture's place
+    workspace.run_here("--test_only")
+    assert "anomaly_score_fan.png could not be drawn" in capsys.readouterr().err
+    assert (workspace.result() / "result_fan.csv").exists()
+
+
+def test_one_class_only(trained, workspace, capsys):
+    own_copy(workspace, trained.data)
+    shutil.copytree(trained.models, workspace.models)
+    for path in (workspace.data / RAW / "fan" / "test").glob("*anomaly*"):
+        path.unlink()
+    workspace.run_here("--test_only")
+    assert "not defined (nan)" in capsys.readouterr().err
+    rows = list(csv.DictReader((workspace.result() / "result_fan.csv").open()))
+    assert rows[0]["AUC (source)"] == "nan"
+    assert len((workspace.result() / "anomaly_score_fan_section_00_test.csv").read_text().splitlines()) == 8
+
+
+# --- What goes wrong
+
+
+def remove_data(workspace):
+    shutil.rmtree(workspace.data)
+
+
+def remove_clips(workspace):
+    for path in (workspace.data / RAW / "fan").glob("*/*.wav"):
+        path.unlink()
+
+
+def empty_clip(workspace):
+    workspace.clip("section_00_source_train_normal_0003_*").write_bytes(b"")
+
+
+def unreadable_clip(workspace):
+    workspace.clip("section_00_source_train_normal_0003_*").write_bytes(b"RIFF nonsense" * 100)
+
+
+def truncated_clip(workspace):
+    path = workspace.clip("section_00_source_train_normal_0003_*")
+    path.write_bytes(path.read_bytes()[:20_000])
+
+
+def other_rate(workspace):
+    write_wav(workspace.clip("section_00_source_train_normal_0003_*"), rate=8000)
+
+
+def two_channels(workspace):
+    write_wav(workspace.clip("section_00_source_train_normal_0003_*"), channels=2)
+
+
+def short_clip(workspace):
+    write_wav(workspace.clip("section_00_source_train_normal_0003_*"), seconds=0.1)
+
+
+def odd_name(workspace):
+    path = workspace.clip("section_00_source_train_normal_0003_*")
+    path.rename(path.with_name("recording 3.wav"))
+
+
+def results_are_a_file(workspace):
+    shutil.rmtree(workspace.results)
+    workspace.results.write_text("")
+
+
+def models_are_a_file(workspace):
+    shutil.rmtree(workspace.models)
+    workspace.models.write_text("")
+
+
+def nothing(workspace):
+    pass
+
+
+def damaged_model(workspace):
+    path = workspace.model() / "model.pth"
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def other_model(workspace):
+    """The weights of another training come between."""
+    torch.save({}, workspace.model() / "model.pth")
+
+
+def other_weights(workspace):
+    other_model(workspace)
+    (workspace.model() / "config.yaml").unlink()
+    (workspace.model() / "score_distribution.json").unlink()
+
+
+def damaged_distribution(workspace):
+    (workspace.model() / "score_distribution.json").write_text("{")
+
+
+def no_model(workspace):
+    shutil.rmtree(workspace.models)
+
+
+TEST = ["--test_only"]
+MISTAKES = [
+    (remove_data, SHORT, ["fan/train: no such directory", "dev_fan.zip", "--dataset_directory"]),
+    (remove_clips, SHORT, ["fan/train", "no .wav files"]),
+    (empty_clip, SHORT, ["_0003_", "the file is empty"]),
+    (unreadable_clip, SHORT, ["_0003_", "not a readable wav"]),
+    (truncated_clip, SHORT, ["_0003_", "truncated"]),
+    (other_rate, SHORT, ["_0003_", "8000 Hz", "16000 Hz"]),
+    (two_channels, SHORT, ["_0003_", "2 channel(s) where 1 expected", "--mono"]),
+    (nothing, [*SHORT, "--mono", "False"], ["1 channel(s) where 2 expected", "--mono True"]),
+    (short_clip, SHORT, ["_0003_", "too short", "--frames"]),
+    (odd_name, SHORT, ["recording 3.wav", "not a clip name"]),
+    (nothing, [*SHORT, "--batch_size", "2000"], ["--batch_size 2000", "1380 training vectors of fan"]),
+    (nothing, [*SHORT, "--learning_rate", "1e30"], ["epoch 1", "not a finite number", "--learning_rate"]),
+    (models_are_a_file, SHORT, ["cannot write", "models"]),
+    (no_model, TEST, ["no trained model", "Run ./01_train_2024t2.sh -d first"]),
+    (damaged_model, TEST, ["belongs to other weights"]),
+    (other_model, TEST, ["belongs to other weights"]),
+    (other_weights, TEST, ["model.pth: not the weights of a DCASE2023T2-AE", "cov_source"]),
+    (damaged_distribution, TEST, ["score_distribution.json cannot be read"]),
+    (results_are_a_file, TEST, ["cannot write", "results"]),
+    (nothing, [*TEST, "--n_mels", "64"], ["was trained with --n_mels 128 (now 64)"]),
+    (nothing, [*TEST, "--hop_length", "256", "--power", "1"], ["--hop_length 512 (now 256), --power 2.0 (now 1.0)"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "arguments", "words"), MISTAKES, ids=lambda value: getattr(value, "__name__", None)
+)
+def test_mistakes_get_a_clear_error_and_cost_nothing(trained, workspace, mistake, arguments, words):
+    own_copy(workspace, trained.data)
+    shutil.copytree(trained.models, workspace.models)
+    shutil.copytree(trained.results, workspace.results)
+    mistake(workspace)
+    before = [contents(place) for place in (workspace.models, workspace.results) if place.is_dir()]
+    with pytest.raises(BaselineError) as error:
+        workspace.run_here(*arguments)
+    assert all(word in str(error.value) for word in words), error.value
+    assert [contents(place) for place in (workspace.models, workspace.results) if place.is_dir()] == before
+
+
+def test_errors_end_with_a_message_and_a_status(workspace):
+    finished = workspace.train_py(*SHORT)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("error: fan: ")
+    assert "Traceback" not in finished.stderr
+    assert "no such directory" in (workspace.model() / "train.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "machine", "words"),
+    [
+        (["--epoch", "3"], "fan", ["unknown option '--epoch'", "--epochs"]),
+        (["-e"], "fan", ["either -d", "-e"]),
+        ([], "fun", ["no machine type 'fun'", "Did you mean 'fan'"]),
+        (["--use_ids", "3"], "fan", ["no section 03"]),
+        (["--model", "DCASE2023T2-EA", "--score", "MAHALA"], "fan", ["unknown model", "DCASE2023T2-AE"]),
+    ],
+)
+def test_wrong_options_end_the_run_before_any_work(workspace, demo_data, arguments, machine, words):
+    workspace.data = demo_data
+    finished = workspace.train_py(*arguments, machine=machine)
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    assert all(word in finished.stderr for word in words), finished.stderr
+    assert not contents(workspace.directory)
+
+
+def test_singular_covariance_is_said(trained, workspace, capsys):
+    """Silence in all clips: the residuals do not vary, yet there are scores."""
+    own_copy(workspace, trained.data)
+    for path in (workspace.data / RAW / "fan").glob("*/*.wav"):
+        write_wav(path, seconds=2)
+        path.write_bytes(path.read_bytes()[:44] + bytes(64_000))
+    workspace.run_here("--epochs", "1", "--score", "MAHALA")
+    assert "is singular" in capsys.readouterr().err
+    rows = list(csv.reader((workspace.result("MAHALA") / "anomaly_score_fan_section_00_test.csv").open()))
+    assert len(rows) == 16
+
+
+# --- Interrupted, resumed, several at once
+
+
+def test_resumed_training_is_the_same_training(trained, workspace, capsys):
+    workspace.data = trained.data
+    workspace.run_here("--epochs", "1", "--train_only")
+    workspace.run_here("--epochs", "3", "--train_only", "--restart")
+    assert "going on after epoch 1" in capsys.readouterr().out
+    for name in ("log.csv", "model.pth", "score_distribution.json"):
+        assert (workspace.model() / name).read_bytes() == (trained.model() / name).read_bytes(), name
+
+
+def test_checkpoint_of_another_training_is_refused(trained, workspace):
+    workspace.data = trained.data
+    checkpoint = str(trained.model() / "checkpoint.pth")
+    with pytest.raises(BaselineError, match="--batch_size was 256, now 128"):
+        workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint, "--batch_size", "128")
+    (workspace.directory / "bad.pth").write_bytes(b"nonsense")
+    with pytest.raises(BaselineError, match="not a checkpoint"):
+        workspace.run_here(*SHORT, "--restart", "--checkpoint_path", str(workspace.directory / "bad.pth"))
+
+
+def start(workspace: Workspace, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, ROOT / "train.py", "--dataset", "DCASE2024T2fan", "-d", *workspace.options, *arguments]
+    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_training_keeps_the_old_model_and_starts_clean(trained, workspace):
+    workspace.data = trained.data
+    shutil.copytree(trained.models, workspace.models)
+    model = workspace.model()
+    (model / "log.csv").unlink()
+    kept = {name: (model / name).read_bytes() for name in ("model.pth", "score_distribution.json", "config.yaml")}
+    process = start(workspace, "--epochs", "200", "--train_only")
+    wait_for(model / "log.csv", process)
+    process.kill()
+    process.communicate()
+    assert {name: (model / name).read_bytes() for name in kept} == kept
+    workspace.run_here("--epochs", "3", "--train_only")
+    for name in ("log.csv", "model.pth", "score_distribution.json"):
+        assert (model / name).read_bytes() == (trained.model() / name).read_bytes(), name
+
+
+def test_interrupted_by_the_user(trained, workspace):
+    workspace.data = trained.data
+    process = start(workspace, "--epochs", "200", "--train_only")
+    wait_for(workspace.model() / "checkpoint.pth", process)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--restart goes on from there" in errors
+    assert "Traceback" not in errors
+
+
+def test_two_at_once(trained, workspace):
+    """The same training twice at the same time, on a cold cache: both end well, and the files are those of one."""
+    own_copy(workspace, trained.data)
+    processes = [start(workspace, "--epochs", "3") for _ in range(2)]
+    for process in processes:
+        output = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    for name in ("log.csv", "model.pth", "score_distribution.json"):
+        assert (workspace.model() / name).read_bytes() == (trained.model() / name).read_bytes(), name
+    name = "anomaly_score_fan_section_00_test.csv"
+    assert (workspace.result() / name).read_bytes() == (trained.result() / name).read_bytes()
+    assert not [path for path in workspace.directory.rglob("*") if ".tmp" in path.name]

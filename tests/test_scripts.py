@@ -1,0 +1,146 @@
+"""The numbered scripts on generated clips: the whole way, and what they say and return when something is wrong."""
+
+import csv
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import RAW, ROOT, make_clips
+
+from datasets.catalog import find_dataset
+
+MACHINES = list(find_dataset("DCASE2024T2").machines["dev"])
+SCRIPTS = ["01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh", "03_summarize_results.sh"]
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """01, 02a, 02b and 03 on all machine types, two at a time, from a directory elsewhere."""
+    from conftest import Workspace
+
+    workspace = Workspace(tmp_path_factory.mktemp("scripts"))
+    make_clips(workspace.data, MACHINES)
+    outputs = {}
+    for script in SCRIPTS:
+        arguments = ["DCASE2024T2", "-d"] if script.startswith("03") else ["-d"]
+        finished = workspace.script(script, *arguments, "--epochs", "1", "-tag", "short", JOBS="2")
+        assert finished.returncode == 0, finished.stderr
+        outputs[script] = finished.stdout
+    return workspace, outputs
+
+
+def test_every_machine_type_has_its_files(finished_run):
+    workspace, outputs = finished_run
+    run = "seed13711_short"
+    for machine in MACHINES:
+        assert (workspace.model(machine, run) / "model.pth").exists()
+        for score in ("MSE", "MAHALA"):
+            assert (workspace.result(score, run) / f"anomaly_score_{machine}_section_00_test.csv").exists()
+            assert (workspace.result(score, run) / f"result_{machine}.csv").exists()
+        assert f"{machine}: trained 1 epochs" in outputs["01_train_2024t2.sh"]
+        assert f"{machine}: MAHALA: 16 clips scored" in outputs["02b_test_2024t2.sh"]
+    assert not list(workspace.directory.rglob("*.tmp"))
+
+
+def test_side_by_side_equals_alone(finished_run, tmp_path):
+    from conftest import Workspace
+
+    workspace, _ = finished_run
+    alone = Workspace(tmp_path, workspace.data)
+    alone.run_here("--epochs", "1", "--train_only", machine="slider")
+    for name in ("model.pth", "log.csv"):
+        expected = (workspace.model("slider", "seed13711_short") / name).read_bytes()
+        assert (alone.model("slider") / name).read_bytes() == expected
+
+
+def test_summary_of_the_run(finished_run):
+    workspace, outputs = finished_run
+    directory = workspace.results / "dev_data" / "baseline" / "summarize" / "DCASE2024T2"
+    assert {path.name for path in directory.iterdir()} == {"summary.csv", "summary.md", "summary.png"}
+    table = outputs["03_summarize_results.sh"]
+    assert table.splitlines()[2].split() == ["system", "metric", "h-mean", "a-mean", *MACHINES]
+    assert "MSE short" in table
+    assert "MAHALA short" in table
+    assert "–" not in table
+    rows = list(csv.DictReader((directory / "summary.csv").open()))
+    assert len(rows) == 8
+    result = next(csv.DictReader((workspace.result("MSE", "seed13711_short") / "result_fan.csv").open()))
+    assert rows[0]["metric"] == "AUC (source)"
+    assert rows[0]["fan"] == result["AUC (source)"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_usage(workspace, script):
+    for arguments in (["--help"], ["-h"]):
+        finished = subprocess.run([ROOT / script, *arguments], capture_output=True, text=True, cwd=workspace.directory)
+        assert finished.returncode == 0
+        assert finished.stdout.startswith("usage: ")
+    for arguments in ([], ["-x"], ["fan"]):
+        finished = subprocess.run(
+            [ROOT / script, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=workspace.directory,
+            env=os.environ | {"PYTHON": sys.executable},
+        )
+        assert finished.returncode == 2
+        assert "usage: " in finished.stderr
+
+
+def test_a_wrong_option_is_said_once_and_ends_the_loop(workspace):
+    finished = workspace.script("01_train_2024t2.sh", "-d", "--epoch", "3")
+    assert finished.returncode == 2
+    assert finished.stderr == "error: unknown option '--epoch'. Did you mean '--epochs'? See --help.\n"
+    assert workspace.script("01_train_2024t2.sh", "-d", JOBS="0").returncode == 2
+    assert workspace.script("03_summarize_results.sh", "DCASE2024T3", "-d").returncode == 2
+
+
+@pytest.mark.parametrize("jobs", ["1", "3"])
+def test_one_failure_does_not_stop_the_others(finished_run, tmp_path, jobs):
+    """One machine type has a bad clip: it is named at the end with its log, the others are done, the status is 1."""
+    from conftest import Workspace
+
+    source, _ = finished_run
+    workspace = Workspace(tmp_path)
+    shutil.copytree(source.data, workspace.data)
+    shutil.copytree(source.models, workspace.models)
+    workspace.clip("section_00_*_test_*", "bearing").write_bytes(b"")
+    finished = workspace.script("02a_test_2024t2.sh", "-d", "-tag", "short", JOBS=jobs)
+    assert finished.returncode == 1
+    assert finished.stdout.count("16 clips scored") == len(MACHINES) - 1
+    log = workspace.result(run="seed13711_short") / "test_bearing.log"
+    assert finished.stderr.endswith(f"failed:\n  bearing (exit status 1), log: {log}\n")
+    assert "the file is empty" in log.read_text()
+
+
+def test_nothing_to_summarize(workspace):
+    finished = workspace.script("03_summarize_results.sh", "DCASE2024T2", "-d")
+    assert finished.returncode == 1
+    assert "no result_<machine>.csv to summarize" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_interrupt_stops_the_loop(finished_run, tmp_path):
+    source, _ = finished_run
+    command = [ROOT / "01_train_2024t2.sh", "-d", "--dataset_directory", source.data, "--model_directory", tmp_path]
+    process = subprocess.Popen(
+        list(map(str, [*command, "--epochs", "500"])),
+        env=os.environ | {"PYTHON": sys.executable, "JOBS": "2"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.rglob("checkpoint.pth")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert not list((source.data / RAW).rglob("*.tmp"))
