@@ -99,8 +99,7 @@ def test_a_wrong_option_is_said_once_and_ends_the_loop(workspace):
     assert workspace.script("03_summarize_results.sh", "DCASE2024T3", "-d").returncode == 2
 
 
-@pytest.mark.parametrize("jobs", ["1", "3"])
-def test_one_failure_does_not_stop_the_others(finished_run, tmp_path, jobs):
+def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
     """One machine type has a bad clip: it is named at the end with its log, the others are done, the status is 1."""
     from conftest import Workspace
 
@@ -109,7 +108,7 @@ def test_one_failure_does_not_stop_the_others(finished_run, tmp_path, jobs):
     shutil.copytree(source.data, workspace.data)
     shutil.copytree(source.models, workspace.models)
     workspace.clip("section_00_*_test_*", "bearing").write_bytes(b"")
-    finished = workspace.script("02a_test_2024t2.sh", "-d", "-tag", "short", JOBS=jobs)
+    finished = workspace.script("02a_test_2024t2.sh", "-d", "-tag", "short", JOBS="2")
     assert finished.returncode == 1
     assert finished.stdout.count("16 clips scored") == len(MACHINES) - 1
     log = workspace.result(run="seed13711_short") / "test_bearing.log"
