@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 from datasets.clips import find_clips
@@ -134,16 +135,16 @@ def train_epoch(
     """
     network.train()
     order = training_order(train_index, config)
-    losses = []
-    for batch in order.split(config.batch_size):
+    losses = torch.empty(len(order), device=order.device)  # filled in place: kept pieces would fragment the memory
+    for batch, batch_losses in zip(order.split(config.batch_size), losses.split(config.batch_size), strict=True):
         x = vectors[batch]  # (B, D)
-        loss = residual(network, x).square().mean(dim=1)  # (B, D) -> (B,)
+        loss = mse_loss(network(x), x, reduction="none").mean(dim=1)  # (B, D) -> (B,)
         optimizer.zero_grad(set_to_none=False)  # the gradients stay the views of one buffer
         loss.mean().backward()
         optimizer.step()
-        losses.append(loss.detach())
-        progress.finish_batch(losses[-1])
-    return torch.cat(losses).cpu(), vectors.is_target[order].cpu()
+        batch_losses.copy_(loss.detach())
+        progress.finish_batch(batch_losses)
+    return losses.cpu(), vectors.is_target[order].cpu()
 
 
 def training_order(train_index: torch.Tensor, config: Config) -> torch.Tensor:
@@ -165,7 +166,8 @@ def validation_losses(network: nn.Module, vectors: Vectors, valid_index: torch.T
     """The loss of each batch of validation vectors, in evaluation mode."""
     network.eval()
     batches = draw_pass(valid_index, shuffle=False).split(batch_size)
-    return torch.stack([residual(network, vectors[batch]).square().mean(dim=1).mean() for batch in batches]).tolist()
+    losses = [residual(network, vectors[batch]).square().mean(dim=1).mean() for batch in batches]
+    return torch.stack(losses).tolist()
 
 
 def log_row(

@@ -376,7 +376,7 @@ def parse_arguments(arguments=None):
     parser = argparse.ArgumentParser(description="Make a small synthetic dataset in the form of DCASE 2024 Task 2.")
     parser.add_argument("--dataset_directory", type=Path, required=True, help=f"the data go to {DATASET}/ in here")
     parser.add_argument("--seed", type=int, default=0, help="another seed: other clips of the same machines")
-    parser.add_argument("--train_clips", type=int, default=60, help="of a machine type (%(default)s)")
+    parser.add_argument("--train_clips", type=int, default=48, help="of a machine type (%(default)s)")
     parser.add_argument("--test_clips", type=int, default=80, help="of a machine type, a multiple of 4 (%(default)s)")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a clip (%(default)s)")
     parser.add_argument("--machines", nargs="+", metavar="TYPE", help="only these machine types")
