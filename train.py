@@ -65,17 +65,18 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     )
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
+    n_train = len(vectors) - math.ceil(len(vectors) * config.validation_split)
+    if config.batch_size > n_train:
+        raise BaselineError(
+            f"--batch_size {config.batch_size} is larger than the {n_train} training vectors of {machine.name}. "
+            "Choose a smaller batch size, or add clips."
+        )
 
     # --- Random draws in the order of the published baseline: split, initial weights, then each pass over the data
     random.seed(config.seed)
     np.random.seed(config.seed)
     torch.manual_seed(config.seed)
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
-    if config.batch_size > len(train_index):
-        raise BaselineError(
-            f"--batch_size {config.batch_size} is larger than the {len(train_index)} training vectors of "
-            f"{machine.name}. Choose a smaller batch size, or add clips."
-        )
     network = find_network(config.model)(vectors.dimension, config.n_mels).to(device)
     optimizer = torch.optim.Adam([flatten_parameters(network)], lr=config.learning_rate)
     state = TrainingState(network, optimizer, config, clips)
@@ -83,7 +84,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
         state.load(config.checkpoint_path or paths.checkpoint)
 
     # --- Training
-    n_batches = math.ceil(len(train_index) / config.batch_size)
+    n_batches = math.ceil(n_train / config.batch_size)
     with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
             losses, is_target = train_epoch(network, optimizer, vectors, train_index, config, progress)
@@ -234,6 +235,10 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     scores = []
     for x in tqdm(vectors.of_each_clip(), desc="test", unit="clip", total=len(clips), disable=None, leave=False):
         scores.append(float(score(residual(network, x))))  # (K, D) -> one score
+        if not math.isfinite(scores[-1]):
+            raise BaselineError(
+                f"{clips[len(scores) - 1].path}: its score is not a finite number. Train the model again."
+            )
 
     for section in sorted({clip.section for clip in clips}):
         chosen = [(clip, value) for clip, value in zip(clips, scores, strict=True) if clip.section == section]
@@ -331,5 +336,5 @@ if __name__ == "__main__":
     except BaselineError as error:
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except KeyboardInterrupt:
-        print("interrupted: finished epochs are kept, --restart goes on from there", file=sys.stderr)
+        print("interrupted. A training keeps its finished epochs: --restart goes on from there", file=sys.stderr)
         sys.exit(130)

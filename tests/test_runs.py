@@ -165,6 +165,12 @@ def short_clip(workspace):
     write_wav(workspace.clip("section_00_source_train_normal_0003_*"), seconds=0.1)
 
 
+def one_short_clip(workspace):
+    """A single vector in all: there is nothing to split."""
+    remove_clips(workspace)
+    write_wav(workspace.data / RAW / "fan" / "train" / "section_00_source_train_normal_0000.wav", seconds=2100 / 16000)
+
+
 def odd_name(workspace):
     path = workspace.clip("section_00_source_train_normal_0003_*")
     path.rename(path.with_name("recording 3.wav"))
@@ -221,6 +227,7 @@ MISTAKES = [
     (short_clip, SHORT, ["_0003_", "too short", "--frames"]),
     (odd_name, SHORT, ["recording 3.wav", "not a clip name"]),
     (nothing, [*SHORT, "--batch_size", "2000"], ["--batch_size 2000", "1380 training vectors of fan"]),
+    (one_short_clip, SHORT, ["--batch_size 256", "0 training vectors"]),
     (nothing, [*SHORT, "--learning_rate", "1e30"], ["epoch 1", "not a finite number", "--learning_rate"]),
     (models_are_a_file, SHORT, ["cannot write", "models"]),
     (no_model, TEST, ["no trained model", "Run ./01_train_2024t2.sh -d first"]),
@@ -305,6 +312,8 @@ def test_checkpoint_of_another_training_is_refused(trained, workspace):
     checkpoint = str(trained.model() / "checkpoint.pth")
     with pytest.raises(BaselineError, match="--batch_size was 256, now 128"):
         workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint, "--batch_size", "128")
+    with pytest.raises(BaselineError, match="is of 3 epochs, more than --epochs 1"):
+        workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint)
     (workspace.directory / "bad.pth").write_bytes(b"nonsense")
     with pytest.raises(BaselineError, match="not a checkpoint"):
         workspace.run_here(*SHORT, "--restart", "--checkpoint_path", str(workspace.directory / "bad.pth"))

@@ -105,7 +105,7 @@ class TrainingState:
     """
 
     def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, config: Config, clips: Sequence[Clip]):
-        self._network, self._optimizer = network, optimizer
+        self._network, self._optimizer, self._epochs = network, optimizer, config.epochs
         self._identity = config.as_dict(TRAINING_KEYS) | {"clips": [clip.name for clip in clips]}
         self.history: list[list[float]] = []
         self.batch_losses: list[float] = []
@@ -151,6 +151,11 @@ class TrainingState:
             raise BaselineError(
                 f"{path} is of another training: {'; '.join(filter(None, differing))}. "
                 "Restart with the same, or train without --restart."
+            )
+        if len(contents["history"]) > self._epochs:
+            raise BaselineError(
+                f"{path} is of {len(contents['history'])} epochs, more than --epochs {self._epochs}. "
+                "Ask for as many or more, or train without --restart."
             )
         self._network.load_state_dict(contents["network"])
         self._optimizer.load_state_dict(contents["optimizer"])
