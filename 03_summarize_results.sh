@@ -11,6 +11,7 @@ usage() {
 case "${1:-}" in
     -h | --help) usage && exit 0 ;;
 esac
+need_packages
 "$python" "$root/tools/summarize.py" "$@"
 status=$?
 [ $status -eq 2 ] && usage >&2

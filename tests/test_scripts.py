@@ -116,6 +116,18 @@ def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
     assert "the file is empty" in log.read_text()
 
 
+def test_python_without_the_packages(workspace, tmp_path):
+    bare = tmp_path / "bare" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    for command in (["01_train_2024t2.sh", "-d"], ["03_summarize_results.sh", "DCASE2024T2", "-d"]):
+        finished = subprocess.run(
+            [ROOT / command[0], *command[1:]], env=os.environ | {"PYTHON": str(bare)}, capture_output=True, text=True
+        )
+        assert finished.returncode == 1
+        assert "does not have the packages" in finished.stderr
+        assert "Traceback" not in finished.stderr
+
+
 def test_nothing_to_summarize(workspace):
     finished = workspace.script("03_summarize_results.sh", "DCASE2024T2", "-d")
     assert finished.returncode == 1

@@ -31,6 +31,7 @@ case "$jobs" in
     '' | *[!0-9]* | 0*) echo "error: JOBS must be a number from 1 on, not '$jobs'." >&2 && exit 2 ;;
 esac
 
+need_packages
 machines=$("$python" "$root/datasets/catalog.py" "$dataset" "$split") || exit
 notes=$(mktemp -d) || exit
 trap 'rm -rf "$notes"' EXIT

@@ -110,7 +110,7 @@ def plot_summary(path: Path, title: str, table: "pandas.DataFrame") -> None:
     metrics = list(dict.fromkeys(table["metric"]))
     n_bars = table["machine"].nunique() * table["system"].nunique()
     figure = Figure(figsize=(max(8.0, 2.0 + 0.28 * n_bars), 2.5 * len(metrics)), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle(f"{title} (dotted: chance)")
     palette = dict(zip(table["system"].unique(), (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION) * 9, strict=False))
     for axes, metric in zip(figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0], metrics, strict=True):
         seaborn.barplot(

@@ -7,4 +7,11 @@ elif [ -x "$root/.venv/bin/python" ]; then
 else
     python=python3
 fi
+
+need_packages() { # a word in place of a traceback where the environment has not been set up
+    "$python" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("yaml", "torch", "librosa"))))' && return
+    echo "error: $python does not have the packages. Run '$python $root/tools/environment.py requirements.txt'," >&2
+    echo "which makes $root/.venv, or install $root/requirements.txt into an environment of yours and name its Python: PYTHON=..." >&2
+    exit 1
+}
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"
