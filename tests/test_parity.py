@@ -85,8 +85,7 @@ def plain_quantile(fit, quantile=0.9):
 def test_last_batches(tmp_path, demo_data, batch_size, last):
     """A smaller last batch is kept; one of a single vector is left out, and counts in the number of batches."""
     workspace = Workspace(tmp_path, demo_data)
-    finished = workspace.train_py("--epochs", "2", "--batch_size", str(batch_size), "--seed", "7", "--train_only")
-    assert finished.returncode == 0, finished.stderr
+    workspace.run_here("--epochs", "2", "--batch_size", str(batch_size), "--seed", "7", "--train_only")
     plain = train_plainly(demo_data / RAW / "fan", epochs=2, seed=7, batch_size=batch_size)
     assert len(plain["train"]) % batch_size == last
     assert read_log(workspace.model(run="seed7") / "log.csv") == plain["log"]

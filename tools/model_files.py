@@ -20,13 +20,13 @@ from torch import nn
 from config import MODEL_KEYS, TRAINING_KEYS, BaselineError, Config, RunPaths
 from datasets.catalog import Machine
 from datasets.clips import Clip
-from files import atomic_path, write_text
+from files import atomic_path
 from networks import find_network
 from networks.threshold import Gamma
 
 log = logging.getLogger("baseline")
 
-PACKAGES = ("torch", "numpy", "scipy", "librosa", "soundfile", "scikit-learn")
+PACKAGES = ("numpy", "scipy", "librosa", "soundfile", "scikit-learn")
 
 
 def save_model(
@@ -42,18 +42,27 @@ def save_model(
     score_distribution.json and config.yaml name the weights by their checksum, so that files of two trainings are
     never taken for one model.
     """
-    with atomic_path(paths.model) as temporary:
-        _save({name: values.cpu() for name, values in network.state_dict().items()}, temporary)
-        checksum = _checksum(temporary)
+    # All three are written before the first is renamed: a full disk leaves the old ones together.
+    with (
+        atomic_path(paths.model) as model_file,
+        atomic_path(paths.score_distribution) as distribution_file,
+        atomic_path(paths.config_record) as record_file,
+    ):
+        _save({name: values.cpu() for name, values in network.state_dict().items()}, model_file)
+        checksum = _checksum(model_file)
         record = config.as_dict() | {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "sampling_rate": sampling_rate,
-            "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            "versions": {
+                "python": platform.python_version(),
+                "torch": str(torch.__version__),  # says which CUDA it was built for, too
+                **{name: version(name) for name in PACKAGES},
+            },
             "model_sha256": checksum,
         }
         fits = {score: fit and asdict(fit) for score, fit in distributions.items()}
-        write_text(paths.score_distribution, json.dumps(fits | {"model_sha256": checksum}, indent=1) + "\n")
-        write_text(paths.config_record, yaml.safe_dump(record, sort_keys=False))
+        distribution_file.write_text(json.dumps(fits | {"model_sha256": checksum}, indent=1) + "\n", encoding="utf-8")
+        record_file.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Module, Gamma | None, int | None]:
