@@ -1,8 +1,12 @@
-"""baseline.yaml and the command line → Config; RunPaths, where every output path is made."""
+"""baseline.yaml and the command line → Config; RunPaths, where every output path is made.
+
+`python config.py --dataset DCASE2024T2fan -d ...` checks options and baseline.yaml, and does nothing else.
+"""
 
 import argparse
 import dataclasses
 import difflib
+import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -34,11 +38,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _option(text: str, **rules: Any) -> Any:
     """A parameter whose value comes from baseline.yaml and may be overridden on the command line.
 
-    Rules: least, above, most, below (limits of the value), name (it becomes part of a directory name), alias (a second
-    name), flag (an option without a value: its short form).
+    Rules: least, above, most, below (limits of the value), name (it becomes part of a directory name), empty (it may be
+    empty), alias (a second name), flag (an option without a value: its short form).
     """
-    limits = dict.fromkeys(("least", "above", "most", "below", "alias", "flag"))
-    return dataclasses.field(metadata=limits | {"name": False, "text": text, "command_line_only": False} | rules)
+    none = dict.fromkeys(("least", "above", "most", "below", "alias", "flag", "name", "empty", "command_line_only"))
+    return dataclasses.field(metadata=none | {"text": text} | rules)
 
 
 def _argument(text: str, default: Any = dataclasses.MISSING, **rules: Any) -> Any:
@@ -55,7 +59,7 @@ class Config:
     eval: bool = _argument("use the evaluation dataset", False, flag="-e")
     use_ids: tuple[int, ...] = _argument("sections of this model (default: all)", (), least=0)
     mono: bool | None = _argument("clips have one channel; False: two (default: what the dataset says)", None)
-    model_name_suffix: str = _argument("tag of this run in directory names", "", name=True, alias="-tag")
+    model_name_suffix: str = _argument("tag of this run in directory names", "", name=True, empty=True, alias="-tag")
     train_only: bool = _argument("train, do not test", False, flag="")
     test_only: bool = _argument("test the trained model", False, flag="")
     restart: bool = _argument("go on with an interrupted training from its last finished epoch", False, flag="")
@@ -93,11 +97,6 @@ class Config:
     def split(self) -> str:
         """`dev` or `eval`."""
         return "dev" if self.dev else "eval"
-
-    @property
-    def device_name(self) -> str:
-        """The PyTorch device that is asked for."""
-        return f"cuda:{self.gpu_id}" if self.use_cuda else "cpu"
 
     def as_dict(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
         """The parameters (those of `keys`, default all) as plain values that YAML and JSON can hold."""
@@ -140,6 +139,8 @@ def _check_together(config: Config) -> None:
         raise UsageError("give either -d (development dataset) or -e (evaluation dataset), and not both.")
     if config.train_only and config.test_only:
         raise UsageError("--train_only and --test_only exclude each other; leave both out to train and then test.")
+    if config.checkpoint_path and not config.restart:
+        raise UsageError("--checkpoint_path names what --restart goes on from: give both, or neither.")
     if config.win_length is not None and config.win_length > config.n_fft:
         raise UsageError(f"--win_length {config.win_length} must not be larger than --n_fft {config.n_fft}.")
     if config.fmax is not None and config.fmax <= config.fmin:
@@ -150,21 +151,27 @@ def _check_together(config: Config) -> None:
 
 def _read_defaults(path: Path) -> dict[str, Any]:
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(entries, dict):
+    if not isinstance(document, yaml.MappingNode):
         raise UsageError(f"{path} must hold lines such as '--epochs: 100'.")
     names = {alias: name for name, field in FIELDS.items() for alias in (name, _alias(field).lstrip("-"))}
     values = {}
-    for key, value in entries.items():
+    # The text of each value is read as one from the command line is; YAML itself would make 8 of 010, and keep the
+    # last of two equal keys without a word.
+    for key, value in ((key.value, node.value) for key, node in document.value):
         name = names.get(str(key).lstrip("-"))
         if name is None:
             raise UsageError(f"{path}: unknown key '{key}'.{nearest(str(key), _flags(in_file=True))}")
         if FIELDS[name].metadata["command_line_only"]:
             raise UsageError(f"{path}: '{key}' can only be given on the command line.")
+        if name in values:
+            raise UsageError(f"{path}: '{key}' is there twice. Keep one of them.")
+        if not isinstance(value, str):
+            raise UsageError(f"{path}: {key}: expected a single value, {_describe(TYPES[name])}.")
         values[name] = _convert(name, value, origin=f"{path}: {key}", base=path.parent)
     return values
 
@@ -187,7 +194,7 @@ def _command_line(arguments: Sequence[str] | None) -> dict[str, Any]:
         False: parser.add_argument_group("also in baseline.yaml"),
     }
     for name, field in FIELDS.items():
-        group, rules = groups[field.metadata["command_line_only"]], field.metadata
+        group, rules = groups[bool(field.metadata["command_line_only"])], field.metadata
         flags = [flag for flag in (_alias(field), f"--{name}") if flag]
         if rules["flag"] is not None:
             group.add_argument(*flags, action="store_true", help=rules["text"])
@@ -216,29 +223,27 @@ def _describe(kind: Any) -> str:
     return "|".join(names[part] for part in (typing.get_args(kind) or (kind,)))
 
 
-def _convert(name: str, value: Any, origin: str, base: Path) -> Any:
-    """`value`, as read from YAML or as a string from the command line, in the type and range of parameter `name`."""
+def _convert(name: str, value: str | bool | list[str], origin: str, base: Path) -> Any:
+    """A text from baseline.yaml or the command line as a value in the type and range of parameter `name`."""
     kind, rules = TYPES[name], FIELDS[name].metadata
     if kind == tuple[int, ...]:
         return tuple(dict.fromkeys(_check_range(_parse(part, int, origin), rules, origin) for part in value))
     alternatives = typing.get_args(kind) or (kind,)
-    if types.NoneType in alternatives and (value is None or str(value).lower() in ("null", "none", "~")):
+    if types.NoneType in alternatives and str(value).lower() in ("null", "none", "~", ""):
         return None
-    parsed = _check_range(_parse(value, alternatives[0], origin), rules, origin)
-    return base / parsed.expanduser() if isinstance(parsed, Path) else parsed
+    parsed = _check_range(_parse(str(value).strip(), alternatives[0], origin), rules, origin)
+    return base / parsed if isinstance(parsed, Path) else parsed
 
 
-def _parse(value: Any, kind: type, origin: str) -> Any:
-    text = str(value).strip()
+def _parse(text: str, kind: type, origin: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        # True is an int and null a text for Python, but neither is a number of epochs or a file name here.
-        if isinstance(value, (bool, list, dict, type(None))) or text == "":
-            raise ValueError
+        if kind is Path:
+            return Path(text).expanduser()
         return kind(text)
-    except (KeyError, ValueError):
-        raise UsageError(f"{origin}: '{value}' is not allowed; expected {_describe(kind)}.") from None
+    except (KeyError, ValueError, RuntimeError):  # RuntimeError: no such home directory
+        raise UsageError(f"{origin}: '{text}' is not allowed; expected {_describe(kind)}.") from None
 
 
 def _check_range(value: Any, rules: typing.Mapping, origin: str) -> Any:
@@ -256,6 +261,8 @@ def _check_range(value: Any, rules: typing.Mapping, origin: str) -> Any:
         raise UsageError(f"{origin}: {value} is out of range; allowed: {allowed}.")
     if rules["name"] and (value in (".", "..") or any(character in value for character in "/\\\0\n")):
         raise UsageError(f"{origin}: '{value}' becomes part of a directory name; it must not contain '/' or be '..'.")
+    if value in ("", Path()) and not rules["empty"]:
+        raise UsageError(f"{origin}: a value is missing.")
     return value
 
 
@@ -327,3 +334,11 @@ class RunPaths:
     @property
     def score_picture(self) -> Path:
         return self.result_dir / f"anomaly_score_{self.machine}.png"
+
+
+if __name__ == "__main__":
+    try:
+        load_config()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -47,7 +47,7 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def make_writable_directory(directory: Path) -> None:
-    """Make `directory` and try that a file can be written there: better to find out before the work than after it.
+    """Make `directory`, and try that a file can be written there.
 
     Raises:
         BaselineError: it cannot be made, or not be written to.

@@ -5,7 +5,7 @@
 # JOBS, the number of machine types at a time, is the number of cores here.
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,5s/^# *//p' "$0" && exit 0 ;; esac
-. "$(dirname "${BASH_SOURCE[0]}")/tools/setup.sh"
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup.sh"
 demo=$root/demo
 options=(--dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results" "$@")
 JOBS=${JOBS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)}
@@ -26,8 +26,8 @@ echo "==> 6/6 summary: 03_summarize_results.sh DCASE2024T2 -d"
 "$root/03_summarize_results.sh" DCASE2024T2 -d "${options[@]}"
 
 echo
-echo "Done in $((SECONDS - start)) s, after the environment. The clips are generated: the figures show how the baseline behaves,"
-echo "not how good it is. Pictures:"
-echo "  $demo/results/dev_data/baseline/summarize/DCASE2024T2/summary.png"
-echo "  $demo/results/dev_data/baseline_*/DCASE2024T2/seed*/anomaly_score_*.png"
-echo "  $demo/models/baseline/dev_data/DCASE2024T2/seed*/*/log.png"
+echo "Done in $((SECONDS - start)) s, after the environment. The clips are generated: the figures show how the baseline"
+echo "behaves, not how good it is. Pictures:"
+echo "  summary                   $demo/results/dev_data/baseline/summarize/DCASE2024T2/summary.png"
+echo "  anomaly scores            $demo/results/dev_data/baseline_*/DCASE2024T2/seed*/anomaly_score_*.png"
+echo "  losses                    $demo/models/baseline/dev_data/DCASE2024T2/seed*/*/log.png"

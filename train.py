@@ -9,12 +9,14 @@ generalization baseline", EUSIPCO 2023, https://arxiv.org/abs/2303.00455.
 P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, B: vectors of a batch.
 """
 
+import signal
 import sys
 
 from config import BaselineError, Config, RunPaths, UsageError, load_config
 from datasets.catalog import Machine, find_machine
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and wrong options answer at once
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be tidied up yet, and no traceback wanted
     try:
         CONFIG = load_config()
         MACHINE = find_machine(CONFIG.dataset, CONFIG.split)
@@ -80,7 +82,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     network = find_network(config.model)(vectors.dimension, config.n_mels).to(device)
     optimizer = torch.optim.Adam([flatten_parameters(network)], lr=config.learning_rate)
     state = TrainingState(network, optimizer, config, clips)
-    if config.restart:
+    if config.restart and (config.checkpoint_path or paths.checkpoint.exists()):
         state.load(config.checkpoint_path or paths.checkpoint)
 
     # --- Training
@@ -97,7 +99,6 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
                 )
             state.finish_epoch(row, [float(batch.mean()) for batch in losses.split(config.batch_size)] + valid_losses)
             state.save(paths.checkpoint)
-            write_csv(paths.loss_log, [LOG_COLUMNS, *state.history])
             progress.finish_epoch(epoch, loss=row[0], valid_loss=row[1])
 
     # --- After the last epoch: residual covariances, then the distributions of normal scores
@@ -111,6 +112,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             log.warning("no gamma distribution fits the %s scores of normal clips: no decisions with %s.", score, score)
 
     save_model(config, paths, network, distributions, log_mels.sampling_rate, device)
+    write_csv(paths.loss_log, [LOG_COLUMNS, *state.history])
     draw("plot_losses", paths.loss_picture, paths.model_name, *list(zip(*state.history, strict=True))[:2])
     log.info(
         "trained %d epochs in %.0f s, loss %.2f, validation loss %.2f -> %s",
@@ -220,7 +222,6 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     network.to(device).eval()
     score = find_score(config.score)(network)
     threshold = None if distribution is None else distribution.threshold(config.decision_threshold)
-    make_writable_directory(paths.result_dir)
 
     clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
     log_mels = load_log_mels(
@@ -254,7 +255,9 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
     results = read_sections(paths, {section: [c for c in clips if c.section == section] for section in scored})
     labelled = [result for result in results if result.labelled]
     summary = f"{len(clips)} clips scored"
-    if labelled:
+    if not labelled:
+        paths.metrics.unlink(missing_ok=True)  # older ones do not belong to these scores
+    else:
         rows = write_metrics(paths, labelled, config.max_fpr)
         means = rows["harmonic mean"]
         shown_metrics = [name for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC") if name in means]
@@ -309,6 +312,8 @@ def run(config: Config, machine: Machine) -> None:
     open_console(paths.model_name)
     try:
         find_network(config.model), find_score(config.score)  # unknown names end the run before any work
+        if not config.train_only:
+            make_writable_directory(paths.result_dir)  # better to find out before the training than after it
         open_log_file(paths.run_log)
         if "RUN_LOG_NOTE" in os.environ:  # where the loop over machine types wants to be told of the log
             Path(os.environ["RUN_LOG_NOTE"]).write_text(str(paths.run_log), encoding="utf-8")
@@ -331,6 +336,7 @@ def run(config: Config, machine: Machine) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run(CONFIG, MACHINE)
     except BaselineError as error:

@@ -12,9 +12,9 @@ from datasets.catalog import Machine
 CLIP_NAMES = (
     re.compile(
         r"section_(?P<section>\d\d)(_(?P<domain>source|target))?(_(?P<split>train|test))?(_(?P<label>normal|anomaly))?"
-        r"_\d{4,}(_.*)?\.wav"
+        r"_\d{4,}(_.*)?\.(wav|WAV)"
     ),
-    re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.wav"),
+    re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.(wav|WAV)"),
 )
 SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "target_test")}
 
@@ -74,9 +74,16 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
             f"{directory / split}: no such directory. Download {' and '.join(machine.archives)} and unpack there "
             f"into {directory.parent}, or name the datasets' place with --dataset_directory."
         )
-    clips = [parse_clip(path) for path in sorted(path for each in directories for path in each.glob("*.wav"))]
+    paths = [path for each in directories for path in each.iterdir() if path.suffix in (".wav", ".WAV")]
+    clips = [parse_clip(path) for path in sorted(paths)]
     if not clips:
         raise BaselineError(f"{directories[0]}: no .wav files there. Unpack {' and '.join(machine.archives)} again.")
+    for clip in clips:
+        if clip.section not in machine.sections:
+            raise BaselineError(
+                f"{clip.path}: {machine.name} of {machine.dataset.name} ({machine.split}) has no section "
+                f"{clip.section}. Move the clip away."
+            )
     clips = [clip for clip in clips if clip.section in sections]
     for section in sections:
         if not any(clip.section == section for clip in clips):
@@ -87,6 +94,8 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
                 raise BaselineError(f"{clip.path}: not a normal training clip. Move it out of the training data.")
         return clips
     for clip in clips:
+        if clip.split == "train":
+            raise BaselineError(f"{clip.path}: not a test clip. Move it out of the test data.")
         if (clip.is_anomaly is None) != (clips[0].is_anomaly is None):
             raise BaselineError(f"{clip.path}: test clips with and without a label in their names are mixed here.")
     return sorted(clips, key=lambda clip: bool(clip.is_anomaly))

@@ -51,7 +51,7 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
     """
     settings = config.as_dict(FEATURE_KEYS) | {"channels": channels, "librosa": importlib.metadata.version("librosa")}
     names = [str(clip.path.relative_to(clip.path.parents[1])) for clip in clips]
-    file_stats = [clip.path.stat() for clip in clips]
+    file_stats = [_stat(clip.path) for clip in clips]
     key = json.dumps(
         {"settings": settings, "clips": [[n, s.st_size, s.st_mtime_ns] for n, s in zip(names, file_stats, strict=True)]}
     )
@@ -111,6 +111,12 @@ def _extract(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
                 f"{clip.path}: sampling rate {header.sampling_rate} Hz, but {clips[0].name} has "
                 f"{headers[0].sampling_rate} Hz. The clips of a machine type must have one sampling rate."
             )
+    highest = headers[0].sampling_rate / 2
+    if max(config.fmin, config.fmax or 0) > highest or config.fmin == highest:
+        raise BaselineError(
+            f"--fmin {config.fmin} and --fmax {config.fmax} must lie below half the clips' sampling rate, {highest} Hz "
+            f"({clips[0].path})."
+        )
     # The number of frames follows from the number of samples, so that the frames can be written where they stay.
     padding = 2 * (config.n_fft // 2)
     lengths = np.array([1 + (h.samples + padding - config.n_fft) // config.hop_length for h in headers])
@@ -194,6 +200,13 @@ def _read_header(path: Path, channels: int) -> _Header:
             f"If all clips are like that, say --mono {info.channels == 1}; else replace the clip."
         )
     return _Header(info.frames, info.samplerate)
+
+
+def _stat(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except OSError as error:
+        raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> BaselineError:

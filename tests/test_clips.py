@@ -69,6 +69,7 @@ def test_unknown_section():
         ("section_03_target_test_0000.wav", ("03", True, None, "test")),
         ("normal_id_01_00000000.wav", ("01", False, False, None)),
         ("anomaly_id_06_00000263.wav", ("06", False, True, None)),
+        ("section_00_0000.WAV", ("00", False, None, None)),
         ("id_05_00000000.wav", ("05", False, None, None)),
     ],
 )
@@ -115,7 +116,8 @@ def test_order_of_unlabelled_clips_is_that_of_the_paths(tmp_path):
     [
         ("train", ["section_00_source_train_anomaly_0000.wav"], "not a normal training clip"),
         ("train", ["section_00_source_test_normal_0000.wav"], "not a normal training clip"),
-        ("train", ["section_01_source_train_normal_0000.wav"], "no clips of section 00"),
+        ("train", ["section_01_source_train_normal_0000.wav"], "has no section 01"),
+        ("test", ["section_00_source_train_normal_0000.wav"], "not a test clip"),
         ("test", ["section_00_0000.wav", "section_00_source_test_normal_0000.wav"], "mixed"),
     ],
 )

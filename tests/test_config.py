@@ -10,8 +10,11 @@ MINIMUM = ["--dataset", "DCASE2024T2fan", "-d"]
 
 
 def with_line(tmp_path: Path, line: str) -> Path:
+    """The default file with this line in the place of the one with the same key."""
     path = tmp_path / "baseline.yaml"
-    path.write_text(DEFAULTS_FILE.read_text() + line + "\n")
+    key = line.split(":")[0].lstrip("-")
+    kept = [text for text in DEFAULTS_FILE.read_text().splitlines() if not text.startswith(f"--{key}:")]
+    path.write_text("\n".join([*kept, line]) + "\n")
     return path
 
 
@@ -54,6 +57,14 @@ def test_command_line_goes_before_the_file():
     assert (config.learning_rate, config.epochs, config.model_name_suffix) == (0.01, 7, "wide")
     assert (config.fmax, config.use_ids) == (8000.0, (0, 2))
     assert load_config([*MINIMUM, "--fmax", "null"]).fmax is None
+
+
+def test_texts_are_read_as_they_stand(tmp_path):
+    """YAML alone would make 8 of 010, and 83 of an export directory 0123."""
+    assert load_config(MINIMUM, with_line(tmp_path, "--seed: 010")).seed == 10
+    assert load_config(MINIMUM, with_line(tmp_path, "--export_dir: 0123")).export_dir == "0123"
+    assert load_config(MINIMUM, with_line(tmp_path, "--fmax: ~")).fmax is None
+    assert load_config([*MINIMUM, "-tag", ""]).model_name_suffix == ""
 
 
 @pytest.mark.parametrize("text", ["False", "false", "no", "0"])
@@ -101,6 +112,8 @@ def test_relative_directories(tmp_path, monkeypatch):
         (["--fmin", "500", "--fmax", "400"], ["--fmax 400.0", "--fmin 500.0"]),
         (["--export_dir", "a/b"], ["--export_dir", "'a/b'", "directory name"]),
         (["-tag", "../x"], ["--model_name_suffix", "directory name"]),
+        (["--dataset_directory", "~no-such-user/x"], ["--dataset_directory", "path"]),
+        (["--checkpoint_path", "x.pth"], ["--checkpoint_path", "--restart"]),
         (["-e"], ["either -d", "-e"]),
         (["--train_only", "--test_only"], ["--train_only and --test_only"]),
         (["--is_auto_download", "True"], ["--is_auto_download", "not available"]),
@@ -133,6 +146,8 @@ def test_no_dataset():
         ("--power: 0", ["--power", "above 0"]),
         ("--dataset: DCASE2024T2fan", ["'--dataset'", "command line"]),
         ("--epochs: 'x", ["not valid YAML"]),
+        ("--epochs: 5\nepochs: 6", ["'epochs' is there twice"]),
+        ("--export_dir: ''", ["--export_dir", "missing"]),
     ],
 )
 def test_wrong_files(tmp_path, line, words):

@@ -42,6 +42,20 @@ def test_options_reach_the_spectrogram(tmp_path):
     assert np.array_equal(frames, (20 * np.log10(np.maximum(mel, 2.220446049250313e-16))).T)
 
 
+@pytest.mark.parametrize("option", ["--fmin 8000", "--fmin 9000", "--fmax 8001"])
+def test_bands_above_half_the_sampling_rate(tmp_path, option):
+    with pytest.raises(BaselineError, match="half the clips' sampling rate, 8000.0 Hz"):
+        load_log_mels(write_clips(tmp_path), config(*option.split()), 1, tmp_path / "cache")
+
+
+def test_dangling_link(tmp_path):
+    clips = write_clips(tmp_path)
+    clips[1].path.unlink()
+    clips[1].path.symlink_to(tmp_path / "nowhere.wav")
+    with pytest.raises(BaselineError, match="section_00_0001.wav: not a readable wav"):
+        load_log_mels(clips, config(), 1, tmp_path / "cache")
+
+
 def test_silence_stays_finite(tmp_path):
     frames = log_mel(np.zeros(16000, np.float32), 16000, config())
     assert np.allclose(frames, 10 * np.log10(2.220446049250313e-16))

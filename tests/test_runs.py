@@ -102,6 +102,9 @@ def test_unlabelled_clips_are_scored_without_metrics(workspace):
     assert (directory / "decision_result_HairDryer_section_00_test.csv").exists()
     assert (directory / "anomaly_score_HairDryer.png").exists()
     assert not (directory / "result_HairDryer.csv").exists()
+    (directory / "result_HairDryer.csv").write_text("of other clips")
+    workspace.run_here("--test_only", machine="HairDryer", split="-e")
+    assert not (directory / "result_HairDryer.csv").exists()
 
 
 def test_a_picture_that_cannot_be_drawn_costs_nothing_else(trained, tmp_path, capsys):
@@ -226,7 +229,8 @@ MISTAKES = [
     (nothing, [*SHORT, "--batch_size", "2000"], ["--batch_size 2000", "1380 training vectors of fan"]),
     (one_short_clip, SHORT, ["--batch_size 256", "0 training vectors"]),
     (nothing, [*SHORT, "--learning_rate", "1e30"], ["epoch 1", "not a finite number", "--learning_rate"]),
-    (models_are_a_file, SHORT, ["cannot write", "models"]),
+    (models_are_a_file, SHORT, ["cannot write", "models", "--model_directory"]),
+    (results_are_a_file, ["--epochs", "1"], ["cannot write", "results", "--result_directory"]),
     (no_model, TEST, ["no trained model", "Run ./01_train_2024t2.sh -d first"]),
     (damaged_model, TEST, ["belongs to other weights"]),
     (other_model, TEST, ["belongs to other weights"]),
@@ -309,6 +313,8 @@ def test_checkpoint_of_another_training_is_refused(trained, workspace):
     checkpoint = str(trained.model() / "checkpoint.pth")
     with pytest.raises(BaselineError, match="--batch_size was 256, now 128"):
         workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint, "--batch_size", "128")
+    with pytest.raises(BaselineError, match="not a checkpoint"):
+        workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint + "x")
     with pytest.raises(BaselineError, match="is of 3 epochs, more than --epochs 1"):
         workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint)
     (workspace.directory / "bad.pth").write_bytes(b"nonsense")
@@ -333,10 +339,11 @@ def test_killed_training_keeps_the_old_model_and_starts_clean(trained, workspace
     workspace.data = trained.data
     shutil.copytree(trained.models, workspace.models)
     model = workspace.model()
-    (model / "log.csv").unlink()
-    kept = {name: (model / name).read_bytes() for name in ("model.pth", "score_distribution.json", "config.yaml")}
+    (model / "checkpoint.pth").unlink()
+    names = ("model.pth", "score_distribution.json", "config.yaml", "log.csv", "log.png")
+    kept = {name: (model / name).read_bytes() for name in names}
     process = start(workspace, "--epochs", "200", "--train_only")
-    wait_for(model / "log.csv", process)
+    wait_for(model / "checkpoint.pth", process)
     process.kill()
     process.communicate()
     assert {name: (model / name).read_bytes() for name in kept} == kept

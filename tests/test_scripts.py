@@ -95,6 +95,10 @@ def test_a_wrong_option_is_said_once_and_ends_the_loop(workspace):
     finished = workspace.script("01_train_2024t2.sh", "-d", "--epoch", "3")
     assert finished.returncode == 2
     assert finished.stderr == "error: unknown option '--epoch'. Did you mean '--epochs'? See --help.\n"
+    for option in ("--dataset=DCASE2024T2fan", "--score", "--train_only"):
+        finished = workspace.script("02a_test_2024t2.sh", "-d", option, "MAHALA")
+        assert finished.returncode == 2
+        assert finished.stderr.startswith(f"error: {option.split('=')[0]}")
     assert workspace.script("01_train_2024t2.sh", "-d", JOBS="0").returncode == 2
     assert workspace.script("03_summarize_results.sh", "DCASE2024T3", "-d").returncode == 2
 
@@ -114,6 +118,26 @@ def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
     log = workspace.result(run="seed13711_short") / "test_bearing.log"
     assert finished.stderr.endswith(f"failed:\n  bearing (exit status 1), log: {log}\n")
     assert "the file is empty" in log.read_text()
+
+
+def test_called_through_a_link_and_with_cdpath(workspace):
+    link = workspace.directory / "train here.sh"
+    link.symlink_to(ROOT / "01_train_2024t2.sh")
+    environment = os.environ | {"PYTHON": sys.executable, "CDPATH": str(ROOT.parent)}
+    finished = subprocess.run([link, "-d", "--epoch"], capture_output=True, text=True, env=environment)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("error: unknown option '--epoch'")
+
+
+def test_what_was_not_run_is_not_a_success(workspace):
+    """Where the loop itself cannot run, nothing has been done, and the exit status says so."""
+    tools = workspace.directory / "bin"
+    tools.mkdir()
+    for name in ("bash", "dirname", "readlink", "mktemp", "cat", "rm"):  # all but xargs
+        (tools / name).symlink_to(shutil.which(name))
+    finished = workspace.script("01_train_2024t2.sh", "-d", PATH=str(tools))
+    assert finished.returncode == 1
+    assert "fan (not run, or killed)" in finished.stderr
 
 
 def test_python_without_the_packages(workspace, tmp_path):

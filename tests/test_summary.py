@@ -77,7 +77,19 @@ def test_means_wait_for_all_machine_types(tmp_path, capsys):
     table, text, _ = summarize_all(tmp_path, capsys)
     assert table["MSE", "AUC (source)", "mean"]["h-mean"] == ""
     assert float(table["MSE", "AUC (source)", "mean"]["ToyCar"]) == pytest.approx(0.8)
-    assert "no results of fan, gearbox, slider, valve; its means are left out" in text
+    assert "no full results of fan, gearbox, slider, valve; its means are left out" in text
+
+
+def test_means_wait_for_all_metrics(tmp_path, capsys):
+    """A machine type without target clips has AUC in the place of AUC (source) and AUC (target)."""
+    write_results(tmp_path, "MSE", "seed1", [0.8, 0.6, 0.5])
+    path = tmp_path / "dev_data" / "baseline_MSE" / "DCASE2024T2" / "seed1" / "result_fan.csv"
+    write_csv(path, [["section", "AUC", "pAUC"], ["00", 0.9, 0.8]])
+    table, text, _ = summarize_all(tmp_path, capsys)
+    assert table["MSE", "pAUC", "mean"]["h-mean"] != ""
+    assert table["MSE", "AUC (source)", "mean"]["h-mean"] == table["MSE", "AUC (source)", "mean"]["fan"] == ""
+    assert table["MSE", "official score", "mean"]["h-mean"] == table["MSE", "official score", "mean"]["fan"] == ""
+    assert "no full results of fan" in text
 
 
 def test_sections_of_a_machine_type_count_each():

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from config import BaselineError
+from files import make_writable_directory
 
 log = logging.getLogger("baseline")
 
@@ -43,11 +43,8 @@ def open_log_file(path: Path) -> None:
     Raises:
         BaselineError: the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
-    except OSError as error:
-        raise BaselineError(f"cannot write the log file {path}: {error.strerror}.") from error
+    make_writable_directory(path.parent)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     log.addHandler(handler)
     logging.getLogger("py.warnings").addHandler(handler)

@@ -17,15 +17,25 @@ usage() {
     echo "JOBS=2 $script ... runs two machine types at a time."
 }
 
+wrong() {
+    echo "error: $1" >&2
+    usage >&2
+    exit 2
+}
+
 case "${1:-}" in
     -d | --dev | -e | --eval) split=$1 ;;
     -h | --help) usage && exit 0 ;;
-    *)
-        [ $# -eq 0 ] || echo "error: the first argument must be -d or -e, not '$1'." >&2
-        usage >&2
-        exit 2
-        ;;
+    *) wrong "the first argument must be -d or -e${1:+, not '$1'}." ;;
 esac
+for argument in "$@"; do
+    case "$argument" in
+        -h | --help) usage && exit 0 ;;
+        --dataset | --dataset=*) wrong "--dataset: this script runs all machine types. For one: train.py $argument ..." ;;
+        --score | --score=* | --train_only | --test_only)
+            wrong "$argument: this script has chosen already ($options). Take another script, or train.py." ;;
+    esac
+done
 jobs=${JOBS:-1}
 case "$jobs" in
     '' | *[!0-9]* | 0*) echo "error: JOBS must be a number from 1 on, not '$jobs'." >&2 && exit 2 ;;
@@ -33,41 +43,42 @@ esac
 
 need_packages
 machines=$("$python" "$root/datasets/catalog.py" "$dataset" "$split") || exit
+# A wrong option is said once, here. $options is a list of words, hence without quotes.
+# shellcheck disable=SC2086
+"$python" "$root/config.py" --dataset "$dataset" $options "$@" || exit
 notes=$(mktemp -d) || exit
 trap 'rm -rf "$notes"' EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# Runs one machine type. For xargs, 255 means: do not start any more (a wrong option is wrong for all of them).
+# Runs one machine type and notes its exit status. For xargs, 255 means: do not start any more.
 export one='
     exec 2>&3  # xargs itself has nothing to say that the end of this script does not
     machine=$0 notes=$1 jobs=$2
     shift 2
     export RUN_LOG_NOTE="$notes/$machine.log"
     if [ "$jobs" -gt 1 ]; then
-        "$@" 2>&1 | cat
-        status=${PIPESTATUS[0]}
+        "$@" 2> >(cat >&2)  # not a terminal: no progress bars, which would overwrite each other
     else
         "$@"
-        status=$?
     fi
+    status=$?
+    echo "$status" >"$notes/$machine.status"
     [ "$status" -eq 0 ] && exit 0
-    echo "$status" >"$notes/$machine.failed"
     [ "$status" -eq 2 ] || [ "$status" -eq 130 ] && exit 255
     exit 1
 '
-# $options is a list of words, hence without quotes.
 # shellcheck disable=SC2086
 printf '%s\n' "$machines" | xargs -P "$jobs" -I MACHINE_TYPE bash -c "$one" MACHINE_TYPE "$notes" "$jobs" \
     "$python" "$root/train.py" --dataset "${dataset}MACHINE_TYPE" $options "$@" 3>&2 2>/dev/null
 
 failed=0
 for machine in $machines; do
-    [ -e "$notes/$machine.failed" ] || continue
-    status=$(cat "$notes/$machine.failed")
-    [ "$status" -eq 2 ] && exit 2
+    status=$(cat "$notes/$machine.status" 2>/dev/null)
+    [ "$status" = 0 ] && continue
     [ $failed -eq 0 ] && echo "$script: failed:" >&2
     failed=1
-    echo "  $machine (exit status $status), log: $(cat "$notes/$machine.log" 2>/dev/null || echo none, see above)" >&2
+    log=$(cat "$notes/$machine.log" 2>/dev/null)
+    echo "  $machine (${status:+exit status }${status:-not run, or killed}), log: ${log:-none}" >&2
 done
 exit $failed

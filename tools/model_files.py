@@ -76,7 +76,9 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
     """
     if not paths.model.exists():
         script = "./01_train_2024t2.sh" if machine.dataset.name == "DCASE2024T2" else "train.py --train_only"
-        raise BaselineError(f"{paths.model}: no trained model. Run {script} -{machine.split[0]} first.")
+        raise BaselineError(
+            f"{paths.model}: no trained model. Run {script} -{machine.split[0]} first, with the same --seed and -tag."
+        )
     record = _read(paths.config_record, yaml.safe_load)
     fits = _read(paths.score_distribution, json.loads)
     checksum = _checksum(paths.model)
@@ -142,14 +144,11 @@ class TrainingState:
             _save(contents, temporary)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint; where there is none, from the beginning.
+        """Go on from a checkpoint.
 
         Raises:
             BaselineError: it cannot be read, or is of other parameters or other clips.
         """
-        if not path.exists():
-            log.info("no checkpoint %s: training starts from the beginning", path)
-            return
         try:
             contents = torch.load(path, map_location="cpu", weights_only=True)
             identity = contents["identity"]

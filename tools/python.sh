@@ -1,5 +1,5 @@
 # Sourced by the scripts. Sets root (of the project) and python: $PYTHON if given, .venv where it is there, else python3.
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd -- "$(dirname "${BASH_SOURCE[0]}")/.." >/dev/null && pwd)
 if [ -n "${PYTHON:-}" ]; then
     python=$PYTHON
 elif [ -x "$root/.venv/bin/python" ]; then

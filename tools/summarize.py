@@ -54,18 +54,19 @@ def summarize_run(run: pandas.DataFrame, dataset: Dataset, split: str) -> pandas
     """One system with one seed: a row for each metric of the official score and for the score, fractions.
 
     The columns are the means over all sections of all machine types, then each machine type (the mean over its
-    sections). Without results of all machine types the means are `nan`: they could not be compared.
+    sections). Where a machine type lacks a metric, what rests on it is `nan`: it could not be compared.
     """
     machines = list(dataset.machines[split])
     official_mean = {"harmonic": harmonic_mean, "arithmetic": arithmetic_mean}[dataset.official_score["mean"]]
     metrics = dataset.official_score["metrics"]
-    complete = set(run["machine"]) == set(machines)
     rows = {}
     for name, counted in [*((metric, [metric]) for metric in metrics), (OFFICIAL, metrics)]:
-        values = run[run["metric"].isin(counted)]
-        means = {column: mean(values["value"]) if complete else float("nan") for column, mean in MEANS.items()}
-        cells = {machine: official_mean(values[values["machine"] == machine]["value"]) for machine in machines}
-        rows[name] = means | cells
+        # nan for what is not there, so that the means over it are nan
+        there = run.pivot_table("value", ["machine", "section"], "metric", dropna=False).reindex(columns=counted)
+        values = {m: there.loc[[m]].to_numpy().ravel() if m in there.index else [float("nan")] for m in machines}
+        everything = [value for of_machine in values.values() for value in of_machine]
+        means = {column: mean(everything) for column, mean in MEANS.items()}
+        rows[name] = means | {machine: official_mean(values[machine]) for machine in machines}
     return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
 
 
@@ -108,13 +109,13 @@ def _cell(mean: float, deviation: float) -> str:
     return f"{mean:.2f}" if pandas.isna(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def missing_machines(results: pandas.DataFrame, dataset: Dataset, split: str) -> list[str]:
-    """A line for each system and seed that lacks results of some machine types."""
+def missing_machines(summary: pandas.DataFrame, dataset: Dataset, split: str) -> list[str]:
+    """A line for each system and seed that lacks a metric of some machine types."""
     lines = []
-    for (system, seed), run in results.groupby(["system", "seed"], sort=False):
-        missing = [machine for machine in dataset.machines[split] if machine not in set(run["machine"])]
+    for (system, seed), run in summary.groupby(["system", "seed"], sort=False):
+        missing = [machine for machine in dataset.machines[split] if run[machine].isna().any()]
         if missing:
-            lines.append(f"{system}, seed {seed}: no results of {', '.join(missing)}; its means are left out.")
+            lines.append(f"{system}, seed {seed}: no full results of {', '.join(missing)}; its means are left out.")
     return lines
 
 
@@ -137,7 +138,7 @@ def write_summary(config: Config, dataset: Dataset) -> None:
     title = f"{dataset.name}, {'development' if config.dev else 'evaluation'} data"
     caption = f"{title}: percent, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     caption += "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
-    notes = missing_machines(results, dataset, config.split)
+    notes = missing_machines(summary, dataset, config.split)
     markdown = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=_alignment(headers))
     write_text(directory / "summary.md", "\n\n".join([f"{caption}.", markdown, *notes]) + "\n")
 
