@@ -88,7 +88,8 @@ def over_seeds(summary: pandas.DataFrame) -> pandas.DataFrame:
     """
     groups = summary.groupby(["system", "metric"], sort=False)
     both = pandas.concat({"mean": groups.mean(), "std": groups.std(ddof=1)}, names=["statistic"])
-    rows = [(*row, statistic) for row in groups.groups for statistic in ("mean", "std")]
+    blocks = dict.fromkeys((system, metric) for system, _, metric in summary.index)
+    rows = [(*block, statistic) for block in blocks for statistic in ("mean", "std")]
     return both.reorder_levels(["system", "metric", "statistic"]).reindex(rows)
 
 
