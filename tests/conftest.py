@@ -44,9 +44,9 @@ class Workspace:
         command = [sys.executable, ROOT / "train.py", "--dataset", f"DCASE2024T2{machine}", "-d", *self.options]
         return run([*command, *arguments], cwd=self.directory, **environment)
 
-    def run_here(self, *arguments: str, machine: str = "fan", split: str = "-d") -> None:
+    def run_here(self, *arguments: str, machine: str = "fan", split: str = "-d", dataset: str = "DCASE2024T2") -> None:
         """The same in this process: quicker, and errors can be caught."""
-        config = load_config(["--dataset", f"DCASE2024T2{machine}", split, *self.options, *arguments])
+        config = load_config(["--dataset", dataset + machine, split, *self.options, *arguments])
         logger = logging.getLogger("baseline")
         handlers = list(logger.handlers)
         try:
