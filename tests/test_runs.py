@@ -257,6 +257,17 @@ def test_mistakes_get_a_clear_error_and_cost_nothing(trained, workspace, mistake
     assert [contents(place) for place in (workspace.models, workspace.results) if place.is_dir()] == before
 
 
+def test_a_file_that_cannot_be_written_in_full(trained, workspace):
+    """As on a full disk: a clear error, no half a file, and no leftover."""
+    command = f"ulimit -f 2000; exec {sys.executable} {ROOT}/train.py --dataset DCASE2024T2fan -d " + " ".join(SHORT)
+    options = ["--dataset_directory", trained.data, "--model_directory", workspace.models]
+    finished = subprocess.run(["bash", "-c", f'{command} "$@"', "bash", *options], capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert "checkpoint.pth: File too large" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert [path.name for path in workspace.model().iterdir()] == ["train.log"]
+
+
 def test_errors_end_with_a_message_and_a_status(workspace):
     finished = workspace.train_py(*SHORT)
     assert finished.returncode == 1

@@ -31,6 +31,7 @@ class _Lines(logging.Formatter):
 def open_console(name: str) -> None:
     """Print the lines of the logger `baseline`, each with the machine type's name before it."""
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # a full disk costs lines of the log file, and no tracebacks
     console = _Console(logging.INFO)
     console.setFormatter(_Lines(f"{name}: %(message)s"))
     log.setLevel(logging.DEBUG)

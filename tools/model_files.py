@@ -4,6 +4,7 @@ Nothing is read that could run code: weights_only=True, JSON, safe YAML.
 """
 
 import hashlib
+import io
 import json
 import logging
 import platform
@@ -179,8 +180,10 @@ def _difference(key: str, before: Any, now: Any) -> str | None:
 
 
 def _save(contents: dict[str, Any], path: Path) -> None:
-    with path.open("wb") as file:  # given a path, torch.save would put its name into the file
-        torch.save(contents, file)
+    # Given a path, torch.save would put its name into the file, and meet a full disk with a RuntimeError of its own.
+    buffer = io.BytesIO()
+    torch.save(contents, buffer)
+    path.write_bytes(buffer.getbuffer())
 
 
 def _checksum(path: Path) -> str:
