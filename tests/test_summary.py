@@ -105,6 +105,27 @@ def test_sections_of_a_machine_type_count_each():
     assert table.loc["official score", "a-mean"] == pytest.approx(0.6)
 
 
+def test_machine_types_with_other_sections():
+    """2020: the sections of ToyCar are not those of fan; arithmetic means, and all of them are needed."""
+    dataset = find_dataset("DCASE2020T2")
+    rows = [
+        ("MSE", 1, machine.name, section, metric, 0.9 if machine.name == "ToyCar" else 0.6)
+        for machine in dataset.machines["dev"].values()
+        for section in machine.sections
+        for metric in ("AUC", "pAUC", "precision")
+    ]
+    results = pandas.DataFrame(rows, columns=["system", "seed", "machine", "section", "metric", "value"])
+    table = summarize.summarize_run(results, dataset, "dev")
+    assert list(table.index) == ["AUC", "pAUC", "official score"]
+    assert table.loc["official score", "ToyCar"] == pytest.approx(0.9)
+    assert table.loc["official score", "a-mean"] == pytest.approx((4 * 0.9 + 19 * 0.6) / 23)  # 23 machine ids
+    one_less = results[(results["machine"] != "fan") | (results["section"] != "02")]
+    table = summarize.summarize_run(one_less, dataset, "dev")
+    assert math.isnan(table.loc["AUC", "fan"])
+    assert math.isnan(table.loc["AUC", "a-mean"])
+    assert table.loc["AUC", "pump"] == pytest.approx(0.6)
+
+
 def test_damaged_result_is_named(tmp_path):
     write_results(tmp_path, "MSE", "seed1", [0.8, 0.6, 0.5])
     path = tmp_path / "dev_data" / "baseline_MSE" / "DCASE2024T2" / "seed1" / "result_fan.csv"

@@ -79,8 +79,7 @@ def write_metrics(paths: RunPaths, results: Sequence[SectionScores], max_fpr: fl
         undefined = [name for name in names if metrics.get(name) is None or metrics[name] != metrics[name]]
         if undefined:
             log.warning(
-                "%s section %s: not defined (nan), for want of normal or anomalous clips or of decisions: %s.",
-                paths.machine,
+                "section %s: not defined (nan), for want of normal or anomalous clips or of decisions: %s.",
                 section,
                 ", ".join(undefined),
             )

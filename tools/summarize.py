@@ -54,19 +54,19 @@ def summarize_run(run: pandas.DataFrame, dataset: Dataset, split: str) -> pandas
     """One system with one seed: a row for each metric of the official score and for the score, fractions.
 
     The columns are the means over all sections of all machine types, then each machine type (the mean over its
-    sections). Where a machine type lacks a metric, what rests on it is `nan`: it could not be compared.
+    sections). Where a machine type lacks a metric or a section, what rests on it is `nan`: it could not be compared.
     """
-    machines = list(dataset.machines[split])
+    machines = dataset.machines[split]
     official_mean = {"harmonic": harmonic_mean, "arithmetic": arithmetic_mean}[dataset.official_score["mean"]]
     metrics = dataset.official_score["metrics"]
+    there = run.set_index(["machine", "section", "metric"])["value"].unstack("metric")  # noqa: PD010
+    wanted = pandas.MultiIndex.from_tuples([(m.name, section) for m in machines.values() for section in m.sections])
+    table = there.reindex(index=there.index.union(wanted), columns=metrics)  # nan for what is not there
     rows = {}
     for name, counted in [*((metric, [metric]) for metric in metrics), (OFFICIAL, metrics)]:
-        # nan for what is not there, so that the means over it are nan
-        there = run.pivot_table("value", ["machine", "section"], "metric", dropna=False).reindex(columns=counted)
-        values = {m: there.loc[[m]].to_numpy().ravel() if m in there.index else [float("nan")] for m in machines}
-        everything = [value for of_machine in values.values() for value in of_machine]
-        means = {column: mean(everything) for column, mean in MEANS.items()}
-        rows[name] = means | {machine: official_mean(values[machine]) for machine in machines}
+        means = {column: mean(table[counted].to_numpy().ravel()) for column, mean in MEANS.items()}
+        cells = {machine: official_mean(table.loc[[machine], counted].to_numpy().ravel()) for machine in machines}
+        rows[name] = means | cells
     return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
 
 
