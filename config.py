@@ -75,7 +75,8 @@ class Config:
     use_cuda: bool = _option("use the GPU where there is one")
     gpu_id: int = _option("which GPU", least=0)
     log_interval: int = _option("batches between updates of the progress bar", least=1)
-    is_auto_download: bool = _option("fetch a missing dataset before training")
+    is_auto_download: bool = _option("fetch a machine type's clips where they are not there")
+    download_url: str | None = _option("mirror to download from")
     max_fpr: float = _option("false positive rate up to which pAUC counts", above=0, most=1)
     decision_threshold: float = _option("quantile of normal scores that is the threshold", above=0, below=1)
     n_mels: int = _option("mel bands", least=1)
@@ -123,7 +124,48 @@ def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DE
     Raises:
         UsageError: an unknown key or option, a missing one, or a value of the wrong type or out of range.
     """
-    given = _command_line(arguments)
+    description = "Trains the autoencoder of one machine type on normal clips, then scores the test clips."
+    return parse_options(option_parser("train.py", description), arguments, defaults_file)[1]
+
+
+def option_parser(prog: str, description: str, options: Iterable[str] | None = None) -> argparse.ArgumentParser:
+    """A parser with these parameters of Config as options (default: all); a tool adds arguments of its own.
+
+    What a tool adds by the name of a parameter, such as a positional `dataset`, is a value of that parameter.
+    """
+    parser = _Parser(
+        prog=prog,
+        description=description,
+        epilog="Default values, units and meanings: baseline.yaml.",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
+    groups = {
+        True: parser.add_argument_group("command line only"),
+        False: parser.add_argument_group("also in baseline.yaml"),
+    }
+    for name in FIELDS if options is None else options:
+        field = FIELDS[name]
+        group, rules = groups[bool(field.metadata["command_line_only"])], field.metadata
+        flags = [flag for flag in (_alias(field), f"--{name}") if flag]
+        if rules["flag"] is not None:
+            group.add_argument(*flags, action="store_true", help=rules["text"])
+        else:
+            several = {"nargs": "+"} if TYPES[name] == tuple[int, ...] else {}
+            group.add_argument(*flags, help=rules["text"], metavar=_describe(TYPES[name]), dest=name, **several)
+    return parser
+
+
+def parse_options(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE
+) -> tuple[argparse.Namespace, Config]:
+    """A tool's own arguments, and the configuration; see load_config."""
+    parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        option = next((text for text in unknown if text.startswith("-")), unknown[0])
+        raise UsageError(f"unknown option '{option}'.{nearest(option, parser.flags())} See --help.")
+    texts = {name: value for name, value in vars(parsed).items() if name in FIELDS}
+    given = {name: _convert(name, text, origin=f"--{name}", base=Path.cwd()) for name, text in texts.items()}
     values = _read_defaults(defaults_file) | given
     missing = [name for name in FIELDS if name not in values and FIELDS[name].default is dataclasses.MISSING]
     if missing:
@@ -131,7 +173,7 @@ def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DE
         raise UsageError(f"--{missing[0]} ({FIELDS[missing[0]].metadata['text']}) {where}.")
     config = Config(**values)
     _check_together(config)
-    return config
+    return argparse.Namespace(**{name: v for name, v in vars(parsed).items() if name not in FIELDS}), config
 
 
 def _check_together(config: Config) -> None:
@@ -145,8 +187,10 @@ def _check_together(config: Config) -> None:
         raise UsageError(f"--win_length {config.win_length} must not be larger than --n_fft {config.n_fft}.")
     if config.fmax is not None and config.fmax <= config.fmin:
         raise UsageError(f"--fmax {config.fmax} must be larger than --fmin {config.fmin}.")
-    if config.is_auto_download:
-        raise UsageError("--is_auto_download True: downloading is not available yet; see README.md for the links.")
+    if config.download_url is not None and not config.download_url.startswith(("http://", "https://")):
+        raise UsageError(
+            f"--download_url {config.download_url}: expected an address such as https://mirror.example.org."
+        )
 
 
 def _read_defaults(path: Path) -> dict[str, Any]:
@@ -165,7 +209,7 @@ def _read_defaults(path: Path) -> dict[str, Any]:
     for key, value in ((key.value, node.value) for key, node in document.value):
         name = names.get(str(key).lstrip("-"))
         if name is None:
-            raise UsageError(f"{path}: unknown key '{key}'.{nearest(str(key), _flags(in_file=True))}")
+            raise UsageError(f"{path}: unknown key '{key}'.{nearest(str(key), _keys())}")
         if FIELDS[name].metadata["command_line_only"]:
             raise UsageError(f"{path}: '{key}' can only be given on the command line.")
         if name in values:
@@ -180,40 +224,16 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}. See --help.")
 
-
-def _command_line(arguments: Sequence[str] | None) -> dict[str, Any]:
-    parser = _Parser(
-        prog="train.py",
-        description="Trains the autoencoder of one machine type on normal clips, then scores the test clips.",
-        epilog="Default values, units and meanings: baseline.yaml.",
-        allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
-    )
-    groups = {
-        True: parser.add_argument_group("command line only"),
-        False: parser.add_argument_group("also in baseline.yaml"),
-    }
-    for name, field in FIELDS.items():
-        group, rules = groups[bool(field.metadata["command_line_only"])], field.metadata
-        flags = [flag for flag in (_alias(field), f"--{name}") if flag]
-        if rules["flag"] is not None:
-            group.add_argument(*flags, action="store_true", help=rules["text"])
-        else:
-            several = {"nargs": "+"} if TYPES[name] == tuple[int, ...] else {}
-            group.add_argument(*flags, help=rules["text"], metavar=_describe(TYPES[name]), dest=name, **several)
-    known, unknown = parser.parse_known_args(arguments)
-    if unknown:
-        option = next((text for text in unknown if text.startswith("-")), unknown[0])
-        raise UsageError(f"unknown option '{option}'.{nearest(option, _flags())} See --help.")
-    return {k: _convert(k, v, origin=f"--{k}", base=Path.cwd()) for k, v in vars(known).items()}
+    def flags(self) -> list[str]:
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
 
 def _alias(field: dataclasses.Field) -> str:
     return field.metadata["flag"] or field.metadata["alias"] or ""
 
 
-def _flags(in_file: bool = False) -> list[str]:
-    return [f"--{name}" for name, field in FIELDS.items() if not (in_file and field.metadata["command_line_only"])]
+def _keys() -> list[str]:
+    return [f"--{name}" for name, field in FIELDS.items() if not field.metadata["command_line_only"]]
 
 
 def _describe(kind: Any) -> str:

@@ -27,7 +27,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -56,11 +56,12 @@ def make_writable_directory(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
-        raise _cannot_write(directory, error) from error
+        raise cannot_write(directory, error) from error
 
 
-def _cannot_write(path: Path, error: OSError) -> BaselineError:
+def cannot_write(path: Path, error: OSError) -> BaselineError:
+    """The error to raise for an operating system's error in writing `path`."""
     return BaselineError(
         f"cannot write {path}: {error.strerror or error}. Check the directory's permissions and the free space, "
-        "or choose another directory (--model_directory, --result_directory)."
+        "or choose another directory (--dataset_directory, --model_directory, --result_directory)."
     )

@@ -267,6 +267,14 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
     log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
 
 
+def download(config: Config, machine: Machine) -> None:
+    """Fetch the clips that this run needs and that are not there."""
+    from datasets.download import download_missing
+
+    parts = (*(() if config.test_only else ("train",)), *(() if config.train_only else ("test",)))
+    download_missing(machine, config.dataset_directory, parts, config.download_url)
+
+
 def draw(function: str, path: Path, *arguments) -> None:
     """Draw a picture with a function of tools.plots. One that cannot be drawn costs nothing else."""
     try:
@@ -323,6 +331,8 @@ def run(config: Config, machine: Machine) -> None:
         torch.set_num_threads(1)
         device = choose_device(config)
         log.debug("device %s, torch %s, numpy %s", device, torch.__version__, np.__version__)
+        if config.is_auto_download:
+            download(config, machine)
         if not config.test_only:
             train(config, machine, paths, device)
         if not config.train_only:

@@ -1,9 +1,11 @@
-"""Facts about the datasets (catalog/*.yaml) → Dataset, Machine.
+"""Facts about the datasets (catalog/*.yaml) → Dataset, Machine, Archive.
 
-`python -m datasets.catalog` lists what there is, `python -m datasets.catalog DCASE2024T2 -d` a split's machine types.
+`python -m datasets.catalog` lists datasets, machine types and sections; `python -m datasets.catalog DCASE2022T2 -d`
+those of one split.
 """
 
 import argparse
+import contextlib
 import sys
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +18,20 @@ from config import BaselineError, UsageError, nearest
 
 CATALOG_DIRECTORY = Path(__file__).resolve().parent / "catalog"
 SPLITS = ("dev", "eval")
-ZENODO_FILE = "https://zenodo.org/records/{record}/files/{file}"
+ZENODO = "https://zenodo.org"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A zip file of a Zenodo record, with clips of one machine type."""
+
+    record: int
+    name: str
+    holds: tuple[str, ...]  # train, test
+
+    @property
+    def url(self) -> str:
+        return f"{ZENODO}/records/{self.record}/files/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -28,24 +43,39 @@ class Machine:
     name: str
     sections: tuple[str, ...]
 
+    def split_directory(self, dataset_directory: Path) -> Path:
+        """Where the data of its split are: `dcase2024t2/dev_data`."""
+        return dataset_directory / self.dataset.directory / f"{self.split}_data"
+
     def directory(self, dataset_directory: Path) -> Path:
         """Where its clips are: `dcase2024t2/dev_data/raw/fan`."""
-        return dataset_directory / self.dataset.directory / f"{self.split}_data" / "raw" / self.name
+        return self.split_directory(dataset_directory) / "raw" / self.name
 
     def cache_directory(self, dataset_directory: Path) -> Path:
         """Where its features are cached: `dcase2024t2/dev_data/processed/fan`."""
-        return dataset_directory / self.dataset.directory / f"{self.split}_data" / "processed" / self.name
+        return self.split_directory(dataset_directory) / "processed" / self.name
 
     @property
-    def archives(self) -> list[str]:
-        """URLs of the archives that hold this machine type's clips."""
+    def archives(self) -> list[Archive]:
+        """The published archives that hold this machine type's clips; none for one's own recordings."""
         return [
-            ZENODO_FILE.format(
+            Archive(
                 record=archive["record"],
-                file=archive.get("exceptions", {}).get(self.name, archive["file"].format(machine=self.name)),
+                name=archive.get("exceptions", {}).get(self.name, archive["file"].format(machine=self.name)),
+                holds=tuple(archive["holds"]),
             )
-            for archive in self.dataset.facts[self.split]["archives"]
+            for archive in self.dataset.facts[self.split].get("archives", [])
         ]
+
+    def label_files(self, kind: str) -> list[str]:
+        """Files with labels of the evaluation clips, below the split's directory.
+
+        Args:
+            kind: `anomaly` or `domain`.
+        """
+        patterns = self.dataset.labels.get(kind, []) if self.split == "eval" else []
+        files = [pattern.format(machine=self.name, section=s) for s in self.sections for pattern in patterns]
+        return list(dict.fromkeys(files))  # a list of all machine types is one file
 
     def section_names(self, use_ids: tuple[int, ...]) -> tuple[str, ...]:
         """The sections with these numbers (`(0, 2)` → `("00", "02")`), or all of them where none is given.
@@ -86,6 +116,11 @@ class Dataset:
         """`mean` (harmonic or arithmetic) and `metrics` of the score that the challenge ranks by."""
         return self.facts["official_score"]
 
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Files with the labels of the evaluation clips: `anomaly`, `domain`, and the URL they are at, `download`."""
+        return self.facts.get("labels", {})
+
     @cached_property
     def machines(self) -> dict[str, dict[str, Machine]]:
         """Split → name → machine type."""
@@ -100,21 +135,44 @@ class Dataset:
 
 def dataset_names() -> list[str]:
     """The names of all datasets in the catalog."""
-    return sorted(path.stem.upper() for path in CATALOG_DIRECTORY.glob("*.yaml"))
+    return sorted(_catalog())
 
 
 def find_dataset(name: str) -> Dataset:
     """The dataset of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or a file of the catalog does not say what is needed.
     """
-    if name not in dataset_names():
-        raise UsageError(
-            f"unknown dataset '{name}'.{nearest(name, dataset_names())} Known datasets: {' '.join(dataset_names())}."
-        )
-    with (CATALOG_DIRECTORY / f"{name.lower()}.yaml").open(encoding="utf-8") as file:
-        return Dataset(yaml.safe_load(file))
+    catalog = _catalog()
+    if name not in catalog:
+        raise UsageError(f"unknown dataset '{name}'.{nearest(name, catalog)} Known datasets: {' '.join(catalog)}.")
+    return catalog[name]
+
+
+def _catalog() -> dict[str, Dataset]:
+    datasets = [Dataset(_read_facts(path)) for path in sorted(CATALOG_DIRECTORY.glob("*.yaml"))]
+    return {dataset.name: dataset for dataset in datasets}
+
+
+def _read_facts(path: Path) -> dict[str, Any]:
+    try:
+        facts = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        for split in SPLITS:
+            machines = facts[split]["machines"]
+            archives = [(a["record"], a["file"], a["holds"]) for a in facts[split].get("archives", [])]
+            if not all(isinstance(s, str) for sections in machines.values() for s in sections) or not all(
+                map(all, archives)
+            ):
+                raise ValueError(
+                    f'{split}: sections are texts such as "00", archives have a record, a file, and what it holds'
+                )
+        facts["name"], facts["directory"], facts["channels"], facts["official_score"]["mean"]
+        facts["official_score"]["metrics"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        reason = f"the key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise UsageError(f"{path}: not a catalog file: {reason}. dcase2024t2.yaml explains the keys.") from error
+    return facts
 
 
 def find_machine(dataset_and_machine: str, split: str) -> Machine:
@@ -123,14 +181,16 @@ def find_machine(dataset_and_machine: str, split: str) -> Machine:
     Raises:
         UsageError: no such dataset, or no such machine type in this split.
     """
-    prefix = next((name for name in dataset_names() if dataset_and_machine.startswith(name)), None)
+    catalog = _catalog()
+    # Of several names the longest: `Pumps2` before `Pumps`.
+    prefix = max((name for name in catalog if dataset_and_machine.startswith(name)), key=len, default=None)
     if prefix is None:
-        everything = [n + m for n in dataset_names() for s in SPLITS for m in find_dataset(n).machines[s]]
+        everything = [name + machine for name in catalog for s in SPLITS for machine in catalog[name].machines[s]]
         raise UsageError(
             f"--dataset: unknown dataset in '{dataset_and_machine}'.{nearest(dataset_and_machine, everything)} "
-            f"Expected dataset and machine type, such as DCASE2024T2fan. Known datasets: {' '.join(dataset_names())}."
+            f"Expected dataset and machine type, such as DCASE2024T2fan. Known datasets: {' '.join(catalog)}."
         )
-    dataset, name = find_dataset(prefix), dataset_and_machine[len(prefix) :]
+    dataset, name = catalog[prefix], dataset_and_machine[len(prefix) :]
     machines = dataset.machines[split]
     if name not in machines:
         other = {"dev": "eval", "eval": "dev"}[split]
@@ -145,25 +205,36 @@ def find_machine(dataset_and_machine: str, split: str) -> Machine:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """List datasets, machine types and sections; or, for one dataset and split, the machine types, one a line."""
+    """List datasets, machine types and sections."""
     parser = argparse.ArgumentParser(prog="datasets.catalog", description=main.__doc__)
-    parser.add_argument("dataset", nargs="?", help="such as DCASE2024T2")
+    parser.add_argument("dataset", nargs="?", help="such as DCASE2024T2 (default: all)")
     split = parser.add_mutually_exclusive_group()
-    split.add_argument("-d", "--dev", action="store_const", const="dev", dest="split", help="development data")
-    split.add_argument("-e", "--eval", action="store_const", const="eval", dest="split", help="evaluation data")
+    split.add_argument("-d", "--dev", action="store_const", const="dev", dest="split", help="development data only")
+    split.add_argument("-e", "--eval", action="store_const", const="eval", dest="split", help="evaluation data only")
+    names = parser.add_mutually_exclusive_group()
+    names.add_argument("--machines", action="store_true", help="bare names of machine types, one a line")
+    names.add_argument(
+        "--models", action="store_true", help="the models of the scripts: machine type and, of several, section"
+    )
     options = parser.parse_args(arguments)
+    splits = [options.split] if options.split else SPLITS
     try:
-        if options.dataset and options.split:
-            print(*find_dataset(options.dataset).machines[options.split], sep="\n")
-            return
-        for name in [options.dataset] if options.dataset else dataset_names():
-            dataset = find_dataset(name)
-            for each in [options.split] if options.split else SPLITS:
-                for machine in dataset.machines[each].values():
-                    print(f"{dataset.name}  {each:4}  {machine.name:20} sections {' '.join(machine.sections)}")
+        datasets = [find_dataset(name) for name in ([options.dataset] if options.dataset else dataset_names())]
+        if not any(dataset.machines[split] for dataset in datasets for split in splits):
+            raise UsageError(f"{options.dataset} has no machine types in its {options.split} data.")
     except BaselineError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    for dataset in datasets:
+        for machine in [m for s in splits for m in dataset.machines[s].values()]:
+            if options.machines or (options.models and len(machine.sections) == 1):
+                print(machine.name)
+            elif options.models:
+                print(*(f"{machine.name} {section}" for section in machine.sections), sep="\n")
+            else:
+                print(f"{dataset.name}  {machine.split:4}  {machine.name:20} sections {' '.join(machine.sections)}")
 
 
 if __name__ == "__main__":
-    main()
+    with contextlib.suppress(BrokenPipeError):  # `| head` has seen enough
+        main()

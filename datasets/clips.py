@@ -1,11 +1,13 @@
 """File name → Clip; the ordered clips of a machine type."""
 
+import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import BaselineError
 from datasets.catalog import Machine
+from datasets.labels import Labels, read_labels
 
 # section_00_source_train_normal_0000_<attributes>.wav, unlabelled section_00_0000.wav (from 2021 on), and
 # normal_id_01_00000000.wav, unlabelled id_05_00000000.wav (2020, where the machine's id is the section).
@@ -17,6 +19,7 @@ CLIP_NAMES = (
     re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.(wav|WAV)"),
 )
 SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "target_test")}
+RENAMED_DIRECTORY = "test_rename"  # the clips of test/ once more, with their labels in their names
 
 
 @dataclass(frozen=True)
@@ -59,25 +62,59 @@ def parse_clip(path: Path) -> Clip:
 def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: tuple[str, ...]) -> list[Clip]:
     """The clips of these sections of a machine type, in the order of vectors in training and of lines in the CSVs.
 
-    Training clips and unlabelled test clips are sorted by path; labelled test clips likewise, the normal ones first.
+    They are sorted by path; of test clips with labels in their names, the normal ones come first. Where names do not
+    say them, labels are taken from the organisers' label files, else from the names in test_rename/, where these are.
 
     Args:
         split: `train` or `test`.
 
     Raises:
-        BaselineError: the data are not there, a section has no clips, or a clip does not belong there.
+        BaselineError: the data are not there, a section has no clips, a clip does not belong there, or clips and labels
+            do not go together.
     """
+    if split == "test":
+        return _test_clips(machine, dataset_directory, sections)
+    clips = _clips_of(machine, dataset_directory, SPLIT_DIRECTORIES["train"], sections)
+    for clip in clips:
+        if clip.is_anomaly or clip.split == "test":
+            raise BaselineError(f"{clip.path}: not a normal training clip. Move it out of the training data.")
+    return clips
+
+
+def _test_clips(machine: Machine, dataset_directory: Path, sections: tuple[str, ...]) -> list[Clip]:
     directory = machine.directory(dataset_directory)
-    directories = [directory / name for name in SPLIT_DIRECTORIES[split] if (directory / name).is_dir()]
+    has_renamed = (directory / RENAMED_DIRECTORY).is_dir()
+    if has_renamed and not any((directory / name).is_dir() for name in SPLIT_DIRECTORIES["test"]):
+        clips = _clips_of(machine, dataset_directory, (RENAMED_DIRECTORY,), sections)
+    else:
+        clips = _clips_of(machine, dataset_directory, SPLIT_DIRECTORIES["test"], sections)
+        if clips[0].is_anomaly is None:
+            labels = read_labels(machine, dataset_directory)
+            if labels.is_anomaly:
+                return _with_labels(clips, labels)
+            if has_renamed:
+                originals, clips = clips, _clips_of(machine, dataset_directory, (RENAMED_DIRECTORY,), sections)
+                _check_renamed(originals, clips)
+    for clip in clips:
+        if clip.split == "train":
+            raise BaselineError(f"{clip.path}: not a test clip. Move it out of the test data.")
+        if (clip.is_anomaly is None) != (clips[0].is_anomaly is None):
+            raise BaselineError(f"{clip.path}: test clips with and without a label in their names are mixed here.")
+    return sorted(clips, key=lambda clip: bool(clip.is_anomaly))
+
+
+def _clips_of(
+    machine: Machine, dataset_directory: Path, directory_names: tuple[str, ...], sections: tuple[str, ...]
+) -> list[Clip]:
+    """The clips of these sections in these directories of a machine type, sorted by path."""
+    directory = machine.directory(dataset_directory)
+    directories = [directory / name for name in directory_names if (directory / name).is_dir()]
     if not directories:
-        raise BaselineError(
-            f"{directory / split}: no such directory. Download {' and '.join(machine.archives)} and unpack there "
-            f"into {directory.parent}, or name the datasets' place with --dataset_directory."
-        )
+        raise BaselineError(f"{directory / directory_names[0]}: no such directory. {_remedy(machine)}")
     paths = [path for each in directories for path in each.iterdir() if path.suffix in (".wav", ".WAV")]
     clips = [parse_clip(path) for path in sorted(paths)]
     if not clips:
-        raise BaselineError(f"{directories[0]}: no .wav files there. Unpack {' and '.join(machine.archives)} again.")
+        raise BaselineError(f"{directories[0]}: no .wav files there. {_remedy(machine)}")
     for clip in clips:
         if clip.section not in machine.sections:
             raise BaselineError(
@@ -88,14 +125,51 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
     for section in sections:
         if not any(clip.section == section for clip in clips):
             raise BaselineError(f"{directories[0]}: no clips of section {section} of {machine.name} there.")
-    if split == "train":
-        for clip in clips:
-            if clip.is_anomaly or clip.split == "test":
-                raise BaselineError(f"{clip.path}: not a normal training clip. Move it out of the training data.")
-        return clips
+    return clips
+
+
+def _remedy(machine: Machine) -> str:
+    name, split = machine.dataset.name, f"-{machine.split[0]}"
+    place = "Or name the datasets' place with --dataset_directory."
+    if not machine.archives:
+        return f"Lay out recordings of yours with tools/import_clips.py {name} {machine.name}. {place}"
+    return f"Download it: tools/data_download_20XX.sh {name} {split} --machines {machine.name}. {place}"
+
+
+def _with_labels(clips: list[Clip], labels: Labels) -> list[Clip]:
+    """The clips, each with the label of its file name, in their order: one score file fits with and without labels."""
+    sections = {clip.section for clip in clips}
+    labelled_sections = {name: parse_clip(Path(name)).section for name in labels.is_anomaly}
+    names = {clip.name for clip in clips}
+    for name, section in labelled_sections.items():
+        if section in sections and name not in names:
+            raise BaselineError(
+                f"{labels.origin[name]}: {name} has a label, but there is no such clip in {clips[0].path.parent}. "
+                "Download the clips again, or take the label files of just this dataset."
+            )
+    labelled = []
     for clip in clips:
-        if clip.split == "train":
-            raise BaselineError(f"{clip.path}: not a test clip. Move it out of the test data.")
-        if (clip.is_anomaly is None) != (clips[0].is_anomaly is None):
-            raise BaselineError(f"{clip.path}: test clips with and without a label in their names are mixed here.")
-    return sorted(clips, key=lambda clip: bool(clip.is_anomaly))
+        if clip.name in labels.is_anomaly:
+            is_target = clip.is_target if labels.is_target is None else labels.is_target[clip.name]
+            clip = replace(clip, is_anomaly=labels.is_anomaly[clip.name], is_target=is_target)
+        elif clip.section in labelled_sections.values():
+            raise BaselineError(
+                f"{clip.path}: no label of this clip in {' or '.join(map(str, sorted(set(labels.origin.values()))))}. "
+                "Take the organisers' label files as they are, or move the clip away."
+            )
+        labelled.append(clip)
+    return labelled
+
+
+def _check_renamed(clips: list[Clip], renamed: list[Clip]) -> None:
+    """test_rename/ must hold just the clips of test/; which is which, only their contents tell."""
+    if len(clips) == len(renamed):
+        return
+    contents = [{hashlib.sha256(c.path.read_bytes()).digest(): c.path for c in each} for each in (clips, renamed)]
+    for known, other, place in ((*contents, RENAMED_DIRECTORY), (*contents[::-1], "test")):
+        for digest, path in known.items():
+            if digest not in other:
+                raise BaselineError(
+                    f"{path}: not in {place}/ of the same machine type, as its {len(clips)} and {len(renamed)} clips "
+                    f"must be. Prepare {RENAMED_DIRECTORY}/ again, or remove it."
+                )

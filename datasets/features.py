@@ -104,7 +104,7 @@ def _checked_length(log_mels: LogMels, clips: Sequence[Clip], config: Config) ->
 def _extract(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
     from threadpoolctl import threadpool_limits
 
-    headers = [_read_header(clip.path, channels) for clip in clips]
+    headers = [read_header(clip.path, channels) for clip in clips]
     for clip, header in zip(clips, headers, strict=True):
         if header.sampling_rate != headers[0].sampling_rate:
             raise BaselineError(
@@ -177,12 +177,19 @@ def read_clip(path: Path) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Header:
+class Header:
+    """What the header of a wav file says."""
+
     samples: int  # of each channel
     sampling_rate: int  # Hz
 
 
-def _read_header(path: Path, channels: int) -> _Header:
+def read_header(path: Path, channels: int) -> Header:
+    """Check that a wav file can be read, is not truncated, and has this many channels.
+
+    Raises:
+        BaselineError: it cannot, is, or has not.
+    """
     import soundfile
 
     try:
@@ -199,7 +206,7 @@ def _read_header(path: Path, channels: int) -> _Header:
             f"{path}: {info.channels} channel(s) where {channels} expected. "
             f"If all clips are like that, say --mono {info.channels == 1}; else replace the clip."
         )
-    return _Header(info.frames, info.samplerate)
+    return Header(info.frames, info.samplerate)
 
 
 def _stat(path: Path) -> os.stat_result:

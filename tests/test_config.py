@@ -116,7 +116,7 @@ def test_relative_directories(tmp_path, monkeypatch):
         (["--checkpoint_path", "x.pth"], ["--checkpoint_path", "--restart"]),
         (["-e"], ["either -d", "-e"]),
         (["--train_only", "--test_only"], ["--train_only and --test_only"]),
-        (["--is_auto_download", "True"], ["--is_auto_download", "not available"]),
+        (["--download_url", "zenodo.org"], ["--download_url zenodo.org", "https://"]),
     ],
 )
 def test_wrong_arguments(arguments, words):

@@ -68,7 +68,8 @@ def test_each_layout_is_trained_and_tested(tmp_path, dataset, machine, names, se
 
 
 def test_all_years_are_there():
-    assert dataset_names() == [f"DCASE{year}T2" for year in range(2020, 2027)]
+    years = [f"DCASE{year}T2" for year in range(2020, 2027)]
+    assert set(years) <= set(dataset_names())  # and datasets of one's own
     sections = find_dataset("DCASE2020T2").machines["eval"]["ToyConveyor"].sections
     assert sections == ("04", "05", "06")
-    assert [len(find_dataset(name).machines["eval"]) for name in dataset_names()] == [6, 7, 7, 7, 9, 8, 5]
+    assert [len(find_dataset(name).machines["eval"]) for name in years] == [6, 7, 7, 7, 9, 8, 5]

@@ -4,11 +4,14 @@ import logging
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from tqdm import tqdm
 
 from files import make_writable_directory
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("baseline")
 
@@ -28,12 +31,12 @@ class _Lines(logging.Formatter):
         return f"{level}{super().format(record)}"
 
 
-def open_console(name: str) -> None:
-    """Print the lines of the logger `baseline`, each with the machine type's name before it."""
+def open_console(name: str = "") -> None:
+    """Print the lines of the logger `baseline`, each with a name before it, such as the machine type's."""
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk costs lines of the log file, and no tracebacks
     console = _Console(logging.INFO)
-    console.setFormatter(_Lines(f"{name}: %(message)s"))
+    console.setFormatter(_Lines(f"{name}: %(message)s" if name else "%(message)s"))
     log.setLevel(logging.DEBUG)
     log.addHandler(console)
 
@@ -68,7 +71,7 @@ class TrainingProgress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def finish_batch(self, losses: torch.Tensor) -> None:
+    def finish_batch(self, losses: "torch.Tensor") -> None:
         """Count a batch; show its loss each `log_interval` batches."""
         self._done += 1
         self._bar.update()

@@ -1,0 +1,53 @@
+"""Missing, corrupt and surplus clips of what is there of a dataset; nothing is downloaded."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from config import BaselineError
+from datasets.archives import Findings, compare, list_archive, read_manifest
+from datasets.catalog import Archive, Machine
+from datasets.clips import SPLIT_DIRECTORIES, parse_clip
+from datasets.download import archive_path
+from datasets.features import read_header
+
+log = logging.getLogger("baseline")
+
+
+def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Findings:
+    """Compare what is there of an archive's files with what it holds.
+
+    That is known from the manifest that unpacking left, or from the archive where it is there. Where neither is, the
+    clips are opened one by one: damaged and misplaced ones are found, missing ones cannot be known.
+    """
+    directory = machine.directory(dataset_directory)
+    files = read_manifest(machine, dataset_directory, archive)
+    path = archive_path(machine.split_directory(dataset_directory), archive)
+    if files is None and path.exists():
+        try:
+            files = list_archive(path, archive, machine)
+        except BaselineError as error:
+            log.warning("%s", error)
+    if files is not None:
+        return compare(directory, files)
+    parts = [name for split in archive.holds for name in SPLIT_DIRECTORIES[split]]
+    return _open_each(machine, [directory / part for part in parts if (directory / part).is_dir()])
+
+
+def _open_each(machine: Machine, directories: Sequence[Path]) -> Findings:
+    if not directories:
+        return Findings(note="not there")
+    findings = Findings(note="without a manifest: clips may be missing")
+    for path in sorted(path for each in directories for path in each.glob("*.[wW][aA][vV]")):
+        name = f"{path.parent.name}/{path.name}"
+        findings.files += 1
+        try:
+            if parse_clip(path).section not in machine.sections:
+                findings.surplus.append(name)
+        except BaselineError:
+            findings.surplus.append(name)
+        try:
+            read_header(path, machine.dataset.channels)
+        except BaselineError:
+            findings.corrupt.append(name)
+    return findings

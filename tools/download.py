@@ -1,0 +1,87 @@
+"""Download a dataset, or validate what is there of it.
+
+python tools/download.py DATASET -d|-e [--machines fan valve] [--parts train test labels]
+python tools/download.py DATASET -d|-e validate
+"""
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tabulate import tabulate
+
+from config import BaselineError, UsageError, nearest, option_parser, parse_options
+from datasets.catalog import Machine, find_dataset
+from datasets.download import PARTS, download
+from datasets.validate import validate
+from tools.console import open_console
+
+SHOWN_NAMES = 10  # of the clips of one kind; the others are counted
+
+
+def choose_machines(machines: dict[str, Machine], names: list[str]) -> list[Machine]:
+    """The machine types of these names, or all of them where none is given.
+
+    Raises:
+        UsageError: there is no such machine type.
+    """
+    for name in names:
+        if name not in machines:
+            raise UsageError(
+                f"--machines: no machine type '{name}'.{nearest(name, machines)} Machine types: {' '.join(machines)}."
+            )
+    return [machines[name] for name in names or machines]
+
+
+def validate_all(machines: list[Machine], dataset_directory: Path, parts: Sequence[str]) -> bool:
+    """Print a table of what is there, then the names of the clips that are not as they should be; True if all are."""
+    archives = [(m, archive) for m in machines for archive in m.archives if set(archive.holds) & set(parts)]
+    found = [(m.name, archive.name, validate(m, archive, dataset_directory)) for m, archive in archives]
+    rows = [(name, a, f.files, len(f.missing), len(f.corrupt), len(f.surplus), f.note) for name, a, f in found]
+    print(tabulate(rows, ["machine type", "archive", "files", "missing", "corrupt", "surplus", ""]))
+    for machine, _, findings in found:
+        for kind in ("missing", "corrupt", "surplus"):
+            names = getattr(findings, kind)
+            if names:
+                more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
+                print(f"{machine}, {kind}: {' '.join(names[:SHOWN_NAMES])}{more}")
+    return all(findings.intact and not findings.surplus and not findings.note for _, _, findings in found)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    parser = option_parser(
+        "download.py",
+        "Downloads the clips and labels of a dataset: what is missing is fetched, verified and unpacked. "
+        "`validate` reports missing, corrupt and surplus clips and downloads nothing.",
+        options=("dev", "eval", "dataset_directory", "download_url"),
+    )
+    parser.add_argument("dataset", help="such as DCASE2024T2, or its year")
+    parser.add_argument("action", nargs="?", choices=("download", "validate"), default="download")
+    parser.add_argument("--machines", nargs="+", metavar="TYPE", default=[], help="only these machine types")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these (default: all)")
+    open_console()
+    try:
+        own, config = parse_options(parser, arguments)
+        name = f"DCASE{config.dataset}T2" if config.dataset.isdigit() else config.dataset
+        machines = choose_machines(find_dataset(name).machines[config.split], own.machines)
+        if not any(machine.archives for machine in machines):
+            raise UsageError(f"{name} has nothing to download in its {config.split} data.")
+        if own.action == "validate":
+            return 0 if validate_all(machines, config.dataset_directory, own.parts) else 1
+        failed = download(machines, config.dataset_directory, own.parts, config.download_url)
+    except BaselineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print("interrupted. What has arrived is kept: the same command goes on from there", file=sys.stderr)
+        return 130
+    if failed:
+        print(f"failed: {' '.join(failed)}. The reasons are above; the same command goes on with them", file=sys.stderr)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.exit(main())
