@@ -352,6 +352,11 @@ class RunPaths:
         return self.result_dir / f"result_{self.machine}.csv"
 
     @property
+    def report_lock(self) -> Path:
+        """Held while metrics and picture are written, which sections tested side by side share."""
+        return self.result_dir.with_name(f".{self.result_dir.name}_{self.machine}.lock")
+
+    @property
     def score_picture(self) -> Path:
         return self.result_dir / f"anomaly_score_{self.machine}.png"
 

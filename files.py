@@ -1,8 +1,9 @@
-"""Writing files so that each is complete or absent."""
+"""Writing files so that each is complete or absent; one process at a time."""
 
 import contextlib
 import csv
 import io
+import logging
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from config import BaselineError
+
+log = logging.getLogger("baseline")
 
 
 @contextlib.contextmanager
@@ -57,6 +60,33 @@ def make_writable_directory(directory: Path) -> None:
         tempfile.TemporaryFile(dir=directory).close()
     except OSError as error:
         raise cannot_write(directory, error) from error
+
+
+@contextlib.contextmanager
+def alone(lock: Path, waiting: str) -> Iterator[None]:
+    """Let one process at a time run the block. The lock file stays; a killed process holds it no longer.
+
+    Args:
+        lock: the lock file; its directory is made when it is not there.
+        waiting: what to say where another process has the lock.
+
+    Raises:
+        BaselineError: the lock file cannot be written.
+    """
+    import fasteners
+
+    process_lock = fasteners.InterProcessLock(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        if not process_lock.acquire(blocking=False):
+            log.info("%s", waiting)
+            process_lock.acquire()
+    except OSError as error:
+        raise cannot_write(lock, error) from error
+    try:
+        yield
+    finally:
+        process_lock.release()
 
 
 def cannot_write(path: Path, error: OSError) -> BaselineError:

@@ -42,12 +42,12 @@ from tqdm import tqdm
 from datasets.clips import find_clips
 from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
-from files import make_writable_directory, write_csv
+from files import alone, make_writable_directory, write_csv
 from networks import find_network, flatten_parameters
 from networks.scores import ResidualCovariances, find_score
 from networks.threshold import fit_gamma
 from tools.console import TrainingProgress, open_console, open_log_file
-from tools.model_files import TrainingState, load_model, save_model
+from tools.model_files import TrainingState, load_model, read_distribution, save_model
 from tools.results import SectionScores, read_sections, write_metrics, write_section
 
 LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_loss_target")
@@ -245,11 +245,16 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
         chosen = [(clip, value) for clip, value in zip(clips, scores, strict=True) if clip.section == section]
         decisions = None if threshold is None else [int(value > threshold) for _, value in chosen]
         write_section(paths, SectionScores(section, [c for c, _ in chosen], [value for _, value in chosen], decisions))
-    report(config, machine, paths, {clip.section: threshold for clip in clips if threshold is not None})
+    with alone(paths.report_lock, f"waiting for the report of another section of {machine.name}"):
+        report(config, machine, paths, {clip.section: threshold for clip in clips})
 
 
-def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[str, float]) -> None:
-    """Metrics, picture and a line on the terminal, of all sections of the machine type that have scores."""
+def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[str, float | None]) -> None:
+    """Metrics, picture and a line on the terminal, of all sections of the machine type that have scores.
+
+    Args:
+        thresholds: section → decision threshold, of the sections just tested; that of others is looked up.
+    """
     scored = tuple(section for section in machine.sections if paths.anomaly_scores(section).exists())
     clips = find_clips(machine, config.dataset_directory, "test", scored)
     results = read_sections(paths, {section: [c for c in clips if c.section == section] for section in scored})
@@ -262,6 +267,9 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
         means = rows["harmonic mean"]
         shown_metrics = [name for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC") if name in means]
         summary += "".join(f", {name} {100 * means[name]:.2f} %" for name in shown_metrics)
+    for section in set(scored) - set(thresholds):
+        distribution = read_distribution(run_paths(config, machine, (section,)), config.score)
+        thresholds[section] = None if distribution is None else distribution.threshold(config.decision_threshold)
     title = f"{machine.dataset.name} {machine.name}, {config.score}"
     draw("plot_scores", paths.score_picture, title, results, thresholds, config.max_fpr)
     log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
@@ -273,6 +281,12 @@ def download(config: Config, machine: Machine) -> None:
 
     parts = (*(() if config.test_only else ("train",)), *(() if config.train_only else ("test",)))
     download_missing(machine, config.dataset_directory, parts, config.download_url)
+
+
+def run_paths(config: Config, machine: Machine, sections: tuple[str, ...]) -> RunPaths:
+    """Where the files of a model of these sections go."""
+    suffix = f"_section_{sections[0]}" if len(sections) == 1 and len(machine.sections) > 1 else ""
+    return RunPaths(config, machine.dataset.name, machine.name, machine.name + suffix)
 
 
 def draw(function: str, path: Path, *arguments) -> None:
@@ -315,8 +329,7 @@ def run(config: Config, machine: Machine) -> None:
     Raises:
         BaselineError: something that the user can put right.
     """
-    section = f"_section_{config.use_ids[0]:02d}" if len(config.use_ids) == 1 and len(machine.sections) > 1 else ""
-    paths = RunPaths(config, machine.dataset.name, machine.name, machine.name + section)
+    paths = run_paths(config, machine, machine.section_names(config.use_ids))
     open_console(paths.model_name)
     try:
         find_network(config.model), find_score(config.score)  # unknown names end the run before any work

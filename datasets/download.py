@@ -3,12 +3,9 @@
 The data_download scripts do this for all machine types of a split, `train.py --is_auto_download True` for one.
 """
 
-import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-
-import fasteners
 
 from config import BaselineError, nearest
 from datasets.archives import check_space, compare, read_manifest, remove_leftovers, unpack
@@ -16,7 +13,7 @@ from datasets.catalog import Archive, Machine
 from datasets.clips import SPLIT_DIRECTORIES
 from datasets.labels import parse_labels
 from datasets.transfer import PublishedFile, Server, is_intact, part_of, size_of
-from files import atomic_path, cannot_write
+from files import alone, atomic_path
 
 PARTS = ("train", "test", "labels")
 
@@ -42,7 +39,8 @@ def download(
         BaselineError: nothing can be done: no list of files is to be had, or the disk has no room.
     """
     failed = []
-    with _alone(machines[0].split_directory(dataset_directory)) as directory:
+    directory = machines[0].split_directory(dataset_directory)
+    with alone(directory / ".download.lock", f"waiting for another download into {directory}"):
         remove_leftovers(directory / "raw")
         server = Server(mirror)
         with_labels = "labels" in parts and _are_labels_published(machines, directory)
@@ -90,23 +88,6 @@ def download_missing(machine: Machine, dataset_directory: Path, parts: Sequence[
 def archive_path(split_directory: Path, archive: Archive) -> Path:
     """Where an archive is kept: `dcase2024t2/dev_data/archives/dev_fan.zip`."""
     return split_directory / "archives" / archive.name
-
-
-@contextlib.contextmanager
-def _alone(directory: Path) -> Iterator[Path]:
-    """Let one process at a time download into this directory, which is made when it is not there."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = fasteners.InterProcessLock(directory / ".download.lock")
-        if not lock.acquire(blocking=False):
-            log.info("waiting for another download into %s", directory)
-            lock.acquire()
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-    try:
-        yield directory
-    finally:
-        lock.release()
 
 
 def _is_there(machine: Machine, archive: Archive, dataset_directory: Path) -> bool:

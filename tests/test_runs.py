@@ -216,7 +216,11 @@ def no_model(workspace):
 
 TEST = ["--test_only"]
 MISTAKES = [
-    (remove_data, SHORT, ["fan/train: no such directory", "data_download_20XX.sh DCASE2024T2 -d", "--dataset_directory"]),
+    (
+        remove_data,
+        SHORT,
+        ["fan/train: no such directory", "data_download_20XX.sh DCASE2024T2 -d", "--dataset_directory"],
+    ),
     (remove_clips, SHORT, ["fan/train", "no .wav files"]),
     (empty_clip, SHORT, ["_0003_", "the file is empty"]),
     (unreadable_clip, SHORT, ["_0003_", "not a readable wav"]),

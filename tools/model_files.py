@@ -76,7 +76,8 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
         BaselineError: there is no model, or it does not go with this configuration.
     """
     if not paths.model.exists():
-        script = "./01_train_2024t2.sh" if machine.dataset.name == "DCASE2024T2" else "train.py --train_only"
+        is_2024 = machine.dataset.name == "DCASE2024T2"
+        script = "./01_train_2024t2.sh" if is_2024 else f"tools/01_train_legacy.sh {machine.dataset.name}"
         raise BaselineError(
             f"{paths.model}: no trained model. Run {script} -{machine.split[0]} first, with the same --seed and -tag."
         )
@@ -101,9 +102,21 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
     if fits is None:
         log.warning("%s is missing: anomaly scores are written, decisions cannot be made.", paths.score_distribution)
     try:
-        fit = (fits or {}).get(config.score)
-        return network, fit and Gamma(**fit), record and record["sampling_rate"]
-    except (TypeError, KeyError) as error:
+        return network, read_distribution(paths, config.score), record and record["sampling_rate"]
+    except KeyError as error:
+        raise BaselineError(f"{paths.config_record} is damaged ({error}). Train again.") from error
+
+
+def read_distribution(paths: RunPaths, score: str) -> Gamma | None:
+    """The distribution of a model's normal scores, or None where it is not known.
+
+    Raises:
+        BaselineError: its file is damaged.
+    """
+    try:
+        fit = (_read(paths.score_distribution, json.loads) or {}).get(score)
+        return fit and Gamma(**fit)
+    except TypeError as error:
         raise BaselineError(f"{paths.score_distribution} is damaged ({error}). Train again.") from error
 
 

@@ -38,7 +38,7 @@ def plot_losses(path: Path, title: str, loss: Sequence[float], valid_loss: Seque
 
 
 def plot_scores(
-    path: Path, title: str, results: "Sequence[SectionScores]", thresholds: dict[str, float], max_fpr: float
+    path: Path, title: str, results: "Sequence[SectionScores]", thresholds: dict[str, float | None], max_fpr: float
 ) -> None:
     """The anomaly scores of each section's clips by domain and label, with the decision threshold.
 

@@ -1,0 +1,271 @@
+"""Labels of evaluation clips: the organisers' files, test_rename/, and the metrics that come of them."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Workspace, write_wav
+from record_server import RecordServer
+from sklearn.metrics import roc_auc_score
+
+from config import BaselineError
+from datasets.catalog import find_machine
+from datasets.clips import find_clips
+from datasets.download import download
+from datasets.labels import parse_labels
+
+GRINDER = find_machine("DCASE2023T2grinder", "eval")
+VALVE_2022 = find_machine("DCASE2022T2valve", "eval")
+FAN_2021 = find_machine("DCASE2021T2fan", "eval")
+TOY_2020 = find_machine("DCASE2020T2ToyConveyor", "eval")
+
+
+def lay_out(machine, data: Path, names, seconds: float = 0.1) -> None:
+    for name in names:
+        write_wav(machine.directory(data) / name, seconds=seconds)
+
+
+def write_labels(machine, data: Path, file: str, lines: list[str]) -> Path:
+    path = machine.split_directory(data) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def ground_truth(machine, data: Path, section: str, labels: dict[str, tuple[int, int]]) -> None:
+    """The folders of the organisers' evaluators, the lines in an order of their own."""
+    name = f"ground_truth_{machine.name}_section_{section}_test.csv"
+    shuffled = sorted(labels, key=lambda clip: clip[::-1], reverse=True)
+    write_labels(machine, data, f"ground_truth_data/{name}", [f"{clip},{labels[clip][0]}" for clip in shuffled])
+    write_labels(machine, data, f"ground_truth_domain/{name}", [f"{clip},{labels[clip][1]}" for clip in shuffled])
+
+
+def names_of(section: str, n: int) -> list[str]:
+    return [f"section_{section}_{number:04d}.wav" for number in range(n)]
+
+
+def labels_of(names: list[str]) -> dict[str, tuple[int, int]]:
+    """Anomaly and domain, in no order."""
+    return {name: (number * 7 % 5 % 2, number // 2 % 2) for number, name in enumerate(names)}
+
+
+def test_labels_are_matched_by_name(tmp_path):
+    expected = {section: labels_of(names_of(section, 12)) for section in ("03", "05")}
+    lay_out(VALVE_2022, tmp_path, [f"test/{name}" for section in ("03", "04", "05") for name in names_of(section, 12)])
+    for section, labels in expected.items():
+        ground_truth(VALVE_2022, tmp_path, section, labels)
+    clips = find_clips(VALVE_2022, tmp_path, "test", ("03", "04", "05"))
+    assert [clip.name for clip in clips] == sorted(clip.name for clip in clips)  # the order without labels
+    for clip in clips:
+        if clip.section == "04":  # has no label files
+            assert clip.is_anomaly is None
+        else:
+            assert (clip.is_anomaly, clip.is_target) == expected[clip.section][clip.name]
+    assert len(find_clips(VALVE_2022, tmp_path, "test", ("05",))) == 12
+
+
+def test_labels_of_2020_are_one_list(tmp_path):
+    names = [f"id_0{section}_{number:08d}.wav" for section in (4, 5, 6) for number in range(4)]
+    lay_out(TOY_2020, tmp_path, [f"test/{name}" for name in names])
+    lines = ["ToyCar", *(f"{name},anomaly_{name},1" for name in names), "ToyConveyor"]
+    lines += [f"{name},normal_{name},{int(name.endswith('1.wav'))}" for name in reversed(names)]
+    lines += ["fan", f"{names[0]},anomaly_{names[0]},1", "id_01_00000000.wav,normal_id_01_00000000.wav,0"]
+    write_labels(TOY_2020, tmp_path, "eval_data_list.csv", lines)
+    clips = find_clips(TOY_2020, tmp_path, "test", TOY_2020.sections)
+    assert {clip.name: clip.is_anomaly for clip in clips} == {name: name.endswith("1.wav") for name in names}
+    assert not any(clip.is_target for clip in clips)
+
+
+def test_labels_of_2021_have_a_file_for_each_domain(tmp_path):
+    for domain, anomaly in (("source", "0000"), ("target", "0001")):
+        names = [f"section_04_{domain}_test_{number:04d}.wav" for number in range(3)]
+        lay_out(FAN_2021, tmp_path, [f"{domain}_test/{name}" for name in names])
+        file = f"ground_truth_data/ground_truth_fan_section_04_{domain}_test.csv"
+        write_labels(FAN_2021, tmp_path, file, [f"{name},{int(anomaly in name)}" for name in names])
+    clips = find_clips(FAN_2021, tmp_path, "test", ("04",))
+    assert [clip.is_target for clip in clips] == [False] * 3 + [True] * 3
+    assert [clip.is_anomaly for clip in clips] == [True, False, False, False, True, False]
+
+
+def drop_a_label(data, labels):
+    labels.pop("section_00_0003.wav")
+
+
+def drop_a_clip(data, labels):
+    (GRINDER.directory(data) / "test/section_00_0005.wav").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (drop_a_label, r"section_00_0003\.wav: no label of this clip in .*ground_truth_data"),
+        (drop_a_clip, r"section_00_0005\.wav has a label, but there is no such clip"),
+    ],
+)
+def test_clips_and_labels_must_go_together(tmp_path, change, words):
+    labels = labels_of(names_of("00", 8))
+    lay_out(GRINDER, tmp_path, [f"test/{name}" for name in labels])
+    change(tmp_path, labels)
+    ground_truth(GRINDER, tmp_path, "00", labels)
+    with pytest.raises(BaselineError, match=words):
+        find_clips(GRINDER, tmp_path, "test", ("00",))
+
+
+@pytest.mark.parametrize("folder", ["ground_truth_data", "ground_truth_domain"])
+def test_one_folder_without_the_other(tmp_path, folder):
+    labels = labels_of(names_of("00", 4))
+    lay_out(GRINDER, tmp_path, [f"test/{name}" for name in labels])
+    ground_truth(GRINDER, tmp_path, "00", labels)
+    shutil.rmtree(GRINDER.split_directory(tmp_path) / folder)
+    with pytest.raises(BaselineError, match=f"Put all of the organisers' label folders.*{folder}"):
+        find_clips(GRINDER, tmp_path, "test", ("00",))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("file,label\n", "line 1: expected a clip and 0 or 1"),
+        ("section_00_0000.wav,0\nsection_00_0001.wav,2\n", "line 2: expected a clip and 0 or 1"),
+        ("section_00_0000.wav,0\nsection_00_0000.wav,1\n", "line 2: section_00_0000.wav has another label"),
+        ("section_00_0000.wav\t0\nsection_00_0000.wav,x\n", "line 2"),
+        ("a.wav,b,c,1\n", "line 1"),
+        ("\x00\x01,1\n", "line 1"),
+    ],
+)
+def test_files_that_are_no_labels(tmp_path, text, words):
+    path = tmp_path / "ground_truth.csv"
+    path.write_text(text)
+    with pytest.raises(BaselineError, match=words):
+        parse_labels(path, "fan")
+
+
+def test_files_as_other_systems_write_them(tmp_path):
+    path = tmp_path / "ground_truth.csv"
+    path.write_bytes(b"\xef\xbb\xbfsection_00_0000.wav,1\r\nsection_00_0001.wav, 0\r\n\r\n")
+    assert parse_labels(path, "fan") == {"section_00_0000.wav": True, "section_00_0001.wav": False}
+
+
+def test_renamed_clips_stand_in_for_those_without_labels(tmp_path):
+    names = names_of("00", 4)
+    lay_out(GRINDER, tmp_path, [f"test/{name}" for name in names])
+    directory = GRINDER.directory(tmp_path)
+    renamed = [
+        f"section_00_{domain}_test_{label}_0000.wav"
+        for domain in ("target", "source")
+        for label in ("anomaly", "normal")
+    ]
+    for name, new_name in zip(names, renamed, strict=True):
+        (directory / "test_rename").mkdir(exist_ok=True)
+        shutil.copy(directory / "test" / name, directory / "test_rename" / new_name)
+    clips = find_clips(GRINDER, tmp_path, "test", ("00",))
+    assert [clip.name for clip in clips] == sorted(renamed, key=lambda name: ("anomaly" in name, name))
+    assert [clip.is_target for clip in clips] == ["target" in clip.name for clip in clips]
+
+    (directory / "test_rename" / renamed[2]).unlink()
+    with pytest.raises(BaselineError, match=r"test/section_00_0002\.wav: not in test_rename/"):
+        find_clips(GRINDER, tmp_path, "test", ("00",))
+    ground_truth(GRINDER, tmp_path, "00", labels_of(names))  # the organisers' files go first
+    assert [clip.name for clip in find_clips(GRINDER, tmp_path, "test", ("00",))] == names
+    shutil.rmtree(directory / "test")
+    shutil.rmtree(GRINDER.split_directory(tmp_path) / "ground_truth_data")
+    shutil.rmtree(GRINDER.split_directory(tmp_path) / "ground_truth_domain")
+    assert len(find_clips(GRINDER, tmp_path, "test", ("00",))) == 3
+
+
+def organisers_metrics(scores_csv: Path, data_csv: Path, domain_csv: Path) -> list[float]:
+    """AUC (source), AUC (target), pAUC, as an evaluator has them: rows sorted by name, matched by position."""
+
+    def column(path):
+        with path.open() as file:
+            return np.array([float(value) for _, value in sorted(csv.reader(file))])
+
+    scores, truth, target = column(scores_csv), column(data_csv), column(domain_csv)
+    source_auc, target_auc = (
+        roc_auc_score(truth[chosen], scores[chosen])
+        for chosen in ((target == 0) | (truth == 1), (target == 1) | (truth == 1))
+    )
+    return [source_auc, target_auc, roc_auc_score(truth, scores, max_fpr=0.1)]
+
+
+def test_evaluation_set_with_labels_gets_metrics_and_summary(tmp_path):
+    """Scores, then labels: the metrics are those that the organisers compute from the same CSVs."""
+    workspace = Workspace(tmp_path)
+    machines = [find_machine(f"DCASE2023T2{name}", "eval") for name in ("grinder", "shaker")]
+    for machine in machines:
+        lay_out(
+            machine,
+            workspace.data,
+            [f"train/section_00_{d}_train_normal_000{n}.wav" for d in ("source", "target") for n in range(5)],
+            1.5,
+        )
+        lay_out(machine, workspace.data, [f"test/{name}" for name in names_of("00", 30)], 1.5)
+    options = ["--epochs", "1", "--batch_size", "64"]
+    for machine in machines:
+        workspace.run_here(*options, machine=machine.name, split="-e", dataset="DCASE2023T2")
+    results = workspace.results / "eval_data/baseline_MSE/DCASE2023T2/seed13711"
+    before = (results / "anomaly_score_grinder_section_00_test.csv").read_bytes()
+    assert not (results / "result_grinder.csv").exists()
+
+    for machine in machines:
+        ground_truth(machine, workspace.data, "00", labels_of(names_of("00", 30)))
+        workspace.run_here("--test_only", machine=machine.name, split="-e", dataset="DCASE2023T2")
+    assert (results / "anomaly_score_grinder_section_00_test.csv").read_bytes() == before
+    official = []
+    for machine in machines:
+        file = f"ground_truth_{machine.name}_section_00_test.csv"
+        expected = organisers_metrics(
+            results / f"anomaly_score_{machine.name}_section_00_test.csv",
+            *(workspace.data / "dcase2023t2/eval_data" / f"ground_truth_{kind}" / file for kind in ("data", "domain")),
+        )
+        official += expected
+        row = next(csv.DictReader((results / f"result_{machine.name}.csv").open()))
+        found = [float(row[name]) for name in ("AUC (source)", "AUC (target)", "pAUC")]
+        assert found == pytest.approx(expected, abs=1e-9)
+    finished = workspace.script("03_summarize_results.sh", "DCASE2023T2", "-e")
+    assert finished.returncode == 0, finished.stderr
+    assert "no full results of ToyDrone, ToyNscale, ToyTank, Vacuum, bandsaw" in finished.stdout
+    assert np.isfinite(official).all()
+
+
+# --- Download ---
+
+
+@pytest.fixture
+def server():
+    server = RecordServer()
+    yield server
+    server.close()
+
+
+def test_labels_are_downloaded(server, tmp_path):
+    labels = labels_of(names_of("00", 4))
+    for kind, place in (("data", 0), ("domain", 1)):
+        path = f"/nttcslab/dcase2023_task2_evaluator/HEAD/ground_truth_{kind}/ground_truth_grinder_section_00_test.csv"
+        server.texts[path] = "".join(f"{name},{both[place]}\n" for name, both in labels.items()).encode()
+    lay_out(GRINDER, tmp_path, [f"test/{name}" for name in labels])
+    assert download([GRINDER], tmp_path, ["labels"], server.url) == []
+    clips = find_clips(GRINDER, tmp_path, "test", ("00",))
+    assert {clip.name: (clip.is_anomaly, clip.is_target) for clip in clips} == labels
+    server.requests.clear()
+    assert download([GRINDER], tmp_path, ["labels"], server.url) == []
+    assert server.requests == []
+
+
+def test_labels_that_are_not_there_or_something_else(server, tmp_path, caplog):
+    assert download([GRINDER], tmp_path, ["labels"], server.url) == ["grinder"]
+    assert "ground_truth_grinder_section_00_test.csv: no such file of labels" in caplog.text
+    path = "/nttcslab/dcase2023_task2_evaluator/HEAD/ground_truth_data/ground_truth_grinder_section_00_test.csv"
+    server.texts[path] = b"<html>, not found </html>"
+    assert download([GRINDER], tmp_path, ["labels"], server.url) == ["grinder"]
+    assert "not a file of labels" in caplog.text
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+def test_labels_whose_place_is_not_known(server, tmp_path, caplog):
+    caplog.set_level("INFO")
+    machine = find_machine("DCASE2025T2Polisher", "eval")
+    assert download([machine], tmp_path, ["labels"], server.url) == []
+    assert "where the labels of DCASE2025T2 are published is not known here" in caplog.text
+    assert server.requests == []
