@@ -285,8 +285,7 @@ def download(config: Config, machine: Machine) -> None:
 
 def run_paths(config: Config, machine: Machine, sections: tuple[str, ...]) -> RunPaths:
     """Where the files of a model of these sections go."""
-    suffix = f"_section_{sections[0]}" if len(sections) == 1 and len(machine.sections) > 1 else ""
-    return RunPaths(config, machine.dataset.name, machine.name, machine.name + suffix)
+    return RunPaths(config, machine.dataset.name, machine.name, machine.model_name(sections))
 
 
 def draw(function: str, path: Path, *arguments) -> None:

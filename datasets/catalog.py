@@ -92,6 +92,10 @@ class Machine:
             )
         return tuple(section for section in self.sections if section in asked) if asked else self.sections
 
+    def model_name(self, sections: tuple[str, ...]) -> str:
+        """Name of the model of these sections: `fan_section_01` for one section of several, else `fan`."""
+        return f"{self.name}_section_{sections[0]}" if len(sections) == 1 and len(self.sections) > 1 else self.name
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -61,7 +61,8 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
     cached = _read_cache(cache, key)
     if cached is not None:
         log.debug("features from %s", cache)
-        return _checked_length(cached, clips, config)
+        _check_lengths(clips, cached.lengths, config)
+        return cached
     log_mels = _extract(clips, config, channels)
     try:
         with atomic_path(cache) as temporary, temporary.open("wb") as file:
@@ -91,21 +92,21 @@ def _read_cache(path: Path, key: str) -> LogMels | None:
         return None
 
 
-def _checked_length(log_mels: LogMels, clips: Sequence[Clip], config: Config) -> LogMels:
-    for clip, length in zip(clips, log_mels.lengths, strict=True):
-        if length < config.frames:
-            raise BaselineError(
-                f"{clip.path}: too short, {length} spectrogram frames where --frames asks for {config.frames}. "
-                "Remove the clip, or choose smaller --frames or --hop_length."
-            )
-    return log_mels
+def _check_lengths(clips: Sequence[Clip], lengths: np.ndarray, config: Config) -> None:
+    for clip, length in zip(clips, lengths, strict=True):
+        check_length(clip.path, length, config)
 
 
 def _extract(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
     from threadpoolctl import threadpool_limits
 
-    headers = [read_header(clip.path, channels) for clip in clips]
+    headers = [read_header(clip.path) for clip in clips]
     for clip, header in zip(clips, headers, strict=True):
+        if header.channels != channels:
+            raise BaselineError(
+                f"{clip.path}: {header.channels} channel(s) where {channels} expected. "
+                f"If all clips are like that, say --mono {header.channels == 1}; else replace the clip."
+            )
         if header.sampling_rate != headers[0].sampling_rate:
             raise BaselineError(
                 f"{clip.path}: sampling rate {header.sampling_rate} Hz, but {clips[0].name} has "
@@ -118,12 +119,11 @@ def _extract(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
             f"({clips[0].path})."
         )
     # The number of frames follows from the number of samples, so that the frames can be written where they stay.
-    padding = 2 * (config.n_fft // 2)
-    lengths = np.array([1 + (h.samples + padding - config.n_fft) // config.hop_length for h in headers])
+    lengths = np.array([count_frames(header.samples, config) for header in headers])
+    _check_lengths(clips, lengths, config)
     log_mels = LogMels(
         np.empty((lengths.sum(), config.n_mels), np.float32), lengths.astype(np.int64), headers[0].sampling_rate
     )
-    _checked_length(log_mels, clips, config)
     progress = tqdm(clips, desc="features", unit="clip", disable=None, leave=False)
     # The mel product rounds differently with another number of BLAS threads.
     with threadpool_limits(1, user_api="blas"):
@@ -131,6 +131,24 @@ def _extract(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
             frames = log_mel(read_clip(clip.path), log_mels.sampling_rate, config)
             log_mels.frames[end - len(frames) : end] = frames
     return log_mels
+
+
+def count_frames(samples: int, config: Config) -> int:
+    """T of a clip with so many samples: its frames are centred, and padded at both ends."""
+    return 1 + (samples + 2 * (config.n_fft // 2) - config.n_fft) // config.hop_length
+
+
+def check_length(path: Path, frames: int, config: Config) -> None:
+    """Check that a clip of so many frames has a vector.
+
+    Raises:
+        BaselineError: it is too short.
+    """
+    if frames < config.frames:
+        raise BaselineError(
+            f"{path}: too short, {frames} spectrogram frames where --frames asks for {config.frames}. "
+            "Remove the clip, or choose smaller --frames or --hop_length."
+        )
 
 
 def log_mel(samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarray:
@@ -159,8 +177,8 @@ def log_mel(samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarr
     return (20.0 / config.power * np.log10(np.maximum(mel, FLOOR))).T.astype(np.float32)
 
 
-def read_clip(path: Path) -> np.ndarray:
-    """The first channel of a wav file, (samples,) float32 in [-1, 1].
+def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarray:
+    """One channel of a wav file, by default the first: (samples,), as floats in [-1, 1], or as integers.
 
     Raises:
         BaselineError: it cannot be decoded, or holds values that are not numbers.
@@ -168,12 +186,12 @@ def read_clip(path: Path) -> np.ndarray:
     import soundfile
 
     try:
-        samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
+        samples, _ = soundfile.read(path, dtype=dtype, always_2d=True)
     except (OSError, soundfile.SoundFileError) as error:
         raise _unreadable(path, error) from error
     if not np.isfinite(samples).all():
         raise BaselineError(f"{path}: holds samples that are infinite or not a number. Replace or remove the clip.")
-    return np.ascontiguousarray(samples[:, 0])
+    return np.ascontiguousarray(samples[:, channel])
 
 
 @dataclass(frozen=True)
@@ -181,14 +199,16 @@ class Header:
     """What the header of a wav file says."""
 
     samples: int  # of each channel
+    channels: int
     sampling_rate: int  # Hz
+    subtype: str  # how samples are stored, such as PCM_16
 
 
-def read_header(path: Path, channels: int) -> Header:
-    """Check that a wav file can be read, is not truncated, and has this many channels.
+def read_header(path: Path) -> Header:
+    """The header of a wav file whose samples are all there.
 
     Raises:
-        BaselineError: it cannot, is, or has not.
+        BaselineError: it cannot be read, is truncated, or holds no samples.
     """
     import soundfile
 
@@ -201,12 +221,7 @@ def read_header(path: Path, channels: int) -> Header:
         raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
     if info.frames == 0:
         raise BaselineError(f"{path}: holds no samples. Copy or unpack the clip again, or remove it.")
-    if info.channels != channels:
-        raise BaselineError(
-            f"{path}: {info.channels} channel(s) where {channels} expected. "
-            f"If all clips are like that, say --mono {info.channels == 1}; else replace the clip."
-        )
-    return Header(info.frames, info.samplerate)
+    return Header(info.frames, info.channels, info.samplerate, info.subtype)
 
 
 def _stat(path: Path) -> os.stat_result:

@@ -47,7 +47,9 @@ def _open_each(machine: Machine, directories: Sequence[Path]) -> Findings:
         except BaselineError:
             findings.surplus.append(name)
         try:
-            read_header(path, machine.dataset.channels)
+            damaged = read_header(path).channels != machine.dataset.channels
         except BaselineError:
+            damaged = True
+        if damaged:
             findings.corrupt.append(name)
     return findings

@@ -1,7 +1,9 @@
 """Small generated datasets and trainings that several tests share; the command lines of a user."""
 
+import contextlib
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,11 +21,30 @@ ROOT = Path(__file__).resolve().parents[1]
 RAW = Path("dcase2024t2", "dev_data", "raw")
 
 
+@contextlib.contextmanager
+def no_handlers_left():
+    """What is run in this process logs to no file or terminal after its end."""
+    logger = logging.getLogger("baseline")
+    handlers = list(logger.handlers)
+    try:
+        yield
+    finally:
+        for handler in [handler for handler in logger.handlers if handler not in handlers]:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+@pytest.fixture(autouse=True)
+def clean_log():
+    with no_handlers_left():
+        yield
+
+
 class Workspace:
     """A data, a model and a result directory, and train.py and the scripts run on them as a user would."""
 
-    def __init__(self, directory: Path, data: Path | None = None):
-        self.directory = directory
+    def __init__(self, directory: Path, data: Path | None = None, project: Path = ROOT):
+        self.directory, self.project = directory, project
         self.data, self.models, self.results = data or directory / "data", directory / "models", directory / "results"
 
     @property
@@ -47,17 +68,30 @@ class Workspace:
     def run_here(self, *arguments: str, machine: str = "fan", split: str = "-d", dataset: str = "DCASE2024T2") -> None:
         """The same in this process: quicker, and errors can be caught."""
         config = load_config(["--dataset", dataset + machine, split, *self.options, *arguments])
-        logger = logging.getLogger("baseline")
-        handlers = list(logger.handlers)
-        try:
+        with no_handlers_left():
             train.run(config, find_machine(config.dataset, config.split))
-        finally:
-            for handler in [handler for handler in logger.handlers if handler not in handlers]:
-                logger.removeHandler(handler)
-                handler.close()
 
     def script(self, name: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        return run([ROOT / name, *arguments, *self.options], cwd=self.directory, PYTHON=sys.executable, **environment)
+        return run(
+            [self.project / name, *arguments, *self.options], cwd=self.directory, PYTHON=sys.executable, **environment
+        )
+
+
+def copy_project(directory: Path, **catalog: str) -> Path:
+    """A copy of the project, with this environment as its own: what is run there changes nothing here.
+
+    Args:
+        catalog: dataset → its file in the catalog, in place of the one that is there.
+    """
+    project = directory / "project"
+    for name in ("datasets", "networks", "tools"):
+        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "baseline.yaml"]:
+        shutil.copy(path, project)
+    for name, contents in catalog.items():
+        (project / f"datasets/catalog/{name.lower()}.yaml").write_text(contents, encoding="utf-8")
+    (project / ".venv").symlink_to(sys.prefix)
+    return project
 
 
 def run(command: list, cwd: Path, **environment: str) -> subprocess.CompletedProcess:

@@ -1,13 +1,16 @@
 """What a run says: lines on the terminal, and the same with times and details in the run's log file."""
 
 import logging
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from config import BaselineError, UsageError
 from files import make_writable_directory
 
 if TYPE_CHECKING:
@@ -52,6 +55,27 @@ def open_log_file(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     log.addHandler(handler)
     logging.getLogger("py.warnings").addHandler(handler)
+
+
+def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -> int:
+    """Run a tool's command, and say in a line what the user can put right.
+
+    Args:
+        command: returns False where it has said itself what went wrong.
+        after_interrupt: what to know after Ctrl-C.
+
+    Returns:
+        The exit status.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return 1 if command() is False else 0
+    except BaselineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print(f"interrupted. {after_interrupt}".rstrip(), file=sys.stderr)
+        return 130
 
 
 class TrainingProgress:

@@ -4,18 +4,20 @@ python tools/download.py DATASET -d|-e [--machines fan valve] [--parts train tes
 python tools/download.py DATASET -d|-e validate
 """
 
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+if __name__ == "__main__":  # found from any directory
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from tabulate import tabulate
 
-from config import BaselineError, UsageError, nearest, option_parser, parse_options
+from config import UsageError, nearest, option_parser, parse_options
 from datasets.catalog import Machine, find_dataset
 from datasets.download import PARTS, download
 from datasets.validate import validate
-from tools.console import open_console
+from tools.console import open_console, run_command
 
 SHOWN_NAMES = 10  # of the clips of one kind; the others are counted
 
@@ -49,12 +51,12 @@ def validate_all(machines: list[Machine], dataset_directory: Path, parts: Sequen
     return all(findings.intact and not findings.surplus and not findings.note for _, _, findings in found)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; the exit status."""
+def main(arguments: list[str] | None = None) -> bool:
+    """Run the command; whether all is well."""
     parser = option_parser(
         "download.py",
         "Downloads the clips and labels of a dataset: what is missing is fetched, verified and unpacked. "
-        "`validate` reports missing, corrupt and surplus clips and downloads nothing.",
+        "`validate` reports missing, corrupt and surplus clips, and downloads nothing.",
         options=("dev", "eval", "dataset_directory", "download_url"),
     )
     parser.add_argument("dataset", help="such as DCASE2024T2, or its year")
@@ -62,26 +64,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--machines", nargs="+", metavar="TYPE", default=[], help="only these machine types")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these (default: all)")
     open_console()
-    try:
-        own, config = parse_options(parser, arguments)
-        name = f"DCASE{config.dataset}T2" if config.dataset.isdigit() else config.dataset
-        machines = choose_machines(find_dataset(name).machines[config.split], own.machines)
-        if not any(machine.archives for machine in machines):
-            raise UsageError(f"{name} has nothing to download in its {config.split} data.")
-        if own.action == "validate":
-            return 0 if validate_all(machines, config.dataset_directory, own.parts) else 1
-        failed = download(machines, config.dataset_directory, own.parts, config.download_url)
-    except BaselineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except KeyboardInterrupt:
-        print("interrupted. What has arrived is kept: the same command goes on from there", file=sys.stderr)
-        return 130
+    own, config = parse_options(parser, arguments)
+    name = f"DCASE{config.dataset}T2" if config.dataset.isdigit() else config.dataset
+    machines = choose_machines(find_dataset(name).machines[config.split], own.machines)
+    if not any(machine.archives for machine in machines):
+        raise UsageError(f"{name} has nothing to download in its {config.split} data.")
+    if own.action == "validate":
+        return validate_all(machines, config.dataset_directory, own.parts)
+    failed = download(machines, config.dataset_directory, own.parts, config.download_url)
     if failed:
         print(f"failed: {' '.join(failed)}. The reasons are above; the same command goes on with them", file=sys.stderr)
-    return 1 if failed else 0
+    return not failed
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(main())
+    sys.exit(run_command(main, "What has arrived is kept: the same command goes on from there."))

@@ -14,14 +14,14 @@ any_dataset=
 if [ -z "$dataset" ]; then
     any_dataset="DATASET "
     case "${1:-}" in
-        -* | '') dataset="DATASET, such as DCASE2022T2" ;;
+        -* | '') ;;
         *) dataset=$1 && shift ;;
     esac
 fi
 
 usage() {
     echo "usage: $script $any_dataset-d|--dev|-e|--eval [options of train.py, such as --epochs 5]"
-    echo "$purpose for each machine type of $dataset; for each section of machine types that have several."
+    echo "$purpose for each machine type of ${dataset:-DATASET, such as DCASE2022T2}; for each section of machine types that have several."
     echo "  -d, --dev   development dataset      -e, --eval   evaluation dataset"
     echo "Options and their default values: baseline.yaml and $python $root/train.py --help"
     echo "JOBS=2 $script ... runs two machine types at a time."
@@ -34,8 +34,11 @@ wrong() {
 }
 
 case "${1:-}" in
-    -d | --dev | -e | --eval) split=$1 ;;
     -h | --help) usage && exit 0 ;;
+esac
+[ -n "$dataset" ] || wrong "name a dataset first, such as DCASE2022T2."
+case "${1:-}" in
+    -d | --dev | -e | --eval) split=$1 ;;
     *) wrong "the first argument${any_dataset:+ after the dataset} must be -d or -e${1:+, not '$1'}." ;;
 esac
 each=--models

@@ -9,10 +9,11 @@ import sys
 import pandas
 from tabulate import tabulate
 
-from config import BaselineError, Config, UsageError, load_config
+from config import BaselineError, Config, option_parser, parse_options
 from datasets.catalog import Dataset, find_dataset
 from files import make_writable_directory, write_text
 from networks.scores import SCORES
+from tools.console import run_command
 from tools.metrics import arithmetic_mean, harmonic_mean
 from tools.results import read_metrics
 
@@ -151,7 +152,8 @@ def write_summary(config: Config, dataset: Dataset) -> None:
 
         bars = (100 * summary.drop(columns="a-mean")).reset_index()
         bars = bars.melt(["system", "seed", "metric"], var_name="machine").dropna(subset="value")
-        plot_summary(directory / "summary.png", title, bars)
+        if not bars.empty:
+            plot_summary(directory / "summary.png", title, bars)
     except Exception as error:  # a picture never costs the tables
         print(f"warning: {directory / 'summary.png'} could not be drawn: {error}", file=sys.stderr)
 
@@ -160,18 +162,13 @@ def _alignment(headers: list[str]) -> list[str]:
     return ["left", "left"] + ["right"] * (len(headers) - 2)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command; the exit status."""
-    try:
-        if not arguments or arguments[0].startswith("-"):
-            raise UsageError("name a dataset first, such as DCASE2024T2.")
-        config = load_config(["--dataset", *arguments])
-        write_summary(config, find_dataset(config.dataset))
-    except BaselineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    return 0
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
+    parser = option_parser("03_summarize_results.sh", "Summarizes all results of a dataset.")
+    parser.add_argument("dataset", help="such as DCASE2024T2")
+    _, config = parse_options(parser, arguments)
+    write_summary(config, find_dataset(config.dataset))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run_command(main))

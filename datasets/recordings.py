@@ -1,0 +1,75 @@
+"""A user's own recordings: any wav files → one channel at one sampling rate."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from config import BaselineError
+from datasets.features import Header, read_clip, read_header
+
+# How samples are stored → the type that holds them exactly. What is compressed otherwise is stored as floats.
+EXACT_TYPES = {
+    "PCM_U8": "int16",
+    "PCM_16": "int16",
+    "PCM_24": "int32",
+    "PCM_32": "int32",
+    "FLOAT": "float32",
+    "DOUBLE": "float64",
+}
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One channel of a wav file."""
+
+    path: Path
+    header: Header
+    channel: int  # from 0
+
+    def samples(self, sampling_rate: int, dtype: str = "float32") -> np.ndarray:
+        """The samples (samples,), resampled where they have another rate (Hz; then always float32).
+
+        Raises:
+            BaselineError: they cannot be decoded, or are not all numbers.
+        """
+        if sampling_rate == self.header.sampling_rate:
+            return read_clip(self.path, self.channel, dtype)
+        import librosa
+
+        samples = read_clip(self.path, self.channel)
+        return librosa.resample(samples, orig_sr=self.header.sampling_rate, target_sr=sampling_rate)
+
+
+def find_recordings(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """The wav files among files and in folders (with their subfolders), sorted in each; and the files that are none.
+
+    Raises:
+        BaselineError: there is no such file or folder.
+    """
+    clips, others = [], []
+    for place in places:
+        if not place.exists():
+            raise BaselineError(f"{place}: no such file or folder.")
+        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+            if path.is_file() and not path.name.startswith("."):
+                (clips if path.suffix.lower() == ".wav" else others).append(path)
+    return clips, others
+
+
+def open_recording(path: Path, channel: int | None) -> Recording:
+    """A wav file, to be read.
+
+    Args:
+        channel: which channel, from 1; None: the only one.
+
+    Raises:
+        BaselineError: it cannot be read, or which channel is meant is not clear.
+    """
+    header = read_header(path)
+    if channel is None and header.channels > 1:
+        raise BaselineError(f"{path}: {header.channels} channels. Choose one: --channel 1 to {header.channels}.")
+    if channel is not None and channel > header.channels:
+        raise BaselineError(f"{path}: no channel {channel}, it has {header.channels}. Choose another --channel.")
+    return Recording(path, header, (channel or 1) - 1)

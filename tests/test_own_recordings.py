@@ -1,0 +1,291 @@
+"""A user's own recordings: from folders of wavs to a dataset, a summary, and scores of any clip."""
+
+import csv
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import ROOT, Workspace, copy_project, write_wav
+
+from config import BaselineError, UsageError
+from datasets import catalog
+from datasets.catalog import find_dataset, find_machine
+from datasets.clips import find_clips
+from tools import import_clips, score_clips
+
+
+@pytest.fixture
+def own_catalog(tmp_path, monkeypatch) -> Path:
+    """A copy of the catalog that imports may write to."""
+    directory = tmp_path / "catalog"
+    shutil.copytree(catalog.CATALOG_DIRECTORY, directory)
+    monkeypatch.setattr(catalog, "CATALOG_DIRECTORY", directory)
+    return directory
+
+
+def record(directory: Path, n: int, **wav) -> Path:
+    """A folder of recordings; half of them in a subfolder."""
+    for number in range(n):
+        write_wav(directory / ("monday" if number % 2 else "") / f"rec {directory.name} {number}.wav", **wav)
+    return directory
+
+
+def run_import(tmp_path, *arguments, dataset="Workshop", machine="Pump") -> Path:
+    data = tmp_path / "data"
+    import_clips.main([dataset, machine, *map(str, arguments), "--dataset_directory", str(data)])
+    return data / dataset.lower() / "dev_data/raw" / machine
+
+
+def test_imported_clips_are_trained_tested_and_summarized(own_catalog, tmp_path):
+    groups = {
+        group: record(tmp_path / group, 8 if group.endswith("train") else 4, seconds=1.5)
+        for group in import_clips.GROUPS
+    }
+    (groups["train"] / "notes.txt").write_text("not a clip")
+    directory = run_import(tmp_path, *(text for group, folder in groups.items() for text in (f"--{group}", folder)))
+    clips = find_clips(find_machine("WorkshopPump", "dev"), tmp_path / "data", "test", ("00",))
+    assert [(clip.is_target, clip.is_anomaly) for clip in clips[::4]] == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    sources = dict(list(csv.reader((directory / "sources.csv").open()))[1:])
+    for name, source in sources.items():
+        assert re.fullmatch(r"(train|test)/section_00_\w+_\d{4}_rec-[a-z-]+-\d\.wav", name)
+        assert np.array_equal(soundfile.read(directory / name)[0], soundfile.read(source)[0])
+
+    workspace = Workspace(tmp_path)
+    options = ["--epochs", "2", "--batch_size", "64"]
+    workspace.run_here(*options, machine="Pump", dataset="Workshop")
+    workspace.run_here("--test_only", "--score", "MAHALA", machine="Pump", dataset="Workshop")
+    for score in ("MSE", "MAHALA"):
+        results = workspace.results / f"dev_data/baseline_{score}/Workshop/seed13711"
+        rows = list(csv.DictReader((results / "result_Pump.csv").open()))
+        assert "AUC (target)" in rows[0]
+
+
+def test_one_domain_and_no_test_clips(own_catalog, tmp_path):
+    normal, broken = record(tmp_path / "normal", 3), record(tmp_path / "broken", 2)
+    run_import(tmp_path, "--train", normal, machine="Saw")
+    run_import(tmp_path, "--train", normal, "--test_anomaly", broken, machine="Drill")
+    dataset = find_dataset("Workshop")
+    assert list(dataset.machines["dev"]) == ["Saw", "Drill"]
+    assert dataset.official_score == {"mean": "harmonic", "metrics": ["AUC", "pAUC"]}
+    with pytest.raises(BaselineError, match=r"test: no such directory. Lay out .* tools/import_clips.py Workshop Saw"):
+        find_clips(find_machine("WorkshopSaw", "dev"), tmp_path / "data", "test", ("00",))
+    with pytest.raises(BaselineError, match="could not be averaged"):
+        run_import(tmp_path, "--train", normal, "--target_test_normal", broken, machine="Lathe")
+    assert not (tmp_path / "data/workshop/dev_data/raw/Lathe").exists()
+
+
+FORMATS = [
+    # subtype, container, rate, channels, channel
+    ("PCM_16", "WAV", 16000, 1, None),
+    ("PCM_16", "WAV", 44100, 8, 5),
+    ("PCM_24", "WAV", 44100, 1, None),
+    ("PCM_24", "WAVEX", 48000, 8, 8),
+    ("PCM_32", "WAVEX", 16000, 2, 1),
+    ("PCM_U8", "WAV", 8000, 2, 2),
+    ("FLOAT", "WAV", 96000, 1, None),
+    ("FLOAT", "WAVEX", 16000, 4, 3),
+    ("DOUBLE", "WAV", 16000, 1, None),
+    ("ULAW", "WAV", 8000, 1, None),
+    ("MS_ADPCM", "WAV", 16000, 1, None),
+    ("PCM_24", "RF64", 44100, 2, 2),
+]
+
+
+@pytest.mark.parametrize(("subtype", "container", "rate", "channels", "channel"), FORMATS)
+def test_formats(own_catalog, tmp_path, subtype, container, rate, channels, channel):
+    """The chosen channel arrives sample by sample as it was."""
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, (rate // 2, channels))
+    soundfile.write(folder / "a.wav", samples, rate, subtype=subtype, format=container)
+    directory = run_import(tmp_path, "--train", folder, *(["--channel", channel] if channel else []))
+    (clip,) = (directory / "train").glob("*.wav")
+    assert soundfile.info(clip).channels == 1
+    expected, _ = soundfile.read(folder / "a.wav", always_2d=True)
+    found, found_rate = soundfile.read(clip)
+    assert found_rate == rate
+    assert np.array_equal(found.astype(np.float32), expected[:, (channel or 1) - 1].astype(np.float32))
+    if subtype in ("PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE"):
+        assert soundfile.info(clip).subtype == subtype
+
+
+def test_other_rates_are_resampled_when_a_rate_is_named(own_catalog, tmp_path):
+    folder = tmp_path / "recordings"
+    write_wav(folder / "a.wav", rate=44100)
+    write_wav(folder / "b.wav", rate=16000)
+    with pytest.raises(BaselineError, match=r"b\.wav: 16000 Hz, but .*a\.wav has 44100 Hz.*--sampling_rate"):
+        run_import(tmp_path, "--train", folder)
+    directory = run_import(tmp_path, "--train", folder, "--sampling_rate", 16000)
+    clips = sorted((directory / "train").glob("*.wav"))
+    assert [soundfile.info(clip).samplerate for clip in clips] == [16000, 16000]
+    assert [soundfile.info(clip).frames for clip in clips] == [16000, 16000]
+
+
+def empty(folder):
+    (folder / "a.wav").write_bytes(b"")
+
+
+def text(folder):
+    (folder / "a.wav").write_text("this is no sound")
+
+
+def truncated(folder):
+    path = write_wav(folder / "a.wav")
+    path.write_bytes(path.read_bytes()[:9000])
+
+
+def no_samples(folder):
+    write_wav(folder / "a.wav", seconds=0)
+
+
+def short(folder):
+    write_wav(folder / "a.wav", seconds=0.1)
+
+
+def not_numbers(folder):
+    samples = np.zeros(16000, np.float32)
+    samples[77] = np.nan
+    soundfile.write(folder / "a.wav", samples, 16000, subtype="FLOAT")
+
+
+def several_channels(folder):
+    write_wav(folder / "a.wav", channels=8)
+
+
+def nothing(folder):
+    (folder / "a.mp3").write_bytes(b"mp3")
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "words"),
+    [
+        (empty, [], r"a\.wav: the file is empty"),
+        (text, [], r"a\.wav: not a readable wav file"),
+        (truncated, [], r"a\.wav: truncated"),
+        (no_samples, [], r"a\.wav: holds no samples"),
+        (short, [], r"a\.wav: too short"),
+        (not_numbers, [], r"a\.wav: holds samples that are infinite or not a number"),
+        (several_channels, [], r"a\.wav: 8 channels. Choose one: --channel 1 to 8"),
+        (several_channels, ["--channel", "9"], r"a\.wav: no channel 9, it has 8"),
+        (nothing, [], r"--train .*: no \.wav files there"),
+        (shutil.rmtree, [], r"no such file or folder"),
+        (write_wav, ["--channel", "0"], "--channel"),
+    ],
+)
+def test_recordings_that_cannot_be_used(own_catalog, tmp_path, make, options, words):
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    make(folder / "a.wav" if make is write_wav else folder)
+    with pytest.raises(BaselineError, match=words):
+        run_import(tmp_path, "--train", folder, *options)
+    assert not list((tmp_path / "data").rglob("*Pump*"))
+    assert not (own_catalog / "workshop.yaml").exists()
+
+
+def test_a_recording_is_in_one_place_only(own_catalog, tmp_path):
+    folder = record(tmp_path / "recordings", 3)
+    with pytest.raises(BaselineError, match="is in --train and in --test_normal"):
+        run_import(tmp_path, "--train", folder, "--test_normal", folder / "monday")
+
+
+def test_imports_replace_each_other_only_when_told(own_catalog, tmp_path):
+    first, second = record(tmp_path / "first", 3), record(tmp_path / "second", 2)
+    directory = run_import(tmp_path, "--train", first)
+    with pytest.raises(BaselineError, match="is there already.*--replace"):
+        run_import(tmp_path, "--train", second)
+    assert len(list((directory / "train").iterdir())) == 3
+    run_import(tmp_path, "--train", second, "--replace")
+    assert len(list((directory / "train").iterdir())) == 2
+    assert [path.name for path in directory.parent.iterdir()] == ["Pump"]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "machine", "words"),
+    [
+        ("DCASE2024T2", "Pump", "published dataset"),
+        ("dcase2024t2", "Pump", "too like the dataset DCASE2024T2"),
+        ("DCASE2024T2f", "an", "too like the dataset DCASE2024T2"),
+        ("DCASE", "2024T2x", "would be of the dataset DCASE2024T2"),
+        ("Work shop", "Pump", "cannot be the name of a dataset"),
+        ("../x", "Pump", "cannot be the name of a dataset"),
+        ("Workshop", "a_section_00", "cannot be the name of a machine type"),
+    ],
+)
+def test_names_that_cannot_be_used(own_catalog, tmp_path, dataset, machine, words):
+    folder = record(tmp_path / "recordings", 1)
+    with pytest.raises(UsageError, match=words):
+        run_import(tmp_path, "--train", folder, dataset=dataset, machine=machine)
+
+
+def test_longer_names_go_first(own_catalog, tmp_path):
+    folder = record(tmp_path / "recordings", 1)
+    run_import(tmp_path, "--train", folder, dataset="Shop", machine="Pump")
+    run_import(tmp_path, "--train", folder, dataset="Shop2", machine="Pump")
+    assert find_machine("Shop2Pump", "dev").dataset.name == "Shop2"
+    assert find_machine("ShopPump", "dev").dataset.name == "Shop"
+
+
+# --- Scores of any clip ---
+
+
+def score(trained, *arguments) -> bool:
+    return score_clips.main([*map(str, arguments), "--dataset", "DCASE2024T2fan", "-d", *trained.options])
+
+
+@pytest.mark.parametrize("name", ["MSE", "MAHALA"])
+def test_scores_are_those_of_the_test(trained, tmp_path, name, capsys):
+    folder = trained.data / "dcase2024t2/dev_data/raw/fan/test"
+    assert score(trained, folder, "--score", name, "--csv", tmp_path / "scores.csv") is True
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    for kind, column in (("anomaly_score", "score"), ("decision_result", "decision")):
+        expected = dict(csv.reader((trained.result(name) / f"{kind}_fan_section_00_test.csv").open()))
+        assert {Path(row["clip"]).name: row[column] for row in rows} == expected
+    lines = capsys.readouterr().out.splitlines()
+    assert "decision threshold" in lines[0]
+    assert len(lines) == 1 + len(rows)
+
+
+def test_clips_that_cannot_be_scored_do_not_stop_the_others(trained, tmp_path, capsys):
+    folder = tmp_path / "recordings"
+    good = write_wav(folder / "b.wav")
+    write_wav(folder / "a.wav", rate=8000)
+    write_wav(folder / "c.wav", channels=2)
+    write_wav(folder / "d.wav", seconds=0.05)
+    (folder / "e.wav").write_text("no sound")
+    assert score(trained, folder, "--csv", tmp_path / "scores.csv") is False
+    output = capsys.readouterr()
+    assert [row["clip"] for row in csv.DictReader((tmp_path / "scores.csv").open())] == [str(good)]
+    for words in ("a.wav: 8000 Hz, but the model", "2 channels", "too short", "not a readable", "4 of 5 clips"):
+        assert words in output.err
+    assert score(trained, folder / "a.wav", folder / "b.wav", "--resample") is True
+    assert score(trained, folder / "c.wav", "--channel", "2") is True
+
+
+def test_models_that_are_not_there(trained, tmp_path):
+    clip = write_wav(tmp_path / "a.wav")
+    with pytest.raises(BaselineError, match=r"no trained model. Run ./01_train_2024t2.sh -d first"):
+        score(trained, clip, "--seed", "5")
+    with pytest.raises(BaselineError, match="no such file"):
+        score(trained, tmp_path / "none.wav")
+
+
+# --- The README's example ---
+
+
+def test_the_example_of_the_readme(tmp_path):
+    """The commands as they stand, in a copy of the project; the recordings are generated."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme[readme.index("## Your own recordings") :]
+    commands = re.search(r"```\n(.*?)```", section, re.DOTALL)[1]
+    project = copy_project(tmp_path)
+    for folder, n in (("normal", 20), ("later", 6), ("broken", 6)):
+        record(project / "recordings" / folder, n, seconds=2, channels=2)
+    finished = subprocess.run(["bash", "-e", "-c", commands], cwd=project, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "AUC" in finished.stdout
+    assert (project / "results/dev_data/baseline/summarize/Workshop/summary.png").exists()
+    assert len((project / "today.csv").read_text().splitlines()) == 7
