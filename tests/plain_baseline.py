@@ -20,7 +20,8 @@ MELS, FRAMES = 128, 5
 
 
 def clip_vectors(path: Path) -> list[np.ndarray]:
-    samples, sampling_rate = librosa.load(path, sr=None, mono=True)
+    samples, sampling_rate = librosa.load(path, sr=None, mono=False)
+    samples = samples if samples.ndim == 1 else samples[0]  # of two channels the left one
     with threadpool_limits(1):  # another number of BLAS threads rounds differently
         mel = librosa.feature.melspectrogram(y=samples, sr=sampling_rate, n_fft=1024, hop_length=512, n_mels=MELS)
     log_mel = 20.0 / 2.0 * np.log10(np.maximum(mel, 2.220446049250313e-16))  # (M, T)
@@ -44,10 +45,10 @@ def vector_loss(network, x):
     return torch.nn.functional.mse_loss(network(x), x, reduction="none").mean(dim=1)
 
 
-def train_plainly(directory: Path, epochs: int, seed: int, batch_size: int) -> dict:
-    """Train on directory/train and return all that a training leaves behind."""
+def train_plainly(directory: Path, epochs: int, seed: int, batch_size: int, clips: str = "*.wav") -> dict:
+    """Train on the clips of directory/train and return all that a training leaves behind."""
     torch.set_num_threads(1)
-    paths = sorted((directory / "train").glob("*.wav"))
+    paths = sorted((directory / "train").glob(clips))
     items = [(vector, "target" in path.name) for path in paths for vector in clip_vectors(path)]
 
     random.seed(seed)
@@ -90,7 +91,8 @@ def train_plainly(directory: Path, epochs: int, seed: int, batch_size: int) -> d
                 if len(rows):
                     sums[domain] += torch.cov(rows.T, correction=0) * len(rows)
                     counts[domain] += len(rows) // FRAMES
-    covariances = {domain: sums[domain] / (counts[domain] - 1) for domain in (False, True)}
+    covariances = {False: sums[False] / (counts[False] - 1)}
+    covariances[True] = sums[True] / (counts[True] - 1) if counts[True] else covariances[False]
     with torch.no_grad():
         mahala = [plain_mahala(network, x, covariances) for loader in (train_loader, valid_loader) for x, _ in loader]
     return {

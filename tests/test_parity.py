@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import RAW, Workspace
 from plain_baseline import clip_vectors, plain_mahala, plain_mse, train_plainly
+from test_other_years import names_of_2020, names_of_2021, names_of_later_years, write_clips
 
 from config import load_config
 from datasets.catalog import find_machine
@@ -54,20 +55,24 @@ def test_covariances_and_distributions(trained, plain):
 def test_scores_and_decisions(trained, plain):
     test_clips = sorted((trained.data / RAW / "fan" / "test").glob("*.wav"))
     test_clips.sort(key=lambda path: "anomaly" in path.name)
-    covariances = {domain: cov.float() for domain, cov in plain["covariances"].items()}
     for score, tolerance in (("MSE", 1e-6), ("MAHALA", 1e-4)):
         scores = read_column(trained.result(score) / "anomaly_score_fan_section_00_test.csv")
         assert list(scores) == [path.name for path in test_clips]
         fit = json.loads((trained.model() / "score_distribution.json").read_text())[score]
         threshold = plain_quantile(fit)
         decisions = read_column(trained.result(score) / "decision_result_fan_section_00_test.csv")
-        for path in test_clips:
-            x = torch.from_numpy(np.stack(clip_vectors(path)))
-            with torch.no_grad():
-                network = plain["network"]
-                expected = plain_mse(network, x) if score == "MSE" else plain_mahala(network, x, covariances)
+        for path, expected in zip(test_clips, plain_scores(plain, test_clips, score), strict=True):
             assert scores[path.name] == pytest.approx(expected, rel=tolerance)
             assert decisions[path.name] == (scores[path.name] > threshold)
+
+
+def plain_scores(plain, paths, score):
+    covariances = {domain: cov.float() for domain, cov in plain["covariances"].items()}
+    for path in paths:
+        x = torch.from_numpy(np.stack(clip_vectors(path)))
+        with torch.no_grad():
+            network = plain["network"]
+            yield plain_mse(network, x) if score == "MSE" else plain_mahala(network, x, covariances)
 
 
 def plain_quantile(fit, quantile=0.9):
@@ -91,6 +96,43 @@ def test_last_batches(tmp_path, demo_data, batch_size, last):
     assert read_log(workspace.model(run="seed7") / "log.csv") == plain["log"]
     fits = json.loads((workspace.model(run="seed7") / "score_distribution.json").read_text())
     assert fits["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "machine", "names", "section", "channels", "clips"),
+    [
+        ("DCASE2020T2", "ToyConveyor", names_of_2020, "02", 1, "*_id_02_*.wav"),
+        ("DCASE2021T2", "gearbox", names_of_2021, "01", 1, "section_01_*.wav"),
+        ("DCASE2022T2", "bearing", names_of_later_years, "01", 1, "section_01_*.wav"),
+        ("DCASE2026T2", "sliderEmu", names_of_later_years, "00", 2, "*.wav"),
+    ],
+)
+def test_other_years(tmp_path, dataset, machine, names, section, channels, clips):
+    """One section of several, a single domain, two test directories, two channels: the same bits and scores."""
+    workspace = Workspace(tmp_path)
+    directory = workspace.data / dataset.lower() / "dev_data" / "raw" / machine
+    sections = [section] if section == "00" else ["01", "02"]
+    write_clips(directory, names(sections), channels)
+    options = ["--epochs", "2", "--batch_size", "64", "--use_ids", section]
+    workspace.run_here(*options, machine=machine, dataset=dataset)
+    workspace.run_here("--test_only", "--score", "MAHALA", "--use_ids", section, machine=machine, dataset=dataset)
+    plain = train_plainly(directory, epochs=2, seed=13711, batch_size=64, clips=clips)
+    model = machine if section == "00" else f"{machine}_section_{section}"
+    model_directory = workspace.models / "baseline/dev_data" / dataset / "seed13711" / model
+    assert read_log(model_directory / "log.csv") == plain["log"]
+    weights = torch.load(model_directory / "model.pth", weights_only=True)
+    for name, values in plain["network"].state_dict().items():
+        assert torch.equal(weights[name], values), name
+    for name, is_target in (("cov_source", False), ("cov_target", True)):
+        np.testing.assert_allclose(weights[name], plain["covariances"][is_target], rtol=1e-4, atol=1e-4)
+    parts = ("test", "source_test", "target_test")
+    test_clips = sorted(path for part in parts for path in directory.glob(f"{part}/{clips}"))
+    test_clips.sort(key=lambda path: "anomaly" in path.name)
+    for score, tolerance in (("MSE", 1e-6), ("MAHALA", 1e-4)):
+        results = workspace.results / "dev_data" / f"baseline_{score}" / dataset / "seed13711"
+        scores = read_column(results / f"anomaly_score_{machine}_section_{section}_test.csv")
+        assert list(scores) == [path.name for path in test_clips]
+        assert list(scores.values()) == pytest.approx(list(plain_scores(plain, test_clips, score)), rel=tolerance)
 
 
 def test_result_does_not_depend_on_the_number_of_cores(tmp_path, demo_data, trained):
