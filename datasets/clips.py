@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -162,14 +163,17 @@ def _with_labels(clips: list[Clip], labels: Labels) -> list[Clip]:
 
 
 def _check_renamed(clips: list[Clip], renamed: list[Clip]) -> None:
-    """test_rename/ must hold just the clips of test/; which is which, only their contents tell."""
-    if len(clips) == len(renamed):
-        return
-    contents = [{hashlib.sha256(c.path.read_bytes()).digest(): c.path for c in each} for each in (clips, renamed)]
-    for known, other, place in ((*contents, RENAMED_DIRECTORY), (*contents[::-1], "test")):
-        for digest, path in known.items():
-            if digest not in other:
+    """test_rename/ must hold just the clips of test/; only their contents tell which is which."""
+    contents, renamed_contents = (
+        Counter(hashlib.sha256(clip.path.read_bytes()).digest() for clip in each) for each in (clips, renamed)
+    )
+    for each, surplus, place in (
+        (clips, contents - renamed_contents, RENAMED_DIRECTORY),
+        (renamed, renamed_contents - contents, "test"),
+    ):
+        for clip in each if surplus else ():
+            if hashlib.sha256(clip.path.read_bytes()).digest() in surplus:
                 raise BaselineError(
-                    f"{path}: not in {place}/ of the same machine type, as its {len(clips)} and {len(renamed)} clips "
-                    f"must be. Prepare {RENAMED_DIRECTORY}/ again, or remove it."
+                    f"{clip.path}: there is no clip with the same contents in {place}/ beside it. Both directories "
+                    f"must hold the same clips: prepare {RENAMED_DIRECTORY}/ again, or remove it."
                 )

@@ -54,7 +54,8 @@ def download(
         }
         archives = [archive for each in wanted.values() for archive in each]
         lists = {record: _list_files(server, record, archives, directory) for record in {a.record for a in archives}}
-        _check_space_for(archives, lists, directory)
+        if archives:
+            _check_space_for(archives, lists, directory)
         for machine in machines:
             try:
                 for archive in wanted[machine.name]:
