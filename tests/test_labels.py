@@ -164,9 +164,7 @@ def test_renamed_clips_stand_in_for_those_without_labels(tmp_path):
     assert [clip.is_target for clip in clips] == ["target" in clip.name for clip in clips]
 
     (directory / "test_rename" / renamed[2]).unlink()
-    with pytest.raises(
-        BaselineError, match=r"test/section_00_0002\.wav: there is no clip with the same contents"
-    ):
+    with pytest.raises(BaselineError, match=r"test/section_00_0002\.wav: there is no clip with the same contents"):
         find_clips(GRINDER, tmp_path, "test", ("00",))
     ground_truth(GRINDER, tmp_path, "00", labels_of(names))  # the organisers' files go first
     assert [clip.name for clip in find_clips(GRINDER, tmp_path, "test", ("00",))] == names
