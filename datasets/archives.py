@@ -6,11 +6,13 @@ Each archive that has been unpacked leaves its manifest in the directory: name, 
 import contextlib
 import json
 import logging
+import lzma
 import shutil
 import stat
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +24,8 @@ from datasets.clips import SPLIT_DIRECTORIES
 from files import cannot_write, write_text
 
 CHUNK = 1 << 20  # bytes
+# What reading a damaged archive raises; RuntimeError where it is encrypted or packed in an unknown way.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error)
 UNPACKING = ".unpacking"  # .fan.unpacking, beside fan: what is not complete yet
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")  # what archives pick up on their makers' machines
 
@@ -60,13 +64,19 @@ def read_manifest(machine: Machine, dataset_directory: Path, archive: Archive) -
     """File → entry of an archive that was unpacked here, or None where there is no (readable) manifest."""
     path = manifest_path(machine, dataset_directory, archive)
     try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
-        return {str(_safe_path(name)): Entry(int(size), int(crc)) for name, (size, crc) in files.items()}
+        listed = json.loads(path.read_text(encoding="utf-8"))["files"]
+        files = {str(_safe_path(name)): Entry(int(size), int(crc)) for name, (size, crc) in listed.items()}
+        if not _holds_clips(files, archive):
+            raise ValueError("clips are missing in it")
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, BaselineError) as error:
-        log.warning("%s is damaged (%r) and is made again.", path, error)
+    except (
+        *(OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError),
+        BaselineError,  # a name that leads outside
+    ) as error:
+        log.warning("%s is damaged (%s) and is made again.", path, error)
         return None
+    return files
 
 
 def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
@@ -107,15 +117,16 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
     """
     directory = machine.directory(dataset_directory)
     staging = directory.with_name(f".{machine.name}{UNPACKING}")
+    known = read_manifest(machine, dataset_directory, archive)
     with _opened(path) as zip_file:
         members = _members(zip_file, archive, machine)
-        for other in machine.archives:  # a file that two archives have, attributes_00.csv say, is of the first one
-            if other != archive:
-                for name in read_manifest(machine, dataset_directory, other) or ():
-                    members.pop(name, None)
+        if known is None:  # what else is there may be of another archive, as attributes_00.csv; clips may not
+            members = {
+                name: member for name, member in members.items() if _is_clip(name) or not (directory / name).exists()
+            }
         files = _entries(members)
         findings = compare(directory, files)
-        if read_manifest(machine, dataset_directory, archive) is None and (findings.corrupt or findings.surplus):
+        if known is None and (findings.corrupt or findings.surplus):
             example = (findings.corrupt + findings.surplus)[0]
             raise BaselineError(
                 f"{directory} holds other data than {archive.name} (such as {example}). Move the directory away, "
@@ -123,11 +134,15 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
             )
         needed = {name: members[name] for name in findings.missing + findings.corrupt}
         check_space(directory.parent, sum(member.file_size for member in needed.values()))
-        _extract(zip_file, needed, staging)
-    manifest = {"archive": archive.name, "record": archive.record}
-    manifest["files"] = {name: (entry.size, entry.crc) for name, entry in files.items()}
-    write_text(staging / manifest_path(machine, dataset_directory, archive).name, json.dumps(manifest))
-    _move_in(staging, directory)
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            _extract(zip_file, needed, staging)
+            manifest = {"archive": archive.name, "record": archive.record}
+            manifest["files"] = {name: (entry.size, entry.crc) for name, entry in files.items()}
+            write_text(staging / manifest_path(machine, dataset_directory, archive).name, json.dumps(manifest))
+            _move_in(staging, directory)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     return findings
 
 
@@ -164,7 +179,7 @@ def check_space(directory: Path, needed: int) -> None:
         raise cannot_write(directory, error) from error
     if needed > free:
         raise BaselineError(
-            f"{directory}: {needed / 1e9:.2f} GB are needed there, {free / 1e9:.2f} GB are free. Make room, or choose "
+            f"{directory}: {needed / 1e6:.1f} MB are needed there, {free / 1e6:.1f} MB are free. Make room, or choose "
             "another disk with --dataset_directory."
         )
 
@@ -172,10 +187,17 @@ def check_space(directory: Path, needed: int) -> None:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with zipfile.ZipFile(path) as zip_file:
-            yield zip_file
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:  # RuntimeError: encrypted
-        raise BaselineError(f"{path}: not an intact zip file ({error}). Remove it, then download again.") from error
+        zip_file = zipfile.ZipFile(path)
+    except ZIP_ERRORS as error:
+        raise _damaged(path, error) from error
+    except OSError as error:
+        raise BaselineError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
+    with zip_file:
+        yield zip_file
+
+
+def _damaged(path: Path | str, error: Exception) -> BaselineError:
+    return BaselineError(f"{path}: not an intact zip file ({error}). Remove it, then download again.")
 
 
 def _entries(members: Mapping[str, zipfile.ZipInfo]) -> dict[str, Entry]:
@@ -196,13 +218,26 @@ def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> d
         if not parts or name in members or name == f"{archive.name}.json":
             raise BaselineError(f"{archive.name}: {member.filename} is there twice or misplaced; nothing was unpacked.")
         members[name] = member
-    for split in archive.holds:
-        if not any(PurePosixPath(name).parts[0] in SPLIT_DIRECTORIES[split] for name in members):
-            raise BaselineError(
-                f"{archive.name}: no {machine.name}/{SPLIT_DIRECTORIES[split][0]}/ in it; nothing was unpacked. "
-                f"Is this the archive of {machine.name}'s {split} clips?"
-            )
+    for name in members:
+        for parent in PurePosixPath(name).parents:
+            if str(parent) in members:
+                raise BaselineError(f"{archive.name}: {parent} is a file and a directory; nothing was unpacked.")
+    if not _holds_clips(members, archive):
+        raise BaselineError(
+            f"{archive.name}: no {' and '.join(f'{machine.name}/{split}/' for split in archive.holds)} in it; nothing "
+            f"was unpacked. Is this the archive of {machine.name}?"
+        )
     return members
+
+
+def _holds_clips(files: Collection[str], archive: Archive) -> bool:
+    """Whether there are clips of each split that the archive is to hold."""
+    directories = {PurePosixPath(name).parts[0] for name in files if _is_clip(name)}
+    return all(directories & set(SPLIT_DIRECTORIES[split]) for split in archive.holds)
+
+
+def _is_clip(name: str) -> bool:
+    return name.lower().endswith(".wav")
 
 
 def _safe_path(name: str) -> PurePosixPath:
@@ -214,24 +249,37 @@ def _safe_path(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts or any(c in name for c in "\\:\0"):
         raise BaselineError(f"a file name that leads outside of its directory, {name!r}; nothing was unpacked.")
+    if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in path.parts) or not name.isprintable():
+        raise BaselineError(f"a file name that cannot be one, {name[:300]!r}; nothing was unpacked.")
     return path
 
 
 def _extract(zip_file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], staging: Path) -> None:
-    shutil.rmtree(staging, ignore_errors=True)
+    progress = tqdm(members.items(), desc=staging.name.strip("."), unit="file", disable=None, leave=False)
     try:
         staging.mkdir(parents=True)
-        progress = tqdm(members.items(), desc=staging.name.strip("."), unit="file", disable=None, leave=False)
         for name, member in progress:
             target = staging / name
             target.parent.mkdir(parents=True, exist_ok=True)
-            with zip_file.open(member) as source, target.open("wb") as file:  # checks size and CRC-32 at its end
-                shutil.copyfileobj(source, file, CHUNK)
-    except BaseException as error:
-        shutil.rmtree(staging, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise cannot_write(staging, error) from error
-        raise
+            with target.open("wb") as file:
+                for chunk in _read(zip_file, member):
+                    file.write(chunk)
+    except OSError as error:
+        raise cannot_write(staging, error) from error
+
+
+def _read(zip_file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
+    """The contents of a file in an archive; zipfile checks the CRC-32 at its end."""
+    size = 0
+    try:
+        with zip_file.open(member) as source:
+            while chunk := source.read(CHUNK):
+                size += len(chunk)
+                yield chunk
+        if size != member.file_size:
+            raise zipfile.BadZipFile(f"{member.filename}: {size} bytes, not {member.file_size}")
+    except (*ZIP_ERRORS, OSError) as error:
+        raise _damaged(str(zip_file.filename), error) from error
 
 
 def _move_in(staging: Path, directory: Path) -> None:
@@ -251,8 +299,6 @@ def _move_in(staging: Path, directory: Path) -> None:
                 file.replace(place)
     except OSError as error:
         raise cannot_write(directory, error) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _files_below(directory: Path) -> Iterator[Path]:

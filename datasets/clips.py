@@ -92,7 +92,7 @@ def _test_clips(machine: Machine, dataset_directory: Path, sections: tuple[str, 
         if clips[0].is_anomaly is None:
             labels = read_labels(machine, dataset_directory)
             if labels.is_anomaly:
-                return _with_labels(clips, labels)
+                return _with_labels(machine, clips, labels)
             if has_renamed:
                 originals, clips = clips, _clips_of(machine, dataset_directory, (RENAMED_DIRECTORY,), sections)
                 _check_renamed(originals, clips)
@@ -137,15 +137,18 @@ def _remedy(machine: Machine) -> str:
     return f"Download it: tools/data_download_20XX.sh {name} {split} --machines {machine.name}. {place}"
 
 
-def _with_labels(clips: list[Clip], labels: Labels) -> list[Clip]:
+def _with_labels(machine: Machine, clips: list[Clip], labels: Labels) -> list[Clip]:
     """The clips, each with the label of its file name, in their order: one score file fits with and without labels."""
-    sections = {clip.section for clip in clips}
-    labelled_sections = {name: parse_clip(Path(name)).section for name in labels.is_anomaly}
-    names = {clip.name for clip in clips}
-    for name, section in labelled_sections.items():
-        if section in sections and name not in names:
+    sections, names, labelled_sections = {clip.section for clip in clips}, {clip.name for clip in clips}, set()
+    for name, origin in labels.origin.items():
+        try:
+            section = parse_clip(Path(name)).section
+        except BaselineError as error:
+            raise BaselineError(f"{origin}: {error}") from error
+        labelled_sections.add(section)
+        if section not in machine.sections or (section in sections and name not in names):
             raise BaselineError(
-                f"{labels.origin[name]}: {name} has a label, but there is no such clip in {clips[0].path.parent}. "
+                f"{origin}: {name} has a label, but there is no such clip in {clips[0].path.parent}. "
                 "Download the clips again, or take the label files of just this dataset."
             )
     labelled = []
@@ -153,7 +156,7 @@ def _with_labels(clips: list[Clip], labels: Labels) -> list[Clip]:
         if clip.name in labels.is_anomaly:
             is_target = clip.is_target if labels.is_target is None else labels.is_target[clip.name]
             clip = replace(clip, is_anomaly=labels.is_anomaly[clip.name], is_target=is_target)
-        elif clip.section in labelled_sections.values():
+        elif labels.of_all_sections or clip.section in labelled_sections:
             raise BaselineError(
                 f"{clip.path}: no label of this clip in {' or '.join(map(str, sorted(set(labels.origin.values()))))}. "
                 "Take the organisers' label files as they are, or move the clip away."

@@ -3,19 +3,22 @@
 The data_download scripts do this for all machine types of a split, `train.py --is_auto_download True` for one.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from config import BaselineError, nearest
 from datasets.archives import check_space, compare, read_manifest, remove_leftovers, unpack
 from datasets.catalog import Archive, Machine
-from datasets.clips import SPLIT_DIRECTORIES
-from datasets.labels import parse_labels
+from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES
+from datasets.labels import combine_labels, label_files, parse_labels
 from datasets.transfer import PublishedFile, Server, is_intact, part_of, size_of
-from files import alone, atomic_path
+from files import alone, atomic_path, cannot_write
 
 PARTS = ("train", "test", "labels")
+FileList = dict[str, PublishedFile] | BaselineError | None
 
 log = logging.getLogger("baseline")
 
@@ -38,38 +41,45 @@ def download(
     Raises:
         BaselineError: nothing can be done: no list of files is to be had, or the disk has no room.
     """
-    failed = []
     directory = machines[0].split_directory(dataset_directory)
-    with alone(directory / ".download.lock", f"waiting for another download into {directory}"):
-        remove_leftovers(directory / "raw")
-        server = Server(mirror)
-        with_labels = "labels" in parts and _are_labels_published(machines, directory)
-        wanted = {
-            machine.name: [
-                archive
-                for archive in machine.archives
-                if set(archive.holds) & set(parts) and not _is_there(machine, archive, dataset_directory)
-            ]
-            for machine in machines
-        }
-        archives = [archive for each in wanted.values() for archive in each]
-        lists = {record: _list_files(server, record, archives, directory) for record in {a.record for a in archives}}
-        if archives:
-            _check_space_for(archives, lists, directory)
-        for machine in machines:
-            try:
-                for archive in wanted[machine.name]:
+    try:
+        with alone(directory / ".download.lock", f"waiting for another download into {directory}"):
+            remove_leftovers(directory / "raw")
+            return _download_alone(machines, dataset_directory, parts, Server(mirror))
+    except OSError as error:
+        raise cannot_write(directory, error) from error
+
+
+def _download_alone(
+    machines: Sequence[Machine], dataset_directory: Path, parts: Sequence[str], server: Server
+) -> list[str]:
+    directory = machines[0].split_directory(dataset_directory)
+    wanted = {
+        (machine.name, archive): needed
+        for machine in machines
+        for archive in machine.archives
+        if set(archive.holds) & set(parts) and (needed := _is_needed(machine, archive, dataset_directory))
+    }
+    archives = [archive for _, archive in wanted]
+    lists = {archive.record: _list_files(server, archive.record, archives, directory) for archive in archives}
+    _check_space_for(wanted, lists, directory)
+    with_labels = "labels" in parts and _are_labels_published(machines, directory)
+    failed = []
+    for machine in machines:
+        try:
+            for archive in machine.archives:
+                if (machine.name, archive) in wanted:
                     _fetch(server, archive, lists[archive.record], archive_path(directory, archive))
                     findings = unpack(archive_path(directory, archive), archive, machine, dataset_directory)
                     log.info(
                         "%s: %s unpacked, %d files (%d were missing, %d damaged)",
                         *(machine.name, archive.name, findings.files, len(findings.missing), len(findings.corrupt)),
                     )
-                if with_labels:
-                    _fetch_labels(server, machine, directory)
-            except BaselineError as error:
-                log.error("%s: %s", machine.name, error)
-                failed.append(machine.name)
+            if with_labels:
+                _fetch_labels(server, machine, directory)
+        except BaselineError as error:
+            log.error("%s: %s", machine.name, error)
+            failed.append(machine.name)
     return failed
 
 
@@ -80,7 +90,8 @@ def download_missing(machine: Machine, dataset_directory: Path, parts: Sequence[
         BaselineError: it could not be done.
     """
     directory = machine.directory(dataset_directory)
-    missing = [part for part in parts if not any((directory / name).is_dir() for name in SPLIT_DIRECTORIES[part])]
+    places = {"train": SPLIT_DIRECTORIES["train"], "test": (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)}
+    missing = [part for part in parts if not any((directory / name).is_dir() for name in places[part])]
     published = [part for part in missing if any(part in archive.holds for archive in machine.archives)]
     if published and download([machine], dataset_directory, published, mirror):
         raise BaselineError(f"{machine.name} of {machine.dataset.name} could not be downloaded; the reason is above.")
@@ -91,49 +102,58 @@ def archive_path(split_directory: Path, archive: Archive) -> Path:
     return split_directory / "archives" / archive.name
 
 
-def _is_there(machine: Machine, archive: Archive, dataset_directory: Path) -> bool:
+@dataclass(frozen=True)
+class _Need:
+    """Why an archive is needed."""
+
+    unpacked: int | None  # bytes that its missing and damaged files take; None where that is not known yet
+
+
+def _is_needed(machine: Machine, archive: Archive, dataset_directory: Path) -> _Need | None:
     files = read_manifest(machine, dataset_directory, archive)
     if files is None:
-        return False
+        return _Need(None)
     findings = compare(machine.directory(dataset_directory), files)
     if findings.surplus:
         log.warning(
             "%s: %d clips that %s does not hold, such as %s. They count as clips of this machine type: move them away.",
             *(machine.name, len(findings.surplus), archive.name, findings.surplus[0]),
         )
-    if findings.intact:
-        log.info("%s: the files of %s are there, %d verified", machine.name, archive.name, findings.files)
-    return findings.intact
+    if not findings.intact:
+        return _Need(sum(files[name].size for name in findings.missing + findings.corrupt))
+    log.info("%s: the files of %s are there, %d verified", machine.name, archive.name, findings.files)
+    return None
 
 
-def _list_files(
-    server: Server, record: int, archives: Sequence[Archive], directory: Path
-) -> dict[str, PublishedFile] | None:
-    """What the record lists; None where that is not to be had, but all archives wanted of it are there."""
+def _list_files(server: Server, record: int, archives: Sequence[Archive], directory: Path) -> FileList:
+    """What the record lists, or why that is not to be had; None where its archives are all there without."""
     try:
         return server.files_of(record)
     except BaselineError as error:
         if not all(archive_path(directory, archive).exists() for archive in archives if archive.record == record):
-            raise
+            return error
         log.warning("%s The archives that are there are taken without their checksums.", error)
         return None
 
 
-def _check_space_for(
-    archives: Sequence[Archive], lists: dict[int, dict[str, PublishedFile] | None], directory: Path
-) -> None:
-    """Room for what is to be fetched, and for as much again unpacked, which is the least it will take."""
+def _check_space_for(wanted: dict[tuple[str, Archive], _Need], lists: dict[int, FileList], directory: Path) -> None:
+    """Room for what is to be fetched and unpacked; a whole archive takes at least as much again unpacked."""
     needed = 0
-    for archive in archives:
-        listed, path = (lists[archive.record] or {}).get(archive.name), archive_path(directory, archive)
-        if listed is not None:
-            needed += 2 * listed.size - max(size_of(path), size_of(part_of(path)))
-    check_space(directory / "archives", needed)
+    for (_, archive), need in wanted.items():
+        files, path = lists[archive.record], archive_path(directory, archive)
+        if isinstance(files, dict) and archive.name in files:
+            size = files[archive.name].size
+            needed += size - min(size, max(size_of(path), size_of(part_of(path))))
+            needed += size if need.unpacked is None else need.unpacked
+    if wanted:
+        check_space(directory / "archives", needed)
 
 
-def _fetch(server: Server, archive: Archive, files: dict[str, PublishedFile] | None, path: Path) -> None:
+def _fetch(server: Server, archive: Archive, files: FileList, path: Path) -> None:
     if files is None:
         return
+    if isinstance(files, BaselineError):
+        raise files
     if archive.name not in files:
         raise BaselineError(
             f"{archive.url}: record {archive.record} lists no such file.{nearest(archive.name, files)} If it has been "
@@ -159,18 +179,21 @@ def _are_labels_published(machines: Sequence[Machine], directory: Path) -> bool:
 
 
 def _fetch_labels(server: Server, machine: Machine, directory: Path) -> None:
-    names = machine.label_files("anomaly") + machine.label_files("domain")
-    missing = [name for name in names if not (directory / name).exists()]
-    for name in missing:
-        address = f"{machine.dataset.labels['download']}/{name}"
-        text = server.text(address)
-        if text is None:
-            raise BaselineError(f"{server.url(address)}: no such file of labels.")
-        with atomic_path(directory / name) as temporary:
-            temporary.write_bytes(text)
+    """Fetch those label files of a machine type that are not there, and keep them if all go together."""
+    missing = [name for name in label_files(machine) if not (directory / name).exists()]
+    files = {n: parse_labels(directory / n, machine) for n in label_files(machine) if n not in missing}
+    with contextlib.ExitStack() as new_files:
+        for name in missing:
+            address = f"{machine.dataset.labels['download']}/{name}"
+            text = server.text(address)
+            if text is None:
+                raise BaselineError(f"{server.url(address)}: no such file of labels.")
+            path = new_files.enter_context(atomic_path(directory / name))
+            path.write_bytes(text)
             try:
-                parse_labels(temporary, machine.name)
+                files[name] = parse_labels(path, machine)
             except BaselineError as error:
                 raise BaselineError(f"{server.url(address)}: not a file of labels: {error}") from error
+        combine_labels(machine, files, directory)
     if missing:
         log.info("%s: labels fetched, %d files", machine.name, len(missing))

@@ -7,6 +7,7 @@ import re
 import threading
 import time
 import zipfile
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,9 +21,10 @@ class RecordServer:
 
     Attributes:
         requests: (path, Range header or None) of each request.
-        answers: statuses of the next requests for archives, before the first good answer; then headers with them.
-        drop_after: break the connection after so many bytes of each answer.
-        has_ranges: whether a part of a file can be asked for.
+        answers: statuses, headers and contents of the next answers to requests for archives, before the first good one.
+        drop_after: break the connection after so many bytes of each answer; several: of the next answers in turn.
+        has_ranges: whether a part of a file can be asked for; a status: requests for a part are answered by it.
+        longest_range: of a part that is asked for, this many bytes are sent.
         says_length: whether an answer announces its length.
         pause: seconds before each 16 KiB.
         change: what is sent in place of a file's bytes.
@@ -33,9 +35,11 @@ class RecordServer:
         self.records: dict[int, dict[str, bytes]] = {}
         self.texts: dict[str, bytes] = {}
         self.requests: list[tuple[str, str | None]] = []
-        self.answers: list[tuple[int, dict[str, str]]] = []
-        self.drop_after: int | None = None
-        self.has_ranges, self.says_length, self.pause = True, True, 0.0
+        self.answers: list[tuple[int, dict[str, str], bytes]] = []
+        self.drop_after: int | Iterator[int] | None = None
+        self.has_ranges: bool | int = True
+        self.longest_range: int | None = None
+        self.says_length, self.pause = True, 0.0
         self.change = lambda contents: contents
         self.listing: bytes | None = None
         owner = self
@@ -73,8 +77,8 @@ class RecordServer:
             self.send(request, listing)
         elif match := re.fullmatch(r"/records/(\d+)/files/(.+)", request.path):
             if self.answers:
-                status, headers = self.answers.pop(0)
-                self.send(request, b"", status, headers)
+                status, headers, contents = self.answers.pop(0)
+                self.send(request, contents, status, headers)
                 return
             contents = self.records.get(int(match[1]), {}).get(match[2])
             self.send_file(request, None if contents is None else self.change(contents))
@@ -83,14 +87,15 @@ class RecordServer:
 
     def send_file(self, request: BaseHTTPRequestHandler, contents: bytes | None) -> None:
         asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range") or "")
-        if contents is None or not asked or not self.has_ranges:
+        if contents is None or not asked or self.has_ranges is False:
             self.send(request, contents)
-        elif int(asked[1]) >= len(contents):
-            self.send(request, b"", 416)
+        elif self.has_ranges is not True or int(asked[1]) >= len(contents):
+            self.send(request, b"", 416 if self.has_ranges is True else self.has_ranges)
         else:
             start = int(asked[1])
-            content_range = {"Content-Range": f"bytes {start}-{len(contents) - 1}/{len(contents)}"}
-            self.send(request, contents[start:], 206, content_range)
+            part = contents[start:] if self.longest_range is None else contents[start : start + self.longest_range]
+            content_range = {"Content-Range": f"bytes {start}-{start + len(part) - 1}/{len(contents)}"}
+            self.send(request, part, 206, content_range)
 
     def send(self, request, contents: bytes | None, status: int = 200, headers: dict[str, str] | None = None) -> None:
         request.send_response(404 if contents is None else status)
@@ -102,7 +107,9 @@ class RecordServer:
         else:
             request.send_header("Connection", "close")
         request.end_headers()
-        sent = contents if self.drop_after is None else contents[: self.drop_after]
+        sent = contents
+        if "/files/" in request.path and status in (200, 206):
+            sent = contents[: next(self.drop_after) if isinstance(self.drop_after, Iterator) else self.drop_after]
         try:
             for start in range(0, len(sent), 1 << 14):
                 time.sleep(self.pause)

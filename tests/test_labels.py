@@ -113,6 +113,33 @@ def test_clips_and_labels_must_go_together(tmp_path, change, words):
         find_clips(GRINDER, tmp_path, "test", ("00",))
 
 
+def test_a_list_needs_a_label_for_every_clip(tmp_path):
+    names = [f"id_0{section}_{number:08d}.wav" for section in (4, 5, 6) for number in range(2)]
+    lay_out(TOY_2020, tmp_path, [f"test/{name}" for name in names])
+    write_labels(TOY_2020, tmp_path, "eval_data_list.csv", ["ToyConveyor", *(f"{n},x_{n},0" for n in names[:4])])
+    with pytest.raises(BaselineError, match=r"id_06_00000000\.wav: no label of this clip in .*eval_data_list\.csv"):
+        find_clips(TOY_2020, tmp_path, "test", ("04", "05", "06"))
+    write_labels(TOY_2020, tmp_path, "eval_data_list.csv", ["toyconveyor", *(f"{n},x_{n},0" for n in names)])
+    with pytest.raises(BaselineError, match="no labels of ToyConveyor in it"):
+        find_clips(TOY_2020, tmp_path, "test", ("04", "05", "06"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("section_03_0000.wav", "is in .*section_03_test.csv too"),
+        ("section_07_0000.wav", "has a label, but there is no such clip"),
+        ("foo.wav", r"section_04_test\.csv: foo\.wav: not a clip name"),
+    ],
+)
+def test_labels_of_clips_of_elsewhere(tmp_path, name, words):
+    lay_out(VALVE_2022, tmp_path, [f"test/{n}" for section in ("03", "04") for n in names_of(section, 2)])
+    ground_truth(VALVE_2022, tmp_path, "03", labels_of(names_of("03", 2)))
+    ground_truth(VALVE_2022, tmp_path, "04", labels_of([*names_of("04", 2), name]))
+    with pytest.raises(BaselineError, match=words):
+        find_clips(VALVE_2022, tmp_path, "test", ("03", "04"))
+
+
 @pytest.mark.parametrize("folder", ["ground_truth_data", "ground_truth_domain"])
 def test_one_folder_without_the_other(tmp_path, folder):
     labels = labels_of(names_of("00", 4))
@@ -129,7 +156,11 @@ def test_one_folder_without_the_other(tmp_path, folder):
         ("file,label\n", "line 1: expected a clip and 0 or 1"),
         ("section_00_0000.wav,0\nsection_00_0001.wav,2\n", "line 2: expected a clip and 0 or 1"),
         ("section_00_0000.wav,0\nsection_00_0000.wav,1\n", "line 2: section_00_0000.wav has another label"),
-        ("section_00_0000.wav\t0\nsection_00_0000.wav,x\n", "line 2"),
+        ("section_00_0000.wav\t0\n", "line 1: expected a clip and 0 or 1"),
+        ("<html>Please log in</html>\n", "line 1: expected a clip and 0 or 1"),
+        ('"section_00_0000.wav,0\n', "cannot read|line 1"),
+        ("", "no labels of grinder in it"),
+        ("grinder\nsection_00_0000.wav,0\n", "line 1: expected a clip and 0 or 1"),
         ("a.wav,b,c,1\n", "line 1"),
         ("\x00\x01,1\n", "line 1"),
     ],
@@ -138,13 +169,13 @@ def test_files_that_are_no_labels(tmp_path, text, words):
     path = tmp_path / "ground_truth.csv"
     path.write_text(text)
     with pytest.raises(BaselineError, match=words):
-        parse_labels(path, "fan")
+        parse_labels(path, GRINDER)
 
 
 def test_files_as_other_systems_write_them(tmp_path):
     path = tmp_path / "ground_truth.csv"
     path.write_bytes(b"\xef\xbb\xbfsection_00_0000.wav,1\r\nsection_00_0001.wav, 0\r\n\r\n")
-    assert parse_labels(path, "fan") == {"section_00_0000.wav": True, "section_00_0001.wav": False}
+    assert parse_labels(path, GRINDER) == {"section_00_0000.wav": True, "section_00_0001.wav": False}
 
 
 def test_renamed_clips_stand_in_for_those_without_labels(tmp_path):
@@ -260,7 +291,9 @@ def test_labels_that_are_not_there_or_something_else(server, tmp_path, caplog):
     server.texts[path] = b"<html>, not found </html>"
     assert download([GRINDER], tmp_path, ["labels"], server.url) == ["grinder"]
     assert "not a file of labels" in caplog.text
-    assert not list(tmp_path.rglob("*.csv"))
+    server.texts[path] = b"section_00_0000.wav,1\n"  # and no domains
+    assert download([GRINDER], tmp_path, ["labels"], server.url) == ["grinder"]
+    assert not list(tmp_path.rglob("*.csv"))  # half of the labels would be worse than none
 
 
 def test_labels_whose_place_is_not_known(server, tmp_path, caplog):
