@@ -228,13 +228,6 @@ class _Parser(argparse.ArgumentParser):
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
 
-def positive(text: str) -> int:
-    """A number from 1 on, for arguments of a tool's own."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def _alias(field: dataclasses.Field) -> str:
     return field.metadata["flag"] or field.metadata["alias"] or ""
 

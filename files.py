@@ -92,6 +92,6 @@ def alone(lock: Path, waiting: str) -> Iterator[None]:
 def cannot_write(path: Path, error: OSError) -> BaselineError:
     """The error to raise for an operating system's error in writing `path`."""
     return BaselineError(
-        f"cannot write {path}: {error.strerror or error}. Check the directory's permissions and the free space, "
-        "or choose another directory (--dataset_directory, --model_directory, --result_directory)."
+        f"cannot write {path}: {error.strerror or error}. Check the directory's permissions and the free space. "
+        "Other places can be named: --dataset_directory, --model_directory, --result_directory."
     )

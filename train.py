@@ -44,10 +44,11 @@ from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
 from files import alone, make_writable_directory, write_csv
 from networks import find_network, flatten_parameters
-from networks.scores import ResidualCovariances, find_score
+from networks.scores import ResidualCovariances, find_score, residual
 from networks.threshold import fit_gamma
 from tools.console import TrainingProgress, open_console, open_log_file
-from tools.model_files import TrainingState, load_model, read_distribution, save_model
+from tools.metrics import MEANS
+from tools.model_files import TrainingState, load_model, read_threshold, save_model
 from tools.results import SectionScores, read_sections, write_metrics, write_section
 
 LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_loss_target")
@@ -159,11 +160,6 @@ def training_order(train_index: torch.Tensor, config: Config) -> torch.Tensor:
     return order[:-1] if len(order) % config.batch_size == 1 else order
 
 
-def residual(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Reconstruction less original, x̂ − x, of the same shape as x."""
-    return network(x) - x
-
-
 @torch.no_grad()
 def validation_losses(network: nn.Module, vectors: Vectors, valid_index: torch.Tensor, batch_size: int) -> list[float]:
     """The loss of each batch of validation vectors, in evaluation mode."""
@@ -218,10 +214,9 @@ def batch_scores(
 @torch.no_grad()
 def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
     """Score the test clips with the trained model; write scores, decisions and, where labels are known, metrics."""
-    network, distribution, sampling_rate = load_model(config, machine, paths)
+    network, threshold, sampling_rate = load_model(config, machine, paths)
     network.to(device).eval()
     score = find_score(config.score)(network)
-    threshold = None if distribution is None else distribution.threshold(config.decision_threshold)
 
     clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
     log_mels = load_log_mels(
@@ -250,7 +245,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
 
 
 def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[str, float | None]) -> None:
-    """Metrics, picture and a line on the terminal, of all sections of the machine type that have scores.
+    """Metrics and picture of all sections of the machine type that have scores; a line on those just tested.
 
     Args:
         thresholds: section → decision threshold, of the sections just tested; that of others is looked up.
@@ -259,19 +254,19 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
     clips = find_clips(machine, config.dataset_directory, "test", scored)
     results = read_sections(paths, {section: [c for c in clips if c.section == section] for section in scored})
     labelled = [result for result in results if result.labelled]
-    summary = f"{len(clips)} clips scored"
+    summary = f"{sum(clip.section in thresholds for clip in clips)} clips scored"
     if not labelled:
         paths.metrics.unlink(missing_ok=True)  # older ones do not belong to these scores
     else:
         rows = write_metrics(paths, labelled, config.max_fpr)
-        means = rows["harmonic mean"]
-        shown_metrics = [name for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC") if name in means]
-        summary += "".join(f", {name} {100 * means[name]:.2f} %" for name in shown_metrics)
-    for section in set(scored) - set(thresholds):
-        distribution = read_distribution(run_paths(config, machine, (section,)), config.score)
-        thresholds[section] = None if distribution is None else distribution.threshold(config.decision_threshold)
+        mean = MEANS[machine.dataset.official_score["mean"]]
+        for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC"):
+            values = [rows[section][name] for section in thresholds if name in rows.get(section, ())]
+            summary += f", {name} {100 * mean(values):.2f} %" if values else ""
+    others = [section for section in scored if section not in thresholds]
+    known = thresholds | {section: read_threshold(config, machine.run_paths(config, (section,))) for section in others}
     title = f"{machine.dataset.name} {machine.name}, {config.score}"
-    draw("plot_scores", paths.score_picture, title, results, thresholds, config.max_fpr)
+    draw("plot_scores", paths.score_picture, title, results, known, config.max_fpr)
     log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
 
 
@@ -281,11 +276,6 @@ def download(config: Config, machine: Machine) -> None:
 
     parts = (*(() if config.test_only else ("train",)), *(() if config.train_only else ("test",)))
     download_missing(machine, config.dataset_directory, parts, config.download_url)
-
-
-def run_paths(config: Config, machine: Machine, sections: tuple[str, ...]) -> RunPaths:
-    """Where the files of a model of these sections go."""
-    return RunPaths(config, machine.dataset.name, machine.name, machine.model_name(sections))
 
 
 def draw(function: str, path: Path, *arguments) -> None:
@@ -328,7 +318,7 @@ def run(config: Config, machine: Machine) -> None:
     Raises:
         BaselineError: something that the user can put right.
     """
-    paths = run_paths(config, machine, machine.section_names(config.use_ids))
+    paths = machine.run_paths(config, machine.section_names(config.use_ids))
     open_console(paths.model_name)
     try:
         find_network(config.model), find_score(config.score)  # unknown names end the run before any work

@@ -7,6 +7,7 @@ those of one split.
 import argparse
 import contextlib
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from config import BaselineError, UsageError, nearest
+from config import ROOT, BaselineError, Config, RunPaths, UsageError, nearest
 
 CATALOG_DIRECTORY = Path(__file__).resolve().parent / "catalog"
 SPLITS = ("dev", "eval")
@@ -92,9 +93,15 @@ class Machine:
             )
         return tuple(section for section in self.sections if section in asked) if asked else self.sections
 
-    def model_name(self, sections: tuple[str, ...]) -> str:
-        """Name of the model of these sections: `fan_section_01` for one section of several, else `fan`."""
-        return f"{self.name}_section_{sections[0]}" if len(sections) == 1 and len(self.sections) > 1 else self.name
+    def run_paths(self, config: Config, sections: tuple[str, ...]) -> RunPaths:
+        """Where the files of the model of these sections go: `fan_section_01` for one of several, else `fan`."""
+        suffix = f"_section_{sections[0]}" if len(sections) == 1 and len(self.sections) > 1 else ""
+        return RunPaths(config, self.dataset.name, self.name, self.name + suffix)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether it has test clips; that of one's own recordings may have none."""
+        return self.name not in self.dataset.facts[self.split].get("without_test_clips", [])
 
 
 @dataclass(frozen=True)
@@ -121,9 +128,23 @@ class Dataset:
         return self.facts["official_score"]
 
     @property
+    def is_published(self) -> bool:
+        """Whether it can be downloaded; one's own recordings cannot."""
+        return any(machine.archives for machines in self.machines.values() for machine in machines.values())
+
+    @property
     def labels(self) -> dict[str, Any]:
         """Files with the labels of the evaluation clips: `anomaly`, `domain`, and the URL they are at, `download`."""
         return self.facts.get("labels", {})
+
+    def tested(self, split: str) -> dict[str, Machine]:
+        """Name → machine type, of those with test clips."""
+        return {name: machine for name, machine in self.machines[split].items() if machine.is_tested}
+
+    def script(self, step: str, split: str) -> str:
+        """The command of a step for this dataset, such as `./01_train_2024t2.sh -d` for `01_train`."""
+        own = f"{step}_{self.name.lower().removeprefix('dcase')}.sh"
+        return f"./{own} -{split[0]}" if (ROOT / own).exists() else f"tools/{step}_legacy.sh {self.name} -{split[0]}"
 
     @cached_property
     def machines(self) -> dict[str, dict[str, Machine]]:
@@ -186,8 +207,7 @@ def find_machine(dataset_and_machine: str, split: str) -> Machine:
         UsageError: no such dataset, or no such machine type in this split.
     """
     catalog = _catalog()
-    # Of several names the longest: `Pumps2` before `Pumps`.
-    prefix = max((name for name in catalog if dataset_and_machine.startswith(name)), key=len, default=None)
+    prefix = longest_prefix(dataset_and_machine, catalog)
     if prefix is None:
         everything = [name + machine for name in catalog for s in SPLITS for machine in catalog[name].machines[s]]
         raise UsageError(
@@ -208,6 +228,11 @@ def find_machine(dataset_and_machine: str, split: str) -> Machine:
     return machines[name]
 
 
+def longest_prefix(dataset_and_machine: str, names: Iterable[str]) -> str | None:
+    """The dataset of these that `--dataset` names: of several the longest, `Pumps2` before `Pumps`."""
+    return max((name for name in names if dataset_and_machine.startswith(name)), key=len, default=None)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """List datasets, machine types and sections."""
     parser = argparse.ArgumentParser(prog="datasets.catalog", description=main.__doc__)
@@ -220,6 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
     names.add_argument(
         "--models", action="store_true", help="the models of the scripts: machine type and, of several, section"
     )
+    parser.add_argument("--tested", action="store_true", help="only machine types with test clips")
     options = parser.parse_args(arguments)
     splits = [options.split] if options.split else SPLITS
     try:
@@ -229,14 +255,16 @@ def main(arguments: list[str] | None = None) -> None:
     except BaselineError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    for dataset in datasets:
-        for machine in [m for s in splits for m in dataset.machines[s].values()]:
-            if options.machines or (options.models and len(machine.sections) == 1):
-                print(machine.name)
-            elif options.models:
-                print(*(f"{machine.name} {section}" for section in machine.sections), sep="\n")
-            else:
-                print(f"{dataset.name}  {machine.split:4}  {machine.name:20} sections {' '.join(machine.sections)}")
+    machines = [machine for dataset in datasets for split in splits for machine in dataset.machines[split].values()]
+    for machine in machines:
+        if options.tested and not machine.is_tested:
+            continue
+        if options.machines or (options.models and len(machine.sections) == 1):
+            print(machine.name)
+        elif options.models:
+            print(*(f"{machine.name} {section}" for section in machine.sections), sep="\n")
+        else:
+            print(f"{machine.dataset.name}  {machine.split:4}  {machine.name:20} sections {' '.join(machine.sections)}")
 
 
 if __name__ == "__main__":

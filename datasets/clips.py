@@ -132,6 +132,8 @@ def _clips_of(
 def _remedy(machine: Machine) -> str:
     name, split = machine.dataset.name, f"-{machine.split[0]}"
     place = "Or name the datasets' place with --dataset_directory."
+    if not machine.is_tested:
+        return f"{machine.name} was imported without test clips: tools/score_clips.py scores any clips with its model."
     if not machine.archives:
         return f"Lay out recordings of yours with tools/import_clips.py {name} {machine.name}. {place}"
     return f"Download it: tools/data_download_20XX.sh {name} {split} --machines {machine.name}. {place}"

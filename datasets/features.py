@@ -23,6 +23,7 @@ from files import atomic_path
 
 # Log-mel energies stay finite where a band is silent. A Python float: a NumPy one would make the logarithm float64.
 FLOOR = sys.float_info.epsilon
+UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file
 
 log = logging.getLogger("baseline")
 
@@ -187,7 +188,7 @@ def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarra
 
     try:
         samples, _ = soundfile.read(path, dtype=dtype, always_2d=True)
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, UnicodeError, soundfile.SoundFileError) as error:
         raise _unreadable(path, error) from error
     if not np.isfinite(samples).all():
         raise BaselineError(f"{path}: holds samples that are infinite or not a number. Replace or remove the clip.")
@@ -215,7 +216,7 @@ def read_header(path: Path) -> Header:
     try:
         info = soundfile.info(path)
         missing = _missing_bytes(path)
-    except (OSError, soundfile.SoundFileError) as error:
+    except (OSError, UnicodeError, struct.error, soundfile.SoundFileError) as error:
         raise _unreadable(path, error) from error
     if missing:
         raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
@@ -241,13 +242,18 @@ def _missing_bytes(path: Path) -> int:
     """How many bytes of sound data the header announces but the file does not have (libsndfile reads such files)."""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        if file.read(4) != b"RIFF":
+        if file.read(4) not in (b"RIFF", b"RF64"):
             return 0
         file.seek(12)
+        announced = None  # RF64 has the length of the data in a chunk of its own, for it may need 64 bits
         while len(chunk := file.read(8)) == 8:
             name, length = struct.unpack("<4sI", chunk)
             if name == b"data":
-                unknown_length = length == 0xFFFFFFFF  # written by programs that record into a pipe
-                return 0 if unknown_length else max(0, file.tell() + length - size)
+                if length == UNKNOWN_LENGTH:  # without the other length: written by programs that record into a pipe
+                    length = announced
+                return 0 if length is None else max(0, file.tell() + length - size)
+            if name == b"ds64" and length >= 16:
+                _, announced = struct.unpack("<QQ", file.read(16))
+                length -= 16
             file.seek(length + length % 2, os.SEEK_CUR)
     return 0

@@ -1,8 +1,10 @@
 """A user's own recordings: any wav files → one channel at one sampling rate."""
 
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -43,19 +45,40 @@ class Recording:
 
 
 def find_recordings(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The wav files among files and in folders (with their subfolders), sorted in each; and the files that are none.
+    """The wav files among files and in folders (with their subfolders and links), and the files that are none.
+
+    A wav file is what has such a name; in folders they are sorted, and hidden files left out.
 
     Raises:
-        BaselineError: there is no such file or folder.
+        BaselineError: there is no such file or folder, or it cannot be read.
     """
-    clips, others = [], []
+    clips: list[Path] = []
+    others: list[Path] = []
     for place in places:
-        if not place.exists():
-            raise BaselineError(f"{place}: no such file or folder.")
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
-            if path.is_file() and not path.name.startswith("."):
+        try:
+            place.stat()
+            for path in sorted(_files_below(place)) if place.is_dir() else [place]:
                 (clips if path.suffix.lower() == ".wav" else others).append(path)
+        except FileNotFoundError as error:
+            raise BaselineError(f"{place}: no such file or folder.") from error
+        except (OSError, UnicodeError) as error:
+            raise BaselineError(f"{place}: cannot be read ({error}). Check names and permissions.") from error
     return clips, others
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    def give_up(error: OSError) -> NoReturn:
+        raise error
+
+    visited = set()  # links may lead in a circle
+    for directory, subfolders, files in os.walk(folder, onerror=give_up, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in visited:
+            subfolders.clear()
+            continue
+        visited.add(real)
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        yield from (Path(directory, name) for name in files if not name.startswith("."))
 
 
 def open_recording(path: Path, channel: int | None) -> Recording:

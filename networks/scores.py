@@ -17,6 +17,11 @@ log = logging.getLogger("baseline")
 Score = Callable[[torch.Tensor], torch.Tensor]
 
 
+def residual(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Reconstruction less original, x̂ − x, of the same shape as x."""
+    return network(x) - x
+
+
 def mean_squared_error(network: nn.Module) -> Score:
     """The mean of the squared residuals over all values of a clip."""
     return lambda residuals: residuals.square().mean()

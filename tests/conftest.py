@@ -77,6 +77,12 @@ class Workspace:
         )
 
 
+def not_published(directory: str, names: list[str]) -> list[str]:
+    """Of the files of a directory of the project, those that are not part of it, such as a user's own catalog files."""
+    own = [name for name in names if Path(directory).name == "catalog" and not name.startswith("dcase")]
+    return [name for name in names if name in (*own, "__pycache__")]
+
+
 def copy_project(directory: Path, **catalog: str) -> Path:
     """A copy of the project, with this environment as its own: what is run there changes nothing here.
 
@@ -85,7 +91,7 @@ def copy_project(directory: Path, **catalog: str) -> Path:
     """
     project = directory / "project"
     for name in ("datasets", "networks", "tools"):
-        shutil.copytree(ROOT / name, project / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, project / name, ignore=not_published)
     for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "baseline.yaml"]:
         shutil.copy(path, project)
     for name, contents in catalog.items():

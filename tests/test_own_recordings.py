@@ -1,15 +1,17 @@
 """A user's own recordings: from folders of wavs to a dataset, a summary, and scores of any clip."""
 
 import csv
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import ROOT, Workspace, copy_project, write_wav
+from conftest import ROOT, Workspace, copy_project, not_published, write_wav
 
 from config import BaselineError, UsageError
 from datasets import catalog
@@ -22,7 +24,7 @@ from tools import import_clips, score_clips
 def own_catalog(tmp_path, monkeypatch) -> Path:
     """A copy of the catalog that imports may write to."""
     directory = tmp_path / "catalog"
-    shutil.copytree(catalog.CATALOG_DIRECTORY, directory)
+    shutil.copytree(catalog.CATALOG_DIRECTORY, directory, ignore=not_published)
     monkeypatch.setattr(catalog, "CATALOG_DIRECTORY", directory)
     return directory
 
@@ -70,12 +72,24 @@ def test_one_domain_and_no_test_clips(own_catalog, tmp_path):
     run_import(tmp_path, "--train", normal, "--test_anomaly", broken, machine="Drill")
     dataset = find_dataset("Workshop")
     assert list(dataset.machines["dev"]) == ["Saw", "Drill"]
+    assert list(dataset.tested("dev")) == ["Drill"]
     assert dataset.official_score == {"mean": "harmonic", "metrics": ["AUC", "pAUC"]}
-    with pytest.raises(BaselineError, match=r"test: no such directory. Lay out .* tools/import_clips.py Workshop Saw"):
+    with pytest.raises(BaselineError, match=r"test: no such directory. Saw was imported without test clips"):
         find_clips(find_machine("WorkshopSaw", "dev"), tmp_path / "data", "test", ("00",))
-    with pytest.raises(BaselineError, match="could not be averaged"):
+    with pytest.raises(BaselineError, match="Lathe would be tested in the source and the target domain, Drill in one"):
         run_import(tmp_path, "--train", normal, "--target_test_normal", broken, machine="Lathe")
     assert not (tmp_path / "data/workshop/dev_data/raw/Lathe").exists()
+    run_import(tmp_path, "--train", normal, "--test_normal", broken, "--replace", machine="Saw")
+    assert list(find_dataset("Workshop").tested("dev")) == ["Saw", "Drill"]
+
+
+def test_what_the_user_writes_into_the_catalog_stays(own_catalog, tmp_path):
+    folder = record(tmp_path / "recordings", 2)
+    run_import(tmp_path, "--train", folder)
+    path = own_catalog / "workshop.yaml"
+    path.write_text(path.read_text().replace("mean: harmonic", "mean: arithmetic"))
+    run_import(tmp_path, "--train", folder, machine="Saw")
+    assert find_dataset("Workshop").official_score["mean"] == "arithmetic"
 
 
 FORMATS = [
@@ -152,6 +166,12 @@ def not_numbers(folder):
     soundfile.write(folder / "a.wav", samples, 16000, subtype="FLOAT")
 
 
+def truncated_rf64(folder):
+    samples = np.random.default_rng(0).uniform(-0.9, 0.9, 24000)
+    soundfile.write(folder / "a.wav", samples, 16000, subtype="PCM_16", format="RF64")
+    (folder / "a.wav").write_bytes((folder / "a.wav").read_bytes()[:20000])
+
+
 def several_channels(folder):
     write_wav(folder / "a.wav", channels=8)
 
@@ -166,6 +186,7 @@ def nothing(folder):
         (empty, [], r"a\.wav: the file is empty"),
         (text, [], r"a\.wav: not a readable wav file"),
         (truncated, [], r"a\.wav: truncated"),
+        (truncated_rf64, [], r"a\.wav: truncated"),
         (no_samples, [], r"a\.wav: holds no samples"),
         (short, [], r"a\.wav: too short"),
         (not_numbers, [], r"a\.wav: holds samples that are infinite or not a number"),
@@ -173,7 +194,7 @@ def nothing(folder):
         (several_channels, ["--channel", "9"], r"a\.wav: no channel 9, it has 8"),
         (nothing, [], r"--train .*: no \.wav files there"),
         (shutil.rmtree, [], r"no such file or folder"),
-        (write_wav, ["--channel", "0"], "--channel"),
+        (write_wav, ["--channel", "0"], "--channel: expected a whole number from 1 to 1024, not '0'"),
     ],
 )
 def test_recordings_that_cannot_be_used(own_catalog, tmp_path, make, options, words):
@@ -188,8 +209,53 @@ def test_recordings_that_cannot_be_used(own_catalog, tmp_path, make, options, wo
 
 def test_a_recording_is_in_one_place_only(own_catalog, tmp_path):
     folder = record(tmp_path / "recordings", 3)
-    with pytest.raises(BaselineError, match="is in --train and in --test_normal"):
+    with pytest.raises(BaselineError, match="is there twice, in --train and in --test_normal"):
         run_import(tmp_path, "--train", folder, "--test_normal", folder / "monday")
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(BaselineError, match="is there twice, in --train and in --train"):
+        run_import(tmp_path, "--train", folder, tmp_path / "link")
+
+
+def test_links_are_followed_and_circles_are_not(own_catalog, tmp_path):
+    folder = record(tmp_path / "recordings", 2)
+    (folder / "tuesday").symlink_to(record(tmp_path / "elsewhere", 3))
+    (folder / "circle").symlink_to(folder)
+    directory = run_import(tmp_path, "--train", folder)
+    assert len(list((directory / "train").iterdir())) == 5
+
+
+def test_names_that_are_no_text(tmp_path):
+    folder = tmp_path / "recordings"
+    os.link(write_wav(folder / "a.wav"), os.fsencode(folder) + b"/b\xff.wav")
+    tool = [sys.executable, ROOT / "tools/import_clips.py", "Workshop", "Pump", "--train", folder]
+    finished = subprocess.run([*tool, "--dataset_directory", tmp_path], capture_output=True, text=True)
+    assert finished.returncode == 1
+    assert "b\\udcff.wav: not a readable wav file" in finished.stderr
+
+
+def test_a_failure_in_the_middle_loses_nothing(own_catalog, tmp_path, monkeypatch):
+    first, second = record(tmp_path / "first", 3), record(tmp_path / "second", 2)
+    directory = run_import(tmp_path, "--train", first)
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if self.name.endswith(".importing"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_import(tmp_path, "--train", second, "--replace")
+    assert len(list((directory / "train").iterdir())) == 3
+    assert [path.name for path in directory.parent.iterdir()] == ["Pump"]
+
+
+def test_an_import_that_was_killed_before_its_end_is_repeated(own_catalog, tmp_path):
+    folder = record(tmp_path / "recordings", 2)
+    run_import(tmp_path, "--train", folder)
+    (own_catalog / "workshop.yaml").unlink()  # it is written last
+    run_import(tmp_path, "--train", folder)
+    assert find_dataset("Workshop").machines["dev"]["Pump"].sections == ("00",)
 
 
 def test_imports_replace_each_other_only_when_told(own_catalog, tmp_path):
@@ -208,8 +274,8 @@ def test_imports_replace_each_other_only_when_told(own_catalog, tmp_path):
     [
         ("DCASE2024T2", "Pump", "published dataset"),
         ("dcase2024t2", "Pump", "too like the dataset DCASE2024T2"),
-        ("DCASE2024T2f", "an", "too like the dataset DCASE2024T2"),
-        ("DCASE", "2024T2x", "would be of the dataset DCASE2024T2"),
+        ("DCASE2024T2f", "an", "would be of the dataset DCASE2024T2f, not of DCASE2024T2"),
+        ("DCASE", "2024T2x", "would be of the dataset DCASE2024T2, not of DCASE"),
         ("Work shop", "Pump", "cannot be the name of a dataset"),
         ("../x", "Pump", "cannot be the name of a dataset"),
         ("Workshop", "a_section_00", "cannot be the name of a machine type"),
@@ -233,7 +299,8 @@ def test_longer_names_go_first(own_catalog, tmp_path):
 
 
 def score(trained, *arguments) -> bool:
-    return score_clips.main([*map(str, arguments), "--dataset", "DCASE2024T2fan", "-d", *trained.options])
+    model = ["--dataset", "DCASE2024T2fan", "-d", "--model_directory", str(trained.models)]
+    return score_clips.main([*map(str, arguments), *model])
 
 
 @pytest.mark.parametrize("name", ["MSE", "MAHALA"])
@@ -271,6 +338,8 @@ def test_models_that_are_not_there(trained, tmp_path):
         score(trained, clip, "--seed", "5")
     with pytest.raises(BaselineError, match="no such file"):
         score(trained, tmp_path / "none.wav")
+    with pytest.raises(UsageError, match="a directory"):
+        score(trained, clip, "--csv", tmp_path)
 
 
 # --- The README's example ---

@@ -1,6 +1,8 @@
 """What a run says: lines on the terminal, and the same with times and details in the run's log file."""
 
+import argparse
 import logging
+import os
 import signal
 import sys
 import time
@@ -36,6 +38,9 @@ class _Lines(logging.Formatter):
 
 def open_console(name: str = "") -> None:
     """Print the lines of the logger `baseline`, each with a name before it, such as the machine type's."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk costs lines of the log file, and no tracebacks
     console = _Console(logging.INFO)
@@ -57,6 +62,23 @@ def open_log_file(path: Path) -> None:
     logging.getLogger("py.warnings").addHandler(handler)
 
 
+def add_channel_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --channel, for recordings of several channels."""
+    text = "which channel of the recordings, from 1 (default: the only one)"
+    parser.add_argument("--channel", type=whole_number(1024), default=None, help=text)
+
+
+def whole_number(most: int) -> Callable[[str], int]:
+    """A type of arguments: a whole number from 1 to `most`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, not '{text}'")
+        return int(text)
+
+    return parse
+
+
 def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -> int:
     """Run a tool's command, and say in a line what the user can put right.
 
@@ -73,6 +95,12 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
     except BaselineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough; nothing more is to be written there
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+        print(f"error: {error.filename}: {error.strerror or error}. Check names and permissions.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"interrupted. {after_interrupt}".rstrip(), file=sys.stderr)
         return 130

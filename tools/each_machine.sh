@@ -57,7 +57,11 @@ case "$jobs" in
 esac
 
 need_packages
-models=$("$python" "$root/datasets/catalog.py" "$dataset" "$split" $each) || exit
+case "$options" in
+    *--test_only*) models=$("$python" "$root/datasets/catalog.py" "$dataset" "$split" $each --tested) || exit ;;
+    *) models=$("$python" "$root/datasets/catalog.py" "$dataset" "$split" $each) || exit ;;
+esac
+[ -n "$models" ] || { echo "no machine type of $dataset has test clips." >&2 && exit 1; }
 # A wrong option is said once, here. $options is a list of words, hence without quotes.
 # shellcheck disable=SC2086
 "$python" "$root/config.py" --dataset "$dataset" $options "$@" || exit
@@ -70,8 +74,8 @@ trap 'exit 143' TERM
 export one='
     exec 2>&3  # xargs itself has nothing to say that the end of this script does not
     read -r machine section <<<"$0"
-    note=$1/$machine${section:+_section_$section} jobs=$2 python=$3 train_py=$4 dataset=$5
-    shift 5
+    note=$1/$machine${section:+_section_$section} jobs=$2 each=$3 python=$4 train_py=$5 dataset=$6
+    shift 6
     export RUN_LOG_NOTE="$note.log"
     set -- "$python" "$train_py" --dataset "$dataset$machine" ${section:+--use_ids "$section"} "$@"
     if [ "$jobs" -gt 1 ]; then
@@ -82,11 +86,12 @@ export one='
     status=$?
     echo "$status" >"$note.status"
     [ "$status" -eq 0 ] && exit 0
-    [ "$status" -eq 2 ] || [ "$status" -eq 130 ] && exit 255
+    [ "$status" -eq 130 ] && exit 255
+    [ "$status" -eq 2 ] && [ "$each" = --models ] && exit 255  # an option wrong for all; sections may be so for some
     exit 1
 '
 # shellcheck disable=SC2086
-printf '%s\n' "$models" | xargs -P "$jobs" -I MODEL bash -c "$one" MODEL "$notes" "$jobs" \
+printf '%s\n' "$models" | xargs -P "$jobs" -I MODEL bash -c "$one" MODEL "$notes" "$jobs" $each \
     "$python" "$root/train.py" "$dataset" $options "$@" 3>&2 2>/dev/null
 
 failed=0

@@ -1,11 +1,12 @@
 """Lay out recordings of your own as a dataset that all scripts accept by its name.
 
-    python tools/import_clips.py Workshop pump --train recordings/pump/normal
-        --test_normal recordings/pump/later --test_anomaly recordings/pump/broken
+    python tools/import_clips.py Workshop Pump --train recordings/normal
+        --test_normal recordings/later --test_anomaly recordings/broken
 
-makes the machine type `pump` of the dataset `Workshop`: its clips, and its file in datasets/catalog/.
+makes the machine type `Pump` of the dataset `Workshop`: its clips, and its file in datasets/catalog/.
 """
 
+import copy
 import re
 import shutil
 import sys
@@ -20,12 +21,13 @@ if __name__ == "__main__":  # found from any directory
 import yaml
 from tqdm import tqdm
 
-from config import BaselineError, Config, UsageError, option_parser, parse_options, positive
+from config import BaselineError, Config, UsageError, option_parser, parse_options
 from datasets import catalog
+from datasets.catalog import Dataset
 from datasets.features import check_length, count_frames
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
 from files import alone, cannot_write, write_csv, write_text
-from tools.console import log, open_console, run_command
+from tools.console import add_channel_argument, log, open_console, run_command, whole_number
 
 GROUPS = {  # option → what its clips are: split, domain, label
     "train": ("train", "source", "normal"),
@@ -35,10 +37,20 @@ GROUPS = {  # option → what its clips are: split, domain, label
     "target_test_normal": ("test", "target", "normal"),
     "target_test_anomaly": ("test", "target", "anomaly"),
 }
+TARGET_TESTS = ("target_test_normal", "target_test_anomaly")
 SECTION = "00"
 LONGEST_STEM = 100  # characters of the recording's name that its clip's name keeps
+HIGHEST_RATE = 768_000  # Hz
+SOURCES = "sources.csv"  # which recording each clip was made from
+NEW_FACTS = {
+    "channels": 1,
+    "official_score": {"mean": "harmonic", "metrics": ["AUC", "pAUC"]},
+    "dev": {"machines": {}, "without_test_clips": []},
+    "eval": {"machines": {}},
+}
+DOMAIN_METRICS = ["AUC (source)", "AUC (target)", "pAUC"]
 HEADING = """\
-# Recordings of one's own, laid out by tools/import_clips.py. The keys are explained in dcase2024t2.yaml.
+# Recordings of one's own; tools/import_clips.py writes this file and keeps no comments. Keys: see dcase2024t2.yaml.
 """
 
 
@@ -47,62 +59,68 @@ class PlannedClip:
     """A recording, and the clip that it becomes."""
 
     recording: Recording
-    name: str  # train/section_00_source_train_normal_0000_<name of the recording>.wav
-    domain: str
-    split: str
+    group: str
+    number: int  # in its group
+
+    @property
+    def name(self) -> str:
+        """`train/section_00_source_train_normal_0000_<name of the recording>.wav`."""
+        split, domain, label = GROUPS[self.group]
+        stem = re.sub(r"[^A-Za-z0-9.-]+", "-", self.recording.path.stem)[:LONGEST_STEM]
+        return f"{split}/section_{SECTION}_{domain}_{split}_{label}_{self.number:04d}_{stem}.wav"
 
 
-def plan_clips(own: Namespace, config: Config) -> list[PlannedClip]:
+def plan_clips(options: Namespace, config: Config) -> list[PlannedClip]:
     """The clips that the folders on the command line become; each is checked as far as its header tells.
 
     Raises:
         BaselineError: a recording cannot be used, or is there twice.
     """
     clips: list[PlannedClip] = []
-    first_of: dict[Path, str] = {}
-    for option, (split, domain, label) in GROUPS.items():
-        recordings, others = find_recordings(Path(folder) for folder in getattr(own, option))
-        if getattr(own, option) and not recordings:
-            raise BaselineError(f"--{option} {' '.join(getattr(own, option))}: no .wav files there.")
+    group_of: dict[Path, str] = {}
+    for group in GROUPS:
+        folders = getattr(options, group)
+        paths, others = find_recordings(map(Path, folders))
+        if folders and not paths:
+            raise BaselineError(f"--{group} {' '.join(folders)}: no .wav files there.")
         if others:
-            log.warning("--%s: %d files are not .wav, such as %s: left out", option, len(others), others[0])
-        for number, path in enumerate(recordings):
-            if first_of.setdefault(path.resolve(), option) != option:
-                raise BaselineError(f"{path} is in --{first_of[path.resolve()]} and in --{option}. Keep it in one.")
-            recording = open_recording(path, own.channel)
-            stem = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem)[:LONGEST_STEM]
-            name = f"{split}/section_{SECTION}_{domain}_{split}_{label}_{number:04d}_{stem}.wav"
-            clips.append(PlannedClip(recording, name, domain, split))
-    _check_rates(clips, own.sampling_rate)
+            log.warning("--%s: %d files are not .wav, such as %s: left out", group, len(others), others[0])
+        for number, path in enumerate(paths):
+            real = path.resolve()
+            if real in group_of:
+                raise BaselineError(f"{path} is there twice, in --{group_of[real]} and in --{group}. Keep it once.")
+            group_of[real] = group
+            clips.append(PlannedClip(open_recording(path, options.channel), group, number))
+    first = clips[0].recording
     for clip in clips:
-        rate = own.sampling_rate or clip.recording.header.sampling_rate
-        samples = round(clip.recording.header.samples * rate / clip.recording.header.sampling_rate)
-        check_length(clip.recording.path, count_frames(samples, config), config)
+        path, header = clip.recording.path, clip.recording.header
+        if options.sampling_rate is None and header.sampling_rate != first.header.sampling_rate:
+            raise BaselineError(
+                f"{path}: {header.sampling_rate} Hz, but {first.path} has {first.header.sampling_rate} Hz. The clips "
+                "of a machine type must have one rate: name it with --sampling_rate to resample the others."
+            )
+        rate = options.sampling_rate or header.sampling_rate
+        check_length(path, count_frames(round(header.samples * rate / header.sampling_rate), config), config)
     return clips
 
 
-def _check_rates(clips: list[PlannedClip], sampling_rate: int | None) -> None:
-    first = clips[0].recording
-    for clip in clips:
-        header = clip.recording.header
-        if sampling_rate is None and header.sampling_rate != first.header.sampling_rate:
-            raise BaselineError(
-                f"{clip.recording.path}: {header.sampling_rate} Hz, but {first.path} has {first.header.sampling_rate} "
-                "Hz. The clips of a machine type must have one rate: name it with --sampling_rate to resample."
-            )
-
-
 def write_clips(clips: list[PlannedClip], sampling_rate: int, directory: Path) -> None:
-    """Write the clips and sources.csv, which says what each was made from; the directory is complete or absent.
+    """Write the clips and what each was made from; the directory is complete, as it was before, or absent.
 
-    Samples are stored as they were (16, 24 or 32 bits, floats), unless they are resampled, which makes them floats.
+    Samples are stored as they were (8 to 32 bits, floats), unless they are resampled, which makes them floats.
     """
     import soundfile
 
     partial, old = directory.with_name(f".{directory.name}.importing"), directory.with_name(f".{directory.name}.old")
-    try:
-        for leftover in (partial, old):  # of a call that was killed
+
+    def tidy_up() -> None:
+        if old.exists() and not directory.exists():
+            old.rename(directory)
+        for leftover in (partial, old):
             shutil.rmtree(leftover, ignore_errors=True)
+
+    try:
+        tidy_up()  # after a call that was killed
         for clip in tqdm(clips, desc="import", unit="clip", disable=None, leave=False):
             header, target = clip.recording.header, partial / clip.name
             resampled = header.sampling_rate != sampling_rate
@@ -110,93 +128,96 @@ def write_clips(clips: list[PlannedClip], sampling_rate: int, directory: Path) -
             target.parent.mkdir(parents=True, exist_ok=True)
             samples = clip.recording.samples(sampling_rate, EXACT_TYPES[subtype])
             soundfile.write(target, samples, sampling_rate, subtype=subtype)
-        write_csv(partial / "sources.csv", [("clip", "source"), *((c.name, c.recording.path.resolve()) for c in clips)])
+        write_csv(partial / SOURCES, [("clip", "source"), *((c.name, c.recording.path.resolve()) for c in clips)])
         if directory.exists():
             directory.rename(old)
         partial.rename(directory)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise cannot_write(directory, error if isinstance(error, OSError) else OSError(str(error))) from error
+    except soundfile.SoundFileError as error:
+        raise cannot_write(directory, OSError(str(error))) from error
+    except OSError as error:
+        raise cannot_write(directory, error) from error
     finally:
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        tidy_up()
 
 
 def check_names(name: str, machine: str) -> None:
-    """Check that the names can be part of paths and of `--dataset <name><machine>`.
+    """Check that the names can be part of paths, and that `--dataset <name><machine>` finds them again.
 
     Raises:
-        UsageError: they cannot.
+        UsageError: they cannot, or it does not.
     """
     for what, text in (("dataset", name), ("machine type", machine)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*", text):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", text):
             raise UsageError(f"'{text}' cannot be the name of a {what}: use letters, digits and '-'.")
-    for other in map(catalog.find_dataset, catalog.dataset_names()):
-        if other.name == name:
-            if any(m.archives for machines in other.machines.values() for m in machines.values()):
-                raise UsageError(f"{name} is a published dataset. Choose another name for yours.")
-            continue
-        theirs = [other.name + m for machines in other.machines.values() for m in machines]
-        if other.name.lower() == name.lower() or any(
-            len(name) > len(other.name) and text.startswith(name) for text in theirs
-        ):
-            raise UsageError(f"'{name}' is too like the dataset {other.name}. Choose another name.")
-        if len(other.name) > len(name) and (name + machine).startswith(other.name):
-            raise UsageError(f"--dataset {name}{machine} would be of the dataset {other.name}. Choose another name.")
+    datasets = [catalog.find_dataset(other) for other in catalog.dataset_names()]
+    if any(dataset.name == name and dataset.is_published for dataset in datasets):
+        raise UsageError(f"{name} is a published dataset. Choose another name for yours.")
+    alike = next((d.name for d in datasets if d.name != name and d.name.lower() == name.lower()), None)
+    if alike is not None:
+        raise UsageError(f"'{name}' is too like the dataset {alike}. Choose another name.")
+    owners = [(d.name + other, d.name) for d in datasets for machines in d.machines.values() for other in machines]
+    names = {name, *(dataset.name for dataset in datasets)}
+    for text, owner in [*owners, (name + machine, name)]:
+        found = catalog.longest_prefix(text, names)
+        if found != owner:
+            raise UsageError(f"--dataset {text} would be of the dataset {found}, not of {owner}. Choose another name.")
 
 
-def catalog_facts(name: str, machine: str, has_targets: bool | None, dataset_directory: Path) -> dict[str, Any]:
-    """What the catalog is to say of the dataset with this machine type.
+def catalog_facts(dataset: Dataset | None, name: str, machine: str, groups: set[str]) -> dict[str, Any]:
+    """What the catalog is to say of a dataset with this machine type.
 
     Args:
-        has_targets: whether its test clips are of two domains; None where it has none.
+        dataset: what it says now; None for a new dataset.
+        groups: which GROUPS the machine type has clips of.
 
     Raises:
-        BaselineError: other machine types of the dataset have the other number of domains.
+        BaselineError: the machine type is tested in another number of domains than the others.
     """
-    facts: dict[str, Any] = {"name": name, "directory": name.lower(), "channels": 1}
-    facts |= {"dev": {"machines": {}}, "eval": {"machines": {}}}
-    if name in catalog.dataset_names():
-        dataset = catalog.find_dataset(name)
-        facts = dataset.facts
-        for other in dataset.machines["dev"].values():
-            tests = [path.name for path in (other.directory(dataset_directory) / "test").glob("*.wav")]
-            other_has_targets = any("_target_test_" in test for test in tests)
-            if other.name != machine and tests and has_targets is not None and other_has_targets != has_targets:
-                raise BaselineError(
-                    f"the test clips of {other.name} are of {2 if other_has_targets else 1} domain(s), and those of "
-                    f"{machine} are not: their metrics could not be averaged. Import {machine} into another dataset."
-                )
-            has_targets = other_has_targets if has_targets is None and tests else has_targets
-    metrics = ["AUC (source)", "AUC (target)", "pAUC"] if has_targets else ["AUC", "pAUC"]
-    facts["official_score"] = {"mean": "harmonic", "metrics": metrics}
+    facts = {"name": name, "directory": name.lower()} | copy.deepcopy(NEW_FACTS if dataset is None else dataset.facts)
+    tests = {group for group in groups if GROUPS[group][0] == "test"}
+    has_targets = bool(tests & set(TARGET_TESTS))
+    others = [other for other in dataset.tested("dev") if other != machine] if dataset else []
+    others_have_targets = DOMAIN_METRICS[0] in facts["official_score"]["metrics"]
+    if tests and others and has_targets != others_have_targets:
+        words = {True: "in the source and the target domain", False: "in one domain"}
+        raise BaselineError(
+            f"{machine} would be tested {words[has_targets]}, {' '.join(others)} {words[others_have_targets]}: their "
+            f"metrics could not be averaged. Import {machine} into another dataset."
+        )
+    if tests and has_targets != others_have_targets:
+        facts["official_score"]["metrics"] = DOMAIN_METRICS if has_targets else NEW_FACTS["official_score"]["metrics"]
     facts["dev"]["machines"][machine] = [SECTION]
+    untested = [other for other in facts["dev"].get("without_test_clips", []) if other != machine]
+    facts["dev"]["without_test_clips"] = untested + ([] if tests else [machine])
     return facts
 
 
-def import_clips(own: Namespace, config: Config) -> None:
+def import_clips(options: Namespace, config: Config) -> None:
     """Do what the command line asks for.
 
     Raises:
         BaselineError: something that the user can put right. Nothing has been changed then.
     """
-    name, machine = config.dataset, own.machine
+    name, machine = config.dataset, options.machine
     check_names(name, machine)
-    clips = plan_clips(own, config)
-    tests = [clip for clip in clips if clip.split == "test"]
-    has_targets = any(clip.domain == "target" for clip in tests) if tests else None
-    sampling_rate = own.sampling_rate or clips[0].recording.header.sampling_rate
-    path = catalog.CATALOG_DIRECTORY / f"{name.lower()}.yaml"
+    clips = plan_clips(options, config)
+    sampling_rate = options.sampling_rate or clips[0].recording.header.sampling_rate
     directory = config.dataset_directory / name.lower() / "dev_data" / "raw" / machine
-    with alone(directory.parents[1] / ".import.lock", f"waiting for another import into {directory.parents[1]}"):
-        if directory.exists() and not own.replace:
+    path = catalog.CATALOG_DIRECTORY / f"{name.lower()}.yaml"
+    with alone(path.with_name(".lock"), "waiting for another import"):
+        dataset = catalog.find_dataset(name) if name in catalog.dataset_names() else None
+        is_known = dataset is not None and machine in dataset.machines["dev"]
+        if directory.exists() and not options.replace and (is_known or not (directory / SOURCES).exists()):
             raise BaselineError(f"{directory} is there already. To import {machine} anew, say --replace.")
-        facts = catalog_facts(name, machine, has_targets, config.dataset_directory)
+        facts = catalog_facts(dataset, name, machine, {clip.group for clip in clips})
         write_clips(clips, sampling_rate, directory)
         write_text(path, HEADING + yaml.safe_dump(facts, sort_keys=False))
-    n_train = len(clips) - len(tests)
-    log.info("%s: %d training and %d test clips, %d Hz -> %s", machine, n_train, len(tests), sampling_rate, directory)
-    log.info("%s is in the catalog now: %s", name, path)
-    log.info("next: python train.py --dataset %s%s -d, or tools/01_train_legacy.sh %s -d", name, machine, name)
+    n_train = sum(GROUPS[clip.group][0] == "train" for clip in clips)
+    log.info("%d training and %d test clips, %d Hz -> %s", n_train, len(clips) - n_train, sampling_rate, directory)
+    log.info("%s %s is in the catalog: %s", name, machine, path)
+    if options.replace:
+        log.warning("models and results of earlier recordings of %s are still there: train and test again", machine)
+    log.info("next, with the same --dataset_directory if you gave one: tools/01_train_legacy.sh %s -d", name)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -207,19 +228,15 @@ def main(arguments: list[str] | None = None) -> None:
         options=("dataset_directory",),
     )
     parser.set_defaults(dev=True)
-    parser.add_argument("dataset", help="name of your dataset, new or there already, such as Workshop")
-    parser.add_argument("machine", help="name of the machine type, such as pump")
-    for option, (split, domain, label) in GROUPS.items():
+    parser.add_argument("dataset", help="name of your dataset, such as Workshop: before the folders")
+    parser.add_argument("machine", help="name of the machine type, such as Pump: before the folders")
+    for group, (split, domain, label) in GROUPS.items():
         text = f"{label} clips to {split} {'on' if split == 'train' else 'with'}"
         text += " in the target domain: another condition, of which little is known" if domain == "target" else ""
-        parser.add_argument(
-            f"--{option}", nargs="+", metavar="FOLDER", default=[], required=option == "train", help=text
-        )
+        parser.add_argument(f"--{group}", nargs="+", metavar="FOLDER", default=[], required=group == "train", help=text)
+    add_channel_argument(parser)
     parser.add_argument(
-        "--channel", type=positive, default=None, help="channel to take, from 1 (default: the only one)"
-    )
-    parser.add_argument(
-        "--sampling_rate", type=positive, default=None, help="Hz; recordings of other rates are resampled"
+        "--sampling_rate", type=whole_number(HIGHEST_RATE), default=None, help="Hz; other rates are resampled to it"
     )
     parser.add_argument("--replace", action="store_true", default=False, help="replace the machine type if it is there")
     open_console()
@@ -227,4 +244,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_command(main, "What was there before is unchanged."))

@@ -85,3 +85,6 @@ def harmonic_mean(values: Sequence[float] | np.ndarray) -> float:
     from scipy.stats import hmean
 
     return float(hmean(np.maximum(np.asarray(values, float), sys.float_info.epsilon))) if len(values) else float("nan")
+
+
+MEANS = {"harmonic": harmonic_mean, "arithmetic": arithmetic_mean}  # as the catalog names them

@@ -66,20 +66,21 @@ def save_model(
         record_file.write_text(yaml.safe_dump(record, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Module, Gamma | None, int | None]:
-    """The trained network, the distribution of its normal scores, and the sampling rate it was trained at (Hz).
+def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Module, float | None, int | None]:
+    """The trained network, its decision threshold, and the sampling rate it was trained at (Hz).
 
     A state dict of the published baseline can be put in the place of model.pth. It comes without the other files: then
-    the distribution and the sampling rate are None, and there are scores but no decisions.
+    the threshold and the sampling rate are None, and there are scores but no decisions.
 
     Raises:
         BaselineError: there is no model, or it does not go with this configuration.
     """
     if not paths.model.exists():
-        is_2024 = machine.dataset.name == "DCASE2024T2"
-        script = "./01_train_2024t2.sh" if is_2024 else f"tools/01_train_legacy.sh {machine.dataset.name}"
+        others = sorted(path.parent.name for path in paths.model_dir.parent.glob(f"{machine.name}*/model.pth"))
+        hint = f" Trained are {' '.join(others)}: choose their sections with --use_ids." if others else ""
         raise BaselineError(
-            f"{paths.model}: no trained model. Run {script} -{machine.split[0]} first, with the same --seed and -tag."
+            f"{paths.model}: no trained model. Run {machine.dataset.script('01_train', machine.split)} first, with the "
+            f"same --seed and -tag.{hint}"
         )
     record = _read(paths.config_record, yaml.safe_load)
     fits = _read(paths.score_distribution, json.loads)
@@ -102,20 +103,20 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
     if fits is None:
         log.warning("%s is missing: anomaly scores are written, decisions cannot be made.", paths.score_distribution)
     try:
-        return network, read_distribution(paths, config.score), record and record["sampling_rate"]
+        return network, read_threshold(config, paths), record and record["sampling_rate"]
     except KeyError as error:
         raise BaselineError(f"{paths.config_record} is damaged ({error}). Train again.") from error
 
 
-def read_distribution(paths: RunPaths, score: str) -> Gamma | None:
-    """The distribution of a model's normal scores, or None where it is not known.
+def read_threshold(config: Config, paths: RunPaths) -> float | None:
+    """The decision threshold of a model, or None where the distribution of its normal scores is not known.
 
     Raises:
-        BaselineError: its file is damaged.
+        BaselineError: the file of the distributions is damaged.
     """
     try:
-        fit = (_read(paths.score_distribution, json.loads) or {}).get(score)
-        return fit and Gamma(**fit)
+        fit = (_read(paths.score_distribution, json.loads) or {}).get(config.score)
+        return None if fit is None else Gamma(**fit).threshold(config.decision_threshold)
     except TypeError as error:
         raise BaselineError(f"{paths.score_distribution} is damaged ({error}). Train again.") from error
 

@@ -67,16 +67,19 @@ def _plot_section(axes: Axes, result: "SectionScores", threshold: float | None, 
     axes.invert_yaxis()
     if threshold is not None:
         axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
-        axes.annotate(
-            f"decision threshold {threshold:.3g}",
-            (threshold, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(4, 3),
-            textcoords="offset points",
-            fontsize="small",
-        )
     if min(result.scores) > 0 and max(result.scores) > 20 * min(result.scores):
         axes.set_xscale("log")
+    if threshold is not None:
+        x, _ = axes.transAxes.inverted().transform(axes.transData.transform((threshold, 0)))
+        axes.annotate(
+            f"decision threshold {threshold:.5g}",
+            (x, 1),
+            xycoords="axes fraction",
+            xytext=(4, 3) if x < 0.5 else (-4, 3),  # towards the middle
+            textcoords="offset points",
+            ha="left" if x < 0.5 else "right",
+            fontsize="small",
+        )
     axes.set_xlabel("anomaly score (bars: medians)")
     axes.set_title(_section_title(result, max_fpr), loc="left", fontsize="medium", pad=18)
     axes.grid(axis="x", alpha=0.3)

@@ -1,46 +1,32 @@
 """Anomaly score and decision of any wav files, with a trained model.
 
-    python tools/score_clips.py recordings/today --dataset Workshoppump -d [--score MAHALA] [--csv today.csv]
+    python tools/score_clips.py recordings/today --dataset WorkshopPump -d [--score MAHALA] [--csv today.csv]
 
---dataset, -d or -e, --seed, -tag and --use_ids name the model, as they do for train.py.
+--dataset, -d or -e, --seed, -tag and --use_ids name the model, as they do for train.py. It is run on the CPU.
 """
 
 import math
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-if __name__ == "__main__":  # found from any directory
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
 
-import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
-
-from config import BaselineError, Config, RunPaths, option_parser, parse_options, positive
+from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Machine, find_machine
 from datasets.clips import Clip
 from datasets.features import LogMels, check_length, count_frames, log_mel
-from datasets.frames import Vectors
 from datasets.recordings import Recording, find_recordings, open_recording
-from files import write_csv
-from networks.scores import find_score
-from tools.console import log, open_console, run_command
-from tools.model_files import load_model
+from files import make_writable_directory, write_csv
+from tools.console import add_channel_argument, log, open_console, run_command
 
-
-def clip_vectors(recording: Recording, sampling_rate: int, config: Config) -> torch.Tensor:
-    """The vectors (K, D) of a recording.
-
-    Raises:
-        BaselineError: it cannot be decoded, or is too short.
-    """
-    samples = recording.samples(sampling_rate)
-    check_length(recording.path, count_frames(len(samples), config), config)
-    frames = log_mel(samples, sampling_rate, config)  # (T, M)
-    clip = Clip(recording.path, section="", is_target=False, is_anomaly=None, split=None)
-    log_mels = LogMels(frames, np.array([len(frames)]), sampling_rate)
-    return next(Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu")).of_each_clip())
+OPTIONS = (
+    *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "model_directory", "export_dir", "score", "seed"),
+    *("decision_threshold", *MODEL_KEYS),
+)
 
 
 def score_recordings(
@@ -59,25 +45,24 @@ def score_recordings(
     Raises:
         BaselineError: there is no such model.
     """
-    model_name = machine.model_name(machine.section_names(config.use_ids))
-    paths_of_model = RunPaths(config, machine.dataset.name, machine.name, model_name)
-    network, distribution, model_rate = load_model(config, machine, paths_of_model)
+    import torch
+
+    from networks.scores import find_score, residual
+    from tools.model_files import load_model
+
+    paths_of_model = machine.run_paths(config, machine.section_names(config.use_ids))
+    network, threshold, model_rate = load_model(config, machine, paths_of_model)
     score = find_score(config.score)(network.eval())
-    threshold = None if distribution is None else distribution.threshold(config.decision_threshold)
     log.info("%s, decision threshold %s", config.score, "not known" if threshold is None else f"{threshold:.6g}")
+    torch.set_num_threads(1)
     for path in paths:
         try:
             recording = open_recording(path, channel)
-            rate = recording.header.sampling_rate
+            rate = model_rate if resample and model_rate else recording.header.sampling_rate
             if model_rate not in (None, rate):
-                if not resample:
-                    raise BaselineError(
-                        f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. Say --resample."
-                    )
-                rate = model_rate
+                raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. Say --resample.")
             with torch.no_grad():
-                x = clip_vectors(recording, rate, config)  # (K, D)
-                value = float(score(network(x) - x))
+                value = float(score(residual(network, clip_vectors(recording, rate, config))))
             if not math.isfinite(value):
                 raise BaselineError(f"{path}: its score is not a finite number. Train the model again.")
             yield path, value, None if threshold is None else int(value > threshold)
@@ -85,36 +70,54 @@ def score_recordings(
             yield path, error, None
 
 
+def clip_vectors(recording: Recording, sampling_rate: int, config: Config):
+    """The vectors of a recording, a tensor (K, D).
+
+    Raises:
+        BaselineError: it cannot be decoded, or is too short.
+    """
+    import numpy as np
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    from datasets.frames import Vectors
+
+    samples = recording.samples(sampling_rate)
+    check_length(recording.path, count_frames(len(samples), config), config)
+    with threadpool_limits(1, user_api="blas"):  # the mel product rounds differently with another number of threads
+        frames = log_mel(samples, sampling_rate, config)  # (T, M)
+    clip = Clip(recording.path, section="", is_target=False, is_anomaly=None, split=None)
+    log_mels = LogMels(frames, np.array([len(frames)]), sampling_rate)
+    return next(Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu")).of_each_clip())
+
+
 def main(arguments: list[str] | None = None) -> bool:
     """Run the command; whether every clip has a score."""
-    parser = option_parser("score_clips.py", "Scores any wav files with a trained model.")
+    parser = option_parser("score_clips.py", "Scores any wav files with a trained model.", OPTIONS)
     parser.add_argument("clips", nargs="+", metavar="CLIP", help="wav files, or folders of them with their subfolders")
     parser.add_argument("--csv", type=Path, default=None, help="write clip,score,decision to this file too")
-    parser.add_argument(
-        "--channel", type=positive, default=None, help="channel to take, from 1 (default: the only one)"
-    )
-    parser.add_argument(
-        "--resample", action="store_true", default=False, help="take recordings of other sampling rates"
-    )
+    parser.add_argument("--resample", action="store_true", default=False, help="take other sampling rates, too")
+    add_channel_argument(parser)
     open_console()
-    own, config = parse_options(parser, arguments)
+    options, config = parse_options(parser, arguments)
     machine = find_machine(config.dataset, config.split)
-    paths, _ = find_recordings(map(Path, own.clips))
+    if options.csv is not None:
+        if options.csv.is_dir():
+            raise UsageError(f"--csv {options.csv}: a directory. Name a file.")
+        make_writable_directory(options.csv.parent)
+    paths, _ = find_recordings(map(Path, options.clips))
     if not paths:
-        raise BaselineError(f"{' '.join(own.clips)}: no .wav files there.")
-    torch.set_num_threads(1)
+        raise BaselineError(f"{' '.join(options.clips)}: no .wav files there.")
     rows, failures = [], 0
-    with threadpool_limits(1, user_api="blas"):  # the mel product rounds differently with another number of threads
-        for path, value, decision in score_recordings(paths, config, machine, own.channel, own.resample):
-            if isinstance(value, BaselineError):
-                log.error("%s", value)
-                failures += 1
-                continue
-            word = {0: "normal", 1: "anomaly", None: "-"}[decision]
-            log.info("%12.6g  %-7s  %s", value, word, path)
-            rows.append((path, value, "" if decision is None else decision))
-    if own.csv is not None:
-        write_csv(own.csv, [("clip", "score", "decision"), *rows])
+    for path, value, decision in score_recordings(paths, config, machine, options.channel, options.resample):
+        if isinstance(value, BaselineError):
+            log.error("%s", value)
+            failures += 1
+            continue
+        log.info("%12.6g  %-7s  %s", value, {0: "normal", 1: "anomaly", None: "-"}[decision], path)
+        rows.append((path, value, "" if decision is None else decision))
+    if options.csv is not None:
+        write_csv(options.csv, [("clip", "score", "decision"), *rows])
     if failures:
         log.error("%d of %d clips have no score; the reasons are above.", failures, len(paths))
     return not failures

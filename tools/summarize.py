@@ -14,10 +14,10 @@ from datasets.catalog import Dataset, find_dataset
 from files import make_writable_directory, write_text
 from networks.scores import SCORES
 from tools.console import run_command
-from tools.metrics import arithmetic_mean, harmonic_mean
+from tools.metrics import MEANS
 from tools.results import read_metrics
 
-MEANS = {"h-mean": harmonic_mean, "a-mean": arithmetic_mean}
+COLUMNS = {"h-mean": "harmonic", "a-mean": "arithmetic"}  # of means over all machine types
 OFFICIAL = "official score"
 
 
@@ -37,14 +37,15 @@ def collect(config: Config, dataset: Dataset) -> pandas.DataFrame:
             if name is None:
                 continue
             system = " ".join(filter(None, (score, name[2])))
-            for machine in dataset.machines[config.split]:
+            for machine in dataset.tested(config.split):
                 path = run / f"result_{machine}.csv"
                 if path.exists():
                     for section, metrics in read_metrics(path).items():
                         rows += [(system, int(name[1]), machine, section, m, v) for m, v in metrics.items()]
     if not rows:
         where = root / f"{config.export_dir}_<score>" / dataset.name
-        hint = "Run ./02a_test_2024t2.sh and ./02b_test_2024t2.sh first."
+        tests = (dataset.script(step, config.split) for step in ("02a_test", "02b_test"))
+        hint = f"Run {' and '.join(tests)} first."
         if any(root.glob(f"{config.export_dir}_*/{dataset.name}/seed*/anomaly_score_*.csv")):
             hint = "There are anomaly scores, but the labels of these clips are not known."
         raise BaselineError(f"{where}: no result_<machine>.csv to summarize. {hint}")
@@ -57,15 +58,15 @@ def summarize_run(run: pandas.DataFrame, dataset: Dataset, split: str) -> pandas
     The columns are the means over all sections of all machine types, then each machine type (the mean over its
     sections). Where a machine type lacks a metric or a section, what rests on it is `nan`: it could not be compared.
     """
-    machines = dataset.machines[split]
-    official_mean = {"harmonic": harmonic_mean, "arithmetic": arithmetic_mean}[dataset.official_score["mean"]]
+    machines = dataset.tested(split)
+    official_mean = MEANS[dataset.official_score["mean"]]
     metrics = dataset.official_score["metrics"]
     there = run.set_index(["machine", "section", "metric"])["value"].unstack("metric")  # noqa: PD010
     wanted = pandas.MultiIndex.from_tuples([(m.name, section) for m in machines.values() for section in m.sections])
     table = there.reindex(index=there.index.union(wanted), columns=metrics)  # nan for what is not there
     rows = {}
     for name, counted in [*((metric, [metric]) for metric in metrics), (OFFICIAL, metrics)]:
-        means = {column: mean(table[counted].to_numpy().ravel()) for column, mean in MEANS.items()}
+        means = {column: MEANS[mean](table[counted].to_numpy().ravel()) for column, mean in COLUMNS.items()}
         cells = {machine: official_mean(table.loc[[machine], counted].to_numpy().ravel()) for machine in machines}
         rows[name] = means | cells
     return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("metric")
@@ -115,7 +116,7 @@ def missing_machines(summary: pandas.DataFrame, dataset: Dataset, split: str) ->
     """A line for each system and seed that lacks a metric of some machine types."""
     lines = []
     for (system, seed), run in summary.groupby(["system", "seed"], sort=False):
-        missing = [machine for machine in dataset.machines[split] if run[machine].isna().any()]
+        missing = [machine for machine in dataset.tested(split) if run[machine].isna().any()]
         if missing:
             lines.append(f"{system}, seed {seed}: no full results of {', '.join(missing)}; its means are left out.")
     return lines
@@ -139,6 +140,8 @@ def write_summary(config: Config, dataset: Dataset) -> None:
     seeds = sorted(set(results["seed"]))
     title = f"{dataset.name}, {'development' if config.dev else 'evaluation'} data"
     caption = f"{title}: percent, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    official = next(column for column, mean in COLUMNS.items() if mean == dataset.official_score["mean"])
+    caption += f"; {OFFICIAL}: its {official}"
     caption += "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
     notes = missing_machines(summary, dataset, config.split)
     markdown = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=_alignment(headers))
@@ -150,7 +153,7 @@ def write_summary(config: Config, dataset: Dataset) -> None:
     try:
         from tools.plots import plot_summary
 
-        bars = (100 * summary.drop(columns="a-mean")).reset_index()
+        bars = (100 * summary.drop(columns=[column for column in COLUMNS if column != official])).reset_index()
         bars = bars.melt(["system", "seed", "metric"], var_name="machine").dropna(subset="value")
         if not bars.empty:
             plot_summary(directory / "summary.png", title, bars)
