@@ -70,6 +70,7 @@ def _plot_section(axes: Axes, result: "SectionScores", threshold: float | None, 
     if min(result.scores) > 0 and max(result.scores) > 20 * min(result.scores):
         axes.set_xscale("log")
     if threshold is not None:
+        axes.get_xlim()  # brings the limits up to date that the transformation rests on
         x, _ = axes.transAxes.inverted().transform(axes.transData.transform((threshold, 0)))
         axes.annotate(
             f"decision threshold {threshold:.5g}",
