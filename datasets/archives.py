@@ -120,18 +120,18 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
     known = read_manifest(machine, dataset_directory, archive)
     with _opened(path) as zip_file:
         members = _members(zip_file, archive, machine)
-        if known is None:  # what else is there may be of another archive, as attributes_00.csv; clips may not
-            members = {
-                name: member for name, member in members.items() if _is_clip(name) or not (directory / name).exists()
-            }
         files = _entries(members)
         findings = compare(directory, files)
-        if known is None and (findings.corrupt or findings.surplus):
-            example = (findings.corrupt + findings.surplus)[0]
-            raise BaselineError(
-                f"{directory} holds other data than {archive.name} (such as {example}). Move the directory away, "
-                "then download again."
-            )
+        if known is None:
+            other_clips = [*filter(_is_clip, findings.corrupt), *findings.surplus]
+            if other_clips:
+                raise BaselineError(
+                    f"{directory} holds other data than {archive.name} (such as {other_clips[0]}). Move the directory "
+                    "away, then download again."
+                )
+            for name in findings.corrupt:  # of another archive of this machine type, such as attributes_00.csv
+                del files[name]
+            findings.corrupt.clear()
         needed = {name: members[name] for name in findings.missing + findings.corrupt}
         check_space(directory.parent, sum(member.file_size for member in needed.values()))
         try:

@@ -110,4 +110,4 @@ def parse_labels(path: Path, machine: Machine) -> dict[str, bool]:
 
 def _is_list(machine: Machine) -> bool:
     """Whether the labels of all machine types are in one list (2020)."""
-    return not any("{machine}" in pattern for pattern in machine.dataset.labels["anomaly"])
+    return not any("{machine}" in pattern for pattern in machine.dataset.labels.get("anomaly", []))

@@ -509,6 +509,10 @@ def test_train_and_test_archives_share_a_directory(server, tmp_path):
     server.requests.clear()
     assert get(server, tmp_path, [HAIR_DRYER], ["train", "test"]) == []
     assert server.requests == []
+    for manifest in directory.glob("*.json"):  # as if unpacked by hand
+        manifest.unlink()
+    assert get(server, tmp_path, [HAIR_DRYER], ["train", "test"]) == []
+    assert files_below(directory).keys() == expected
 
 
 def tool(server, tmp_path, *arguments: str) -> list[str]:

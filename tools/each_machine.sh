@@ -58,9 +58,10 @@ esac
 
 need_packages
 case "$options" in
-    *--test_only*) models=$("$python" "$root/datasets/catalog.py" "$dataset" "$split" $each --tested) || exit ;;
-    *) models=$("$python" "$root/datasets/catalog.py" "$dataset" "$split" $each) || exit ;;
+    *--test_only*) tested=--tested ;;
+    *) tested= ;;
 esac
+models=$("$python" "$root/datasets/catalog.py" "$dataset" "$split" $each $tested) || exit
 [ -n "$models" ] || { echo "no machine type of $dataset has test clips." >&2 && exit 1; }
 # A wrong option is said once, here. $options is a list of words, hence without quotes.
 # shellcheck disable=SC2086
