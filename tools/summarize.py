@@ -141,7 +141,7 @@ def write_summary(config: Config, dataset: Dataset) -> None:
     title = f"{dataset.name}, {'development' if config.dev else 'evaluation'} data"
     caption = f"{title}: percent, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     official = next(column for column, mean in COLUMNS.items() if mean == dataset.official_score["mean"])
-    caption += f"; {OFFICIAL}: its {official}"
+    caption += f"; the {OFFICIAL} is its {official}"
     caption += "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
     notes = missing_machines(summary, dataset, config.split)
     markdown = tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=_alignment(headers))
