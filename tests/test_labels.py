@@ -162,7 +162,7 @@ def test_one_folder_without_the_other(tmp_path, folder):
         ("", "no labels of grinder in it"),
         ("grinder\nsection_00_0000.wav,0\n", "line 1: expected a clip and 0 or 1"),
         ("a.wav,b,c,1\n", "line 1"),
-        ("\x00\x01,1\n", "line 1"),
+        ("\x00\x01,1\n", "line 1|cannot read"),
     ],
 )
 def test_files_that_are_no_labels(tmp_path, text, words):
