@@ -61,7 +61,8 @@ def _download_alone(
         if set(archive.holds) & set(parts) and (needed := _is_needed(machine, archive, dataset_directory))
     }
     archives = [archive for _, archive in wanted]
-    lists = {archive.record: _list_files(server, archive.record, archives, directory) for archive in archives}
+    records = {archive.record for archive in archives}
+    lists = {record: _list_files(server, record, archives, directory) for record in records}
     _check_space_for(wanted, lists, directory)
     with_labels = "labels" in parts and _are_labels_published(machines, directory)
     failed = []

@@ -257,8 +257,10 @@ def test_refusals_are_not_repeated(published, tmp_path, status, caplog):
 
 def test_no_server(tmp_path, server, caplog):
     server.close()
-    assert get(server, tmp_path) == ["fan"]
+    valve = find_machine("DCASE2024T2valve", "dev")
+    assert get(server, tmp_path, machines=(FAN, valve)) == ["fan", "valve"]
     assert re.search(r"no connection.*gave up after 4 attempts", caplog.text)
+    assert caplog.text.count("another attempt") == 3  # one record, asked for once
 
 
 def test_a_slow_server_is_waited_for(published, tmp_path):
