@@ -72,10 +72,8 @@ def _download_alone(
                 if (machine.name, archive) in wanted:
                     _fetch(server, archive, lists[archive.record], archive_path(directory, archive))
                     findings = unpack(archive_path(directory, archive), archive, machine, dataset_directory)
-                    log.info(
-                        "%s: %s unpacked, %d files (%d were missing, %d damaged)",
-                        *(machine.name, archive.name, findings.files, len(findings.missing), len(findings.corrupt)),
-                    )
+                    new = len(findings.missing) + len(findings.corrupt)
+                    log.info("%s: %s unpacked, %d of %d files", machine.name, archive.name, new, findings.files)
             if with_labels:
                 _fetch_labels(server, machine, directory)
         except BaselineError as error:
