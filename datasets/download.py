@@ -39,7 +39,7 @@ def download(
         The names of the machine types that failed; the log says why.
 
     Raises:
-        BaselineError: nothing can be done: no list of files is to be had, or the disk has no room.
+        BaselineError: the disk has no room, or cannot be written to.
     """
     directory = machines[0].split_directory(dataset_directory)
     try:
@@ -73,7 +73,7 @@ def _download_alone(
                     _fetch(server, archive, lists[archive.record], archive_path(directory, archive))
                     findings = unpack(archive_path(directory, archive), archive, machine, dataset_directory)
                     new = len(findings.missing) + len(findings.corrupt)
-                    log.info("%s: %s unpacked, %d of %d files", machine.name, archive.name, new, findings.files)
+                    log.info("%s unpacked, %d of %d files", archive.name, new, findings.files)
             if with_labels:
                 _fetch_labels(server, machine, directory)
         except BaselineError as error:
@@ -115,12 +115,12 @@ def _is_needed(machine: Machine, archive: Archive, dataset_directory: Path) -> _
     findings = compare(machine.directory(dataset_directory), files)
     if findings.surplus:
         log.warning(
-            "%s: %d clips that %s does not hold, such as %s. They count as clips of this machine type: move them away.",
-            *(machine.name, len(findings.surplus), archive.name, findings.surplus[0]),
+            "%s does not hold %d of the clips that are there, such as %s. They count as clips of %s: move them away.",
+            *(archive.name, len(findings.surplus), findings.surplus[0], machine.name),
         )
     if not findings.intact:
         return _Need(sum(files[name].size for name in findings.missing + findings.corrupt))
-    log.info("%s: the files of %s are there, %d verified", machine.name, archive.name, findings.files)
+    log.info("%s: its files are there, %d verified", archive.name, findings.files)
     return None
 
 
@@ -195,4 +195,4 @@ def _fetch_labels(server: Server, machine: Machine, directory: Path) -> None:
                 raise BaselineError(f"{server.url(address)}: not a file of labels: {error}") from error
         combine_labels(machine, files, directory)
     if missing:
-        log.info("%s: labels fetched, %d files", machine.name, len(missing))
+        log.info("labels of %s fetched, %d files", machine.name, len(missing))

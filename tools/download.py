@@ -17,7 +17,7 @@ from config import UsageError, nearest, option_parser, parse_options
 from datasets.catalog import Machine, find_dataset
 from datasets.download import PARTS, download
 from datasets.validate import validate
-from tools.console import open_console, run_command
+from tools.console import log, open_console, run_command
 
 SHOWN_NAMES = 10  # of the clips of one kind; the others are counted
 
@@ -69,6 +69,9 @@ def main(arguments: list[str] | None = None) -> bool:
     machines = choose_machines(find_dataset(name).machines[config.split], own.machines)
     if not any(machine.archives for machine in machines):
         raise UsageError(f"{name} has nothing to download in its {config.split} data.")
+    for part in own.parts:
+        if part != "labels" and not any(part in archive.holds for machine in machines for archive in machine.archives):
+            log.info("%s: the catalog knows of no published %s clips in its %s data", name, part, config.split)
     if own.action == "validate":
         return validate_all(machines, config.dataset_directory, own.parts)
     failed = download(machines, config.dataset_directory, own.parts, config.download_url)
