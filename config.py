@@ -288,7 +288,7 @@ def _check_range(value: Any, rules: typing.Mapping, origin: str) -> Any:
 
 @dataclass(frozen=True)
 class RunPaths:
-    """Where a run's files go. `machine` may carry the suffix `_section_<ss>` of a model of a single section."""
+    """Where a run's files go. `model_name` is `machine`, with the suffix `_section_<ss>` for one section of several."""
 
     config: Config
     dataset: str

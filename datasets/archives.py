@@ -74,7 +74,7 @@ def read_manifest(machine: Machine, dataset_directory: Path, archive: Archive) -
         *(OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError),
         BaselineError,  # a name that leads outside
     ) as error:
-        log.warning("%s is damaged (%s) and is made again.", path, error)
+        log.warning("%s is damaged (%s), and taken as not there.", path, error)
         return None
     return files
 
@@ -123,7 +123,7 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
         files = _entries(members)
         findings = compare(directory, files)
         if known is None:
-            other_clips = [*filter(_is_clip, findings.corrupt), *findings.surplus]
+            other_clips = [*filter(is_clip, findings.corrupt), *findings.surplus]
             if other_clips:
                 raise BaselineError(
                     f"{directory} holds other data than {archive.name} (such as {other_clips[0]}). Move the directory "
@@ -232,11 +232,12 @@ def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> d
 
 def _holds_clips(files: Collection[str], archive: Archive) -> bool:
     """Whether there are clips of each split that the archive is to hold."""
-    directories = {PurePosixPath(name).parts[0] for name in files if _is_clip(name)}
+    directories = {PurePosixPath(name).parts[0] for name in files if is_clip(name)}
     return all(directories & set(SPLIT_DIRECTORIES[split]) for split in archive.holds)
 
 
-def _is_clip(name: str) -> bool:
+def is_clip(name: str) -> bool:
+    """Whether a file is a clip, by its name."""
     return name.lower().endswith(".wav")
 
 

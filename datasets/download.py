@@ -6,11 +6,10 @@ The data_download scripts do this for all machine types of a split, `train.py --
 import contextlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from config import BaselineError, nearest
-from datasets.archives import check_space, compare, read_manifest, remove_leftovers, unpack
+from datasets.archives import check_space, compare, manifest_path, read_manifest, remove_leftovers, unpack
 from datasets.catalog import Archive, Machine
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES
 from datasets.labels import combine_labels, label_files, parse_labels
@@ -54,26 +53,25 @@ def _download_alone(
     machines: Sequence[Machine], dataset_directory: Path, parts: Sequence[str], server: Server
 ) -> list[str]:
     directory = machines[0].split_directory(dataset_directory)
-    wanted = {
-        (machine.name, archive): needed
+    wanted = [
+        (machine, archive)
         for machine in machines
         for archive in machine.archives
-        if set(archive.holds) & set(parts) and (needed := _is_needed(machine, archive, dataset_directory))
-    }
+        if set(archive.holds) & set(parts) and not _is_there(machine, archive, dataset_directory)
+    ]
     archives = [archive for _, archive in wanted]
     records = {archive.record for archive in archives}
     lists = {record: _list_files(server, record, archives, directory) for record in records}
-    _check_space_for(wanted, lists, directory)
+    _check_space_for(wanted, lists, dataset_directory)
     with_labels = "labels" in parts and _are_labels_published(machines, directory)
     failed = []
     for machine in machines:
         try:
-            for archive in machine.archives:
-                if (machine.name, archive) in wanted:
-                    _fetch(server, archive, lists[archive.record], archive_path(directory, archive))
-                    findings = unpack(archive_path(directory, archive), archive, machine, dataset_directory)
-                    new = len(findings.missing) + len(findings.corrupt)
-                    log.info("%s unpacked, %d of %d files", archive.name, new, findings.files)
+            for archive in [archive for each, archive in wanted if each is machine]:
+                _fetch(server, archive, lists[archive.record], archive_path(directory, archive))
+                findings = unpack(archive_path(directory, archive), archive, machine, dataset_directory)
+                new = len(findings.missing) + len(findings.corrupt)
+                log.info("%s unpacked, %d of %d files", archive.name, new, findings.files)
             if with_labels:
                 _fetch_labels(server, machine, directory)
         except BaselineError as error:
@@ -101,27 +99,19 @@ def archive_path(split_directory: Path, archive: Archive) -> Path:
     return split_directory / "archives" / archive.name
 
 
-@dataclass(frozen=True)
-class _Need:
-    """Why an archive is needed."""
-
-    unpacked: int | None  # bytes that its missing and damaged files take; None where that is not known yet
-
-
-def _is_needed(machine: Machine, archive: Archive, dataset_directory: Path) -> _Need | None:
+def _is_there(machine: Machine, archive: Archive, dataset_directory: Path) -> bool:
     files = read_manifest(machine, dataset_directory, archive)
     if files is None:
-        return _Need(None)
+        return False
     findings = compare(machine.directory(dataset_directory), files)
     if findings.surplus:
         log.warning(
             "%s does not hold %d of the clips that are there, such as %s. They count as clips of %s: move them away.",
             *(archive.name, len(findings.surplus), findings.surplus[0], machine.name),
         )
-    if not findings.intact:
-        return _Need(sum(files[name].size for name in findings.missing + findings.corrupt))
-    log.info("%s: its files are there, %d verified", archive.name, findings.files)
-    return None
+    if findings.intact:
+        log.info("%s: its files are there, %d verified", archive.name, findings.files)
+    return findings.intact
 
 
 def _list_files(server: Server, record: int, archives: Sequence[Archive], directory: Path) -> FileList:
@@ -135,15 +125,18 @@ def _list_files(server: Server, record: int, archives: Sequence[Archive], direct
         return None
 
 
-def _check_space_for(wanted: dict[tuple[str, Archive], _Need], lists: dict[int, FileList], directory: Path) -> None:
-    """Room for what is to be fetched and unpacked; a whole archive takes at least as much again unpacked."""
+def _check_space_for(
+    wanted: Sequence[tuple[Machine, Archive]], lists: dict[int, FileList], dataset_directory: Path
+) -> None:
+    """Room for what is to be fetched, and for as much again unpacked, the least that a whole archive takes."""
     needed = 0
-    for (_, archive), need in wanted.items():
-        files, path = lists[archive.record], archive_path(directory, archive)
+    for machine, archive in wanted:
+        directory, files = machine.split_directory(dataset_directory), lists[archive.record]
         if isinstance(files, dict) and archive.name in files:
-            size = files[archive.name].size
+            size, path = files[archive.name].size, archive_path(directory, archive)
             needed += size - min(size, max(size_of(path), size_of(part_of(path))))
-            needed += size if need.unpacked is None else need.unpacked
+            is_repair = manifest_path(machine, dataset_directory, archive).exists()
+            needed += 0 if is_repair else size
     if wanted:
         check_space(directory / "archives", needed)
 

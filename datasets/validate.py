@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import BaselineError
-from datasets.archives import Findings, compare, list_archive, read_manifest
+from datasets.archives import Findings, compare, is_clip, list_archive, read_manifest
 from datasets.catalog import Archive, Machine
 from datasets.clips import SPLIT_DIRECTORIES, parse_clip
 from datasets.download import archive_path
@@ -26,6 +26,8 @@ def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Fin
     if files is None and path.exists():
         try:
             files = list_archive(path, archive, machine)
+            # What is no clip, attributes_00.csv say, may as well be another archive's.
+            files = {name: entry for name, entry in files.items() if is_clip(name)}
         except BaselineError as error:
             log.warning("%s", error)
     if files is not None:

@@ -594,6 +594,18 @@ def test_scripts_and_validate(published, tmp_path):
     assert published.requests == []
 
 
+def test_validate_against_the_archive_that_is_there(published, tmp_path, capsys):
+    get(published, tmp_path)
+    directory = tmp_path / "data/dcase2024t2/dev_data/raw/fan"
+    (directory / "dev_fan.zip.json").unlink()
+    (directory / "attributes_00.csv").write_text("of another archive")
+    arguments = ["2024", "-d", "validate", "--machines", "fan", "--dataset_directory", str(tmp_path / "data")]
+    assert download_tool.main(arguments) is True
+    (directory / CLIPS[0]).unlink()
+    assert download_tool.main(arguments) is False
+    assert f"fan, missing: {CLIPS[0]}" in capsys.readouterr().out
+
+
 def test_validate_of_data_unpacked_by_hand(demo_data, tmp_path, capsys):
     data = tmp_path / "data"
     shutil.copytree(demo_data, data)

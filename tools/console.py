@@ -99,7 +99,7 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
         if isinstance(error, BrokenPipeError):  # `| head` has seen enough; nothing more is to be written there
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
-        print(f"error: {error.filename}: {error.strerror or error}. Check names and permissions.", file=sys.stderr)
+        print(f"error: {error}. Check names and permissions.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"interrupted. {after_interrupt}".rstrip(), file=sys.stderr)

@@ -62,7 +62,7 @@ case "$options" in
     *) tested= ;;
 esac
 models=$("$python" "$root/datasets/catalog.py" "$dataset" "$split" $each $tested) || exit
-[ -n "$models" ] || { echo "no machine type of $dataset has test clips." >&2 && exit 1; }
+[ -n "$models" ] || { echo "error: no machine type of $dataset has test clips." >&2 && exit 1; }
 # A wrong option is said once, here. $options is a list of words, hence without quotes.
 # shellcheck disable=SC2086
 "$python" "$root/config.py" --dataset "$dataset" $options "$@" || exit

@@ -103,7 +103,7 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
     if fits is None:
         log.warning("%s is missing: anomaly scores are written, decisions cannot be made.", paths.score_distribution)
     try:
-        return network, read_threshold(config, paths), record and record["sampling_rate"]
+        return network, _threshold(fits, config, paths), record and record["sampling_rate"]
     except KeyError as error:
         raise BaselineError(f"{paths.config_record} is damaged ({error}). Train again.") from error
 
@@ -114,8 +114,12 @@ def read_threshold(config: Config, paths: RunPaths) -> float | None:
     Raises:
         BaselineError: the file of the distributions is damaged.
     """
+    return _threshold(_read(paths.score_distribution, json.loads), config, paths)
+
+
+def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> float | None:
     try:
-        fit = (_read(paths.score_distribution, json.loads) or {}).get(config.score)
+        fit = (fits or {}).get(config.score)
         return None if fit is None else Gamma(**fit).threshold(config.decision_threshold)
     except TypeError as error:
         raise BaselineError(f"{paths.score_distribution} is damaged ({error}). Train again.") from error
