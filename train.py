@@ -31,6 +31,7 @@ import os
 import random
 import shlex
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,9 @@ from datasets.clips import find_clips
 from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
 from files import alone, make_writable_directory, write_csv
-from networks import find_network, flatten_parameters
+from networks import find_network
 from networks.scores import ResidualCovariances, find_score, residual
+from networks.steps import Step, fastest_form, flatten_parameters
 from networks.threshold import fit_gamma
 from tools.console import TrainingProgress, open_console, open_log_file
 from tools.metrics import MEANS
@@ -81,16 +83,22 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     torch.manual_seed(config.seed)
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
     network = find_network(config.model)(vectors.dimension, config.n_mels).to(device)
-    optimizer = torch.optim.Adam([flatten_parameters(network)], lr=config.learning_rate)
+    on_gpu = device.type == "cuda"
+    optimizer = torch.optim.Adam(
+        [flatten_parameters(network)], lr=config.learning_rate, fused=on_gpu, capturable=on_gpu
+    )
     state = TrainingState(network, optimizer, config, clips)
     if config.restart and (config.checkpoint_path or paths.checkpoint.exists()):
         state.load(config.checkpoint_path or paths.checkpoint)
 
     # --- Training
+    step = partial(training_step, network, optimizer)
+    step = fastest_form(step, network, optimizer, vectors[train_index[: config.batch_size]])
     n_batches = math.ceil(n_train / config.batch_size)
     with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
-            losses, is_target = train_epoch(network, optimizer, vectors, train_index, config, progress)
+            network.train()
+            losses, is_target = train_epoch(step, vectors, train_index, config, progress)
             valid_losses = validation_losses(network, vectors, valid_index, config.batch_size)
             row = log_row(losses, is_target, valid_losses, config.batch_size, n_batches)
             if not np.isfinite(row).all():
@@ -124,29 +132,31 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     )
 
 
+def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> torch.Tensor:
+    """One step of training on a batch of vectors: (B, D) → the loss of each, (B,).
+
+    What runs is its fastest form that gives the same result: see networks.steps.fastest_form.
+    """
+    loss = mse_loss(network(x), x, reduction="none").mean(dim=1)  # (B, D) -> (B,)
+    optimizer.zero_grad(set_to_none=False)  # the gradients stay the views of one buffer
+    loss.mean().backward()
+    optimizer.step()
+    return loss.detach()
+
+
 def train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    vectors: Vectors,
-    train_index: torch.Tensor,
-    config: Config,
-    progress: TrainingProgress,
+    step: Step, vectors: Vectors, train_index: torch.Tensor, config: Config, progress: TrainingProgress
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One pass over the training vectors, with a step of the optimizer after each batch.
+    """One pass over the training vectors, a step with each batch.
 
     Returns:
         The loss of each vector in the order of the pass, and whether it is of the target domain: on the CPU.
     """
-    network.train()
     order = training_order(train_index, config)
-    losses = torch.empty(len(order), device=order.device)  # filled in place: kept pieces would fragment the memory
+    losses = torch.empty(len(order), device=order.device)
     for batch, batch_losses in zip(order.split(config.batch_size), losses.split(config.batch_size), strict=True):
         x = vectors[batch]  # (B, D)
-        loss = mse_loss(network(x), x, reduction="none").mean(dim=1)  # (B, D) -> (B,)
-        optimizer.zero_grad(set_to_none=False)  # the gradients stay the views of one buffer
-        loss.mean().backward()
-        optimizer.step()
-        batch_losses.copy_(loss.detach())
+        batch_losses.copy_(step(x))
         progress.finish_batch(batch_losses)
     return losses.cpu(), vectors.is_target[order].cpu()
 

@@ -25,8 +25,9 @@ class Vectors:
     def __init__(
         self, log_mels: LogMels, clips: Sequence[Clip], frames: int, frame_hop_length: int, device: torch.device
     ):
-        self._frames = torch.from_numpy(log_mels.frames).to(device)  # (sum of T, M)
-        self._within = torch.arange(frames, device=device)  # (P,)
+        self.dimension = frames * log_mels.frames.shape[1]  # D
+        values = torch.from_numpy(log_mels.frames).to(device).flatten()  # (sum of T · M)
+        self._windows = values.unfold(0, self.dimension, log_mels.frames.shape[1])  # (sum of T − P + 1, D), a view
         ends = np.cumsum(log_mels.lengths)
         starts = [
             np.arange(end - length, end - frames + 1, frame_hop_length)
@@ -35,15 +36,13 @@ class Vectors:
         self._starts = torch.from_numpy(np.concatenate(starts)).to(device)  # (vectors,) first frame of each vector
         self._per_clip = [len(each) for each in starts]
         self.is_target = torch.from_numpy(np.repeat([clip.is_target for clip in clips], self._per_clip)).to(device)
-        self.dimension = frames * log_mels.frames.shape[1]  # D
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
         """The vectors with these numbers: (B,) int64 → (B, D) float32."""
-        rows = self._starts[indices].unsqueeze(1) + self._within  # (B, P)
-        return self._frames.index_select(0, rows.flatten()).view(len(indices), self.dimension)  # (B·P, M) -> (B, D)
+        return self._windows.index_select(0, self._starts[indices])
 
     def of_each_clip(self) -> Iterator[torch.Tensor]:
         """The vectors of one clip after the other, (K, D) each."""

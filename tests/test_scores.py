@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from config import UsageError
-from networks import find_network, flatten_parameters
+from networks import find_network
 from networks.scores import ResidualCovariances, find_score
+from networks.steps import flatten_parameters
 from networks.threshold import Gamma, fit_gamma
 
 M, P = 6, 3

@@ -1,0 +1,250 @@
+"""Faster forms of a training step, with the same result: what train.py's loop takes in place of the step itself.
+
+B: vectors of a batch, D: values of a vector.
+"""
+
+import itertools
+import logging
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+log = logging.getLogger("baseline")
+
+# (B, D) vectors → (B,) losses; the weights have been moved.
+Step = Callable[[torch.Tensor], torch.Tensor]
+
+
+def flatten_parameters(network: nn.Module) -> nn.Parameter:
+    """Lay all trainable parameters and their gradients into one buffer each, of which they become views.
+
+    An optimizer that treats each value alone, such as Adam, takes the same steps on the one buffer, bit by bit, in a
+    fraction of the time. Call it when the network is on its device.
+
+    Returns:
+        (parameters,) the buffer, with its gradient buffer, which backward passes add to.
+    """
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in parameters]))
+    flat.grad = torch.zeros_like(flat)
+    start = 0
+    for parameter in parameters:
+        end = start + parameter.numel()
+        parameter.data = flat.data[start:end].view_as(parameter)
+        parameter.grad = flat.grad[start:end].view_as(parameter)
+        start = end
+    return flat
+
+
+def fastest_form(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> Step:
+    """The fastest form of a training step that leaves the same weights behind as the step itself.
+
+    On a GPU that is the step as a CUDA graph. On a CPU it is a BufferedStep, if on these vectors it gives losses,
+    weights and optimizer state that are equal to the last bit. Where it does not, because the network has other layers
+    or the step another loss or optimizer than it knows, it is the step itself.
+
+    Args:
+        step: one step of training `network`, whose parameters are flattened, with `optimizer`.
+        x: (B, D) a batch to try it on; the tries are undone.
+    """
+    network.train()
+    if x.is_cuda:
+        return CapturedStep(step, network, optimizer, x)
+    expected = _try(step, network, optimizer, x)
+    buffered = BufferedStep.of(network, optimizer)
+    if buffered and all(map(torch.equal, expected, _try(buffered, network, optimizer, x))):
+        return buffered
+    log.debug("the training step is taken as it is: it is not the one that has a faster form")
+    return step
+
+
+def _try(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> list[torch.Tensor]:
+    """The losses of two steps and the weights and optimizer state after them, which are as before when it returns."""
+    before = [tensor.clone() for tensor in _tensors(network, optimizer)]
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        losses = [step(x).clone() for _ in range(2)]
+    tensors = _tensors(network, optimizer)
+    after = [tensor.clone() for tensor in tensors]
+    for tensor, value in itertools.zip_longest(tensors, before):
+        # What the optimizer made at its very first step was zero before it.
+        tensor.zero_() if value is None else tensor.copy_(value)
+    return losses + after
+
+
+def _tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    states = [
+        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
+    ]
+    return [*network.state_dict().values(), *states]
+
+
+class CapturedStep:
+    """A step as a CUDA graph: its many small kernels are started at once. Batches of another size take the step itself.
+
+    Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs, whole-network capture.
+    """
+
+    def __init__(self, step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor):
+        self._step, self._x = step, x.clone()
+        stream = torch.cuda.Stream(x.device)
+        stream.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(stream):
+            _try(step, network, optimizer, self._x)  # what is made at first use may not be made while capturing
+        torch.cuda.current_stream(x.device).wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):  # notes the kernels, and runs none
+            self._losses = step(self._x)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """A step: (B, D) → (B,), valid until the next one."""
+        if x.shape != self._x.shape:
+            return self._step(x)
+        self._x.copy_(x)
+        self._graph.replay()
+        return self._losses
+
+
+class BufferedStep:
+    """A step of layers in a row, the mean squared error and Adam, in buffers that are made once for each batch size.
+
+    It calls what PyTorch's autograd and Adam call, in the same order, without their overhead and temporary tensors.
+    """
+
+    def __init__(self, layers: list[nn.Module], flat: nn.Parameter, optimizer: torch.optim.Adam):
+        self._layers = layers
+        self._passes: dict[int, _Pass] = {}
+        self._adam = _Adam(flat, optimizer)
+
+    @classmethod
+    def of(cls, network: nn.Module, optimizer: torch.optim.Optimizer) -> "BufferedStep | None":
+        """The step of this network and optimizer, or None where it has no form of a layer or of the optimizer."""
+        layers = [module for module in network.modules() if not list(module.children())]
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        in_layers = sum(p.numel() for layer in layers for p in layer.parameters())
+        if (
+            not all(map(_has_form, layers))
+            or type(layers[0]) is not nn.Linear
+            or type(optimizer) is not torch.optim.Adam
+            or [p.numel() for p in parameters] != [in_layers]
+        ):
+            return None
+        return cls(layers, parameters[0], optimizer)
+
+    @torch.no_grad()
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """A step: (B, D) → (B,)."""
+        if len(x) not in self._passes:
+            self._passes[len(x)] = _Pass(self._layers, *x.shape)
+        losses = self._passes[len(x)](x)
+        self._adam.step()
+        return losses
+
+
+class _Pass:
+    """Forward and backward pass of one batch size, B: losses, and the gradients of their mean."""
+
+    def __init__(self, layers: list[nn.Module], n: int, width: int):
+        self._forms = [FORMS[type(layer)](layer, n, is_first=layer is layers[0]) for layer in layers]
+        self._gradient, self._squares = torch.empty(n, width), torch.empty(n, width)
+        # d loss / d (x̂ − x) of the mean over D, then B, divided in the order and precision of the backward pass.
+        self._slope = 2 * float(torch.ones(()) / n / width)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        reconstruction = x
+        for form in self._forms:
+            reconstruction = form.forward(reconstruction)
+        gradient = torch.sub(reconstruction, x, out=self._gradient)
+        losses = torch.mul(gradient, gradient, out=self._squares).mean(dim=1)  # (B, D) -> (B,)
+        gradient.mul_(self._slope)
+        for form in reversed(self._forms):
+            gradient = form.backward(gradient)
+        return losses
+
+
+class _Linear:
+    def __init__(self, layer: nn.Linear, n: int, is_first: bool):
+        self._layer, self._is_first = layer, is_first
+        self._output, self._gradient = torch.empty(n, layer.out_features), torch.empty(n, layer.in_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._x = x
+        return torch.addmm(self._layer.bias, x, self._layer.weight.t(), out=self._output)
+
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        torch.mm(gradient.t(), self._x, out=self._layer.weight.grad)
+        torch.sum(gradient, 0, out=self._layer.bias.grad)
+        return self._gradient if self._is_first else torch.mm(gradient, self._layer.weight, out=self._gradient)
+
+
+class _BatchNorm:
+    def __init__(self, layer: nn.BatchNorm1d, n: int, is_first: bool):
+        width = layer.num_features
+        self._layer, self._output, self._gradient = layer, torch.empty(n, width), torch.empty(n, width)
+        self._statistics = torch.empty(width), torch.empty(width)  # mean, 1 / standard deviation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layer, self._x = self._layer, x
+        layer.num_batches_tracked.add_(1)
+        return torch.native_batch_norm(
+            *(x, layer.weight, layer.bias, layer.running_mean, layer.running_var, True, layer.momentum, layer.eps),
+            out=(self._output, *self._statistics),
+        )[0]
+
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        layer = self._layer
+        return torch.ops.aten.native_batch_norm_backward.out(
+            *(
+                gradient,
+                self._x,
+                layer.weight,
+                layer.running_mean,
+                layer.running_var,
+                *self._statistics,
+                True,
+                layer.eps,
+            ),
+            [True, True, True],
+            out0=self._gradient,
+            out1=layer.weight.grad,
+            out2=layer.bias.grad,
+        )[0]
+
+
+class _ReLU:  # in place: what is before it does not need its output again
+    def __init__(self, layer: nn.ReLU, n: int, is_first: bool):
+        pass
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self._output = x.relu_()
+        return self._output
+
+    def backward(self, gradient: torch.Tensor) -> torch.Tensor:
+        return torch.ops.aten.threshold_backward.grad_input(gradient, self._output, 0, grad_input=gradient)
+
+
+FORMS = {nn.Linear: _Linear, nn.BatchNorm1d: _BatchNorm, nn.ReLU: _ReLU}
+
+
+def _has_form(layer: nn.Module) -> bool:
+    parts = [getattr(layer, name, 0) for name in ("weight", "bias", "running_mean", "momentum")]
+    return type(layer) in FORMS and all(part is not None for part in parts)  # with bias, running statistics and so on
+
+
+class _Adam:
+    """The update of torch.optim.Adam in its plain form, on the optimizer's own state."""
+
+    def __init__(self, flat: nn.Parameter, optimizer: torch.optim.Adam):
+        self._flat, self._settings, self._state = flat, optimizer.param_groups[0], optimizer.state[flat]
+        self._denominator = torch.empty_like(flat, requires_grad=False)
+
+    def step(self) -> None:
+        beta1, beta2 = self._settings["betas"]
+        mean, mean_of_squares = self._state["exp_avg"], self._state["exp_avg_sq"]
+        self._state["step"] += 1
+        steps = float(self._state["step"])
+        gradient, denominator = self._flat.grad, self._denominator
+        mean.lerp_(gradient, 1 - beta1)
+        mean_of_squares.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        torch.sqrt(mean_of_squares, out=denominator).div_((1 - beta2**steps) ** 0.5).add_(self._settings["eps"])
+        self._flat.addcdiv_(mean, denominator, value=-self._settings["lr"] / (1 - beta1**steps))
