@@ -45,8 +45,9 @@ from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
 from files import alone, make_writable_directory, write_csv
 from networks import find_network
+from networks.adam import Adam
 from networks.scores import ResidualCovariances, find_score, residual
-from networks.steps import Step, fastest_form, flatten_parameters
+from networks.steps import Optimizer, Step, fastest_form, flatten_parameters
 from networks.threshold import fit_gamma
 from tools.console import TrainingProgress, open_console, open_log_file
 from tools.metrics import MEANS
@@ -83,10 +84,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     torch.manual_seed(config.seed)
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
     network = find_network(config.model)(vectors.dimension, config.n_mels).to(device)
-    on_gpu = device.type == "cuda"
-    optimizer = torch.optim.Adam(
-        [flatten_parameters(network)], lr=config.learning_rate, fused=on_gpu, capturable=on_gpu
-    )
+    optimizer = Adam(flatten_parameters(network), config.learning_rate)
     state = TrainingState(network, optimizer, config, clips)
     if config.restart and (config.checkpoint_path or paths.checkpoint.exists()):
         state.load(config.checkpoint_path or paths.checkpoint)
@@ -132,7 +130,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     )
 
 
-def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> torch.Tensor:
+def training_step(network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> torch.Tensor:
     """One step of training on a batch of vectors: (B, D) → the loss of each, (B,).
 
     What runs is its fastest form that gives the same result: see networks.steps.fastest_form.

@@ -3,6 +3,8 @@
 T: frames of a clip, M: mel bands.
 """
 
+import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -12,6 +14,7 @@ import struct
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +22,8 @@ from tqdm import tqdm
 
 from config import FEATURE_KEYS, BaselineError, Config
 from datasets.clips import Clip
-from files import atomic_path
+from datasets.workers import mapped
+from files import alone, atomic_path
 
 # Log-mel energies stay finite where a band is silent. A Python float: a NumPy one would make the logarithm float64.
 FLOOR = sys.float_info.epsilon
@@ -64,9 +68,20 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
         log.debug("features from %s", cache)
         _check_lengths(clips, cached.lengths, config)
         return cached
-    log_mels = _extract(clips, config, channels)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(BaselineError):  # where nothing can be written, each run computes its own
+            lock = cache_directory / f".{cache.stem}.lock"
+            stack.enter_context(alone(lock, "waiting for another run that computes the same features"))
+            cached = _read_cache(cache, key)
+        if cached is None:
+            cached = _extract(clips, config, channels)
+            _write_cache(cache, key, cached)
+    return cached
+
+
+def _write_cache(path: Path, key: str, log_mels: LogMels) -> None:
     try:
-        with atomic_path(cache) as temporary, temporary.open("wb") as file:
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
             np.savez(
                 file,
                 key=np.array(key),
@@ -76,7 +91,6 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
             )
     except BaselineError as error:
         log.warning("the features are not cached, and will be computed again next time: %s", error)
-    return log_mels
 
 
 def _read_cache(path: Path, key: str) -> LogMels | None:
@@ -125,13 +139,23 @@ def _extract(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
     log_mels = LogMels(
         np.empty((lengths.sum(), config.n_mels), np.float32), lengths.astype(np.int64), headers[0].sampling_rate
     )
-    progress = tqdm(clips, desc="features", unit="clip", disable=None, leave=False)
-    # The mel product rounds differently with another number of BLAS threads.
-    with threadpool_limits(1, user_api="blas"):
-        for clip, end in zip(progress, np.cumsum(lengths), strict=True):
-            frames = log_mel(read_clip(clip.path), log_mels.sampling_rate, config)
-            log_mels.frames[end - len(frames) : end] = frames
+    prepare = partial(log_mel, np.zeros(config.n_fft, np.float32), log_mels.sampling_rate, config)
+    extract = partial(_log_mels_of, log_mels.sampling_rate, config)
+    end = 0
+    with (
+        threadpool_limits(1, user_api="blas"),  # the mel product rounds differently with another number of threads
+        tqdm(total=len(clips), desc="features", unit="clip", disable=None, leave=False) as progress,
+        mapped(extract, [clip.path for clip in clips], prepare) as frames_of_clips,
+    ):
+        for frames in frames_of_clips:
+            start, end = end, end + len(frames)
+            log_mels.frames[start:end] = frames
+            progress.update()
     return log_mels
+
+
+def _log_mels_of(sampling_rate: int, config: Config, paths: Sequence[Path]) -> list[np.ndarray]:
+    return [log_mel(read_clip(path), sampling_rate, config) for path in paths]
 
 
 def count_frames(samples: int, config: Config) -> int:
@@ -164,18 +188,19 @@ def log_mel(samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarr
     """
     import librosa
 
-    mel = librosa.feature.melspectrogram(
-        y=samples,
-        sr=sampling_rate,
-        n_fft=config.n_fft,
-        hop_length=config.hop_length,
-        win_length=config.win_length,
-        n_mels=config.n_mels,
-        power=config.power,
-        fmin=config.fmin,
-        fmax=config.fmax,
-    )  # (M, T)
-    return (20.0 / config.power * np.log10(np.maximum(mel, FLOOR))).T.astype(np.float32)
+    # librosa.feature.melspectrogram, but for the mel filters, which it makes anew for each clip.
+    spectrum = librosa.stft(samples, n_fft=config.n_fft, hop_length=config.hop_length, win_length=config.win_length)
+    filters = _mel_filters(sampling_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)
+    mel = np.einsum("...ft,mf->...mt", np.abs(spectrum) ** config.power, filters, optimize=True)  # (M, T)
+    decades = np.log10(np.maximum(mel, FLOOR, out=mel), out=mel)
+    return np.multiply(decades, 20.0 / config.power, out=mel).T.astype(np.float32, copy=False)
+
+
+@functools.cache
+def _mel_filters(sampling_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | None) -> np.ndarray:
+    import librosa
+
+    return librosa.filters.mel(sr=sampling_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
 
 
 def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarray:

@@ -3,6 +3,7 @@
 P: frames of a vector, M: mel bands, D = P * M, T: frames of a clip, K: vectors of a clip, B: vectors of a batch.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -53,12 +54,12 @@ class Vectors:
 def split_vectors(n: int, validation_split: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers of the training and of the validation vectors, drawn from NumPy's global generator.
 
-    It is the vectors that are split, not the clips, as in the published baseline.
+    It is the vectors that are split, not the clips, as in the published baseline; they are drawn as scikit-learn's
+    `train_test_split` draws them.
     """
-    from sklearn.model_selection import train_test_split
-
-    train, valid = train_test_split(np.arange(n), test_size=validation_split)
-    return torch.from_numpy(train), torch.from_numpy(valid)
+    order = torch.from_numpy(np.random.permutation(n))
+    n_valid = math.ceil(n * validation_split)
+    return order[n_valid:], order[:n_valid]
 
 
 def draw_pass(index: torch.Tensor, shuffle: bool) -> torch.Tensor:

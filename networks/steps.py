@@ -5,15 +5,19 @@ B: vectors of a batch, D: values of a vector.
 
 import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
+
+from networks.adam import Adam
 
 log = logging.getLogger("baseline")
 
 # (B, D) vectors → (B,) losses; the weights have been moved.
 Step = Callable[[torch.Tensor], torch.Tensor]
+# Of the flattened parameters.
+Optimizer = Adam | torch.optim.Optimizer
 
 
 def flatten_parameters(network: nn.Module) -> nn.Parameter:
@@ -37,7 +41,7 @@ def flatten_parameters(network: nn.Module) -> nn.Parameter:
     return flat
 
 
-def fastest_form(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> Step:
+def fastest_form(step: Step, network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> Step:
     """The fastest form of a training step that leaves the same weights behind as the step itself.
 
     On a GPU that is the step as a CUDA graph. On a CPU it is a BufferedStep, if on these vectors it gives losses,
@@ -59,7 +63,7 @@ def fastest_form(step: Step, network: nn.Module, optimizer: torch.optim.Optimize
     return step
 
 
-def _try(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor) -> list[torch.Tensor]:
+def _try(step: Step, network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> list[torch.Tensor]:
     """The losses of two steps and the weights and optimizer state after them, which are as before when it returns."""
     before = [tensor.clone() for tensor in _tensors(network, optimizer)]
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
@@ -72,11 +76,16 @@ def _try(step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x: to
     return losses + after
 
 
-def _tensors(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
-    states = [
-        value for state in optimizer.state.values() for value in state.values() if isinstance(value, torch.Tensor)
-    ]
-    return [*network.state_dict().values(), *states]
+def _tensors(network: nn.Module, optimizer: Optimizer) -> list[torch.Tensor]:
+    return [*network.state_dict().values(), *_tensors_in(optimizer.state_dict())]
+
+
+def _tensors_in(value: object) -> Iterator[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _tensors_in(part)
 
 
 class CapturedStep:
@@ -85,7 +94,7 @@ class CapturedStep:
     Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs, whole-network capture.
     """
 
-    def __init__(self, step: Step, network: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor):
+    def __init__(self, step: Step, network: nn.Module, optimizer: Optimizer, x: torch.Tensor):
         self._step, self._x = step, x.clone()
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
@@ -106,30 +115,24 @@ class CapturedStep:
 
 
 class BufferedStep:
-    """A step of layers in a row, the mean squared error and Adam, in buffers that are made once for each batch size.
+    """A step of layers in a row with the mean squared error, in buffers that are made once for each batch size.
 
-    It calls what PyTorch's autograd and Adam call, in the same order, without their overhead and temporary tensors.
+    It calls what PyTorch's autograd calls, in the same order, without its overhead and temporary tensors.
     """
 
-    def __init__(self, layers: list[nn.Module], flat: nn.Parameter, optimizer: torch.optim.Adam):
-        self._layers = layers
+    def __init__(self, layers: list[nn.Module], optimizer: Optimizer):
+        self._layers, self._optimizer = layers, optimizer
         self._passes: dict[int, _Pass] = {}
-        self._adam = _Adam(flat, optimizer)
 
     @classmethod
-    def of(cls, network: nn.Module, optimizer: torch.optim.Optimizer) -> "BufferedStep | None":
-        """The step of this network and optimizer, or None where it has no form of a layer or of the optimizer."""
+    def of(cls, network: nn.Module, optimizer: Optimizer) -> "BufferedStep | None":
+        """The step of this network, or None where there is no form of one of its layers."""
         layers = [module for module in network.modules() if not list(module.children())]
-        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        in_layers = sum(p.numel() for layer in layers for p in layer.parameters())
-        if (
-            not all(map(_has_form, layers))
-            or type(layers[0]) is not nn.Linear
-            or type(optimizer) is not torch.optim.Adam
-            or [p.numel() for p in parameters] != [in_layers]
-        ):
+        in_layers = {id(parameter) for layer in layers for parameter in layer.parameters()}
+        trained = {id(parameter) for parameter in network.parameters() if parameter.requires_grad}
+        if not all(map(_has_form, layers)) or type(layers[0]) is not nn.Linear or in_layers != trained:
             return None
-        return cls(layers, parameters[0], optimizer)
+        return cls(layers, optimizer)
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -137,7 +140,7 @@ class BufferedStep:
         if len(x) not in self._passes:
             self._passes[len(x)] = _Pass(self._layers, *x.shape)
         losses = self._passes[len(x)](x)
-        self._adam.step()
+        self._optimizer.step()
         return losses
 
 
@@ -229,22 +232,3 @@ FORMS = {nn.Linear: _Linear, nn.BatchNorm1d: _BatchNorm, nn.ReLU: _ReLU}
 def _has_form(layer: nn.Module) -> bool:
     parts = [getattr(layer, name, 0) for name in ("weight", "bias", "running_mean", "momentum")]
     return type(layer) in FORMS and all(part is not None for part in parts)  # with bias, running statistics and so on
-
-
-class _Adam:
-    """The update of torch.optim.Adam in its plain form, on the optimizer's own state."""
-
-    def __init__(self, flat: nn.Parameter, optimizer: torch.optim.Adam):
-        self._flat, self._settings, self._state = flat, optimizer.param_groups[0], optimizer.state[flat]
-        self._denominator = torch.empty_like(flat, requires_grad=False)
-
-    def step(self) -> None:
-        beta1, beta2 = self._settings["betas"]
-        mean, mean_of_squares = self._state["exp_avg"], self._state["exp_avg_sq"]
-        self._state["step"] += 1
-        steps = float(self._state["step"])
-        gradient, denominator = self._flat.grad, self._denominator
-        mean.lerp_(gradient, 1 - beta1)
-        mean_of_squares.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        torch.sqrt(mean_of_squares, out=denominator).div_((1 - beta2**steps) ** 0.5).add_(self._settings["eps"])
-        self._flat.addcdiv_(mean, denominator, value=-self._settings["lr"] / (1 - beta1**steps))

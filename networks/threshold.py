@@ -17,9 +17,9 @@ class Gamma:
 
     def threshold(self, quantile: float) -> float:
         """The score that a share `quantile` of normal scores does not exceed, say 0.9."""
-        from scipy.stats import gamma
+        from scipy.special import gammaincinv  # what gamma.ppf calls, without the import of scipy.stats
 
-        return float(gamma.ppf(quantile, self.shape, loc=self.loc, scale=self.scale))
+        return float(gammaincinv(self.shape, quantile) * self.scale + self.loc)
 
 
 def fit_gamma(scores: Sequence[float]) -> Gamma | None:

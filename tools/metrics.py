@@ -56,12 +56,33 @@ def section_metrics(
     return dict(zip(DOMAIN_METRICS, values, strict=True))
 
 
-def _auc(truth: np.ndarray, scores: np.ndarray, chosen: np.ndarray, max_fpr: float | None = None) -> float:
-    from sklearn.metrics import roc_auc_score
+def _auc(truth: np.ndarray, scores: np.ndarray, chosen: np.ndarray, max_fpr: float = 1.0) -> float:
+    """scikit-learn's `roc_auc_score`, to the last bit; importing scikit-learn takes longer than scoring all the clips.
 
+    Source of the standardised partial area: D. McClish, "Analyzing a portion of the ROC curve", 1989.
+    """
     if len(set(truth[chosen])) < 2:  # not defined without both classes
         return float("nan")
-    return float(roc_auc_score(truth[chosen], scores[chosen], max_fpr=max_fpr))
+    fpr, tpr = _roc_curve(truth[chosen], scores[chosen])
+    if max_fpr == 1:
+        return float(np.trapezoid(tpr, fpr))
+    inside = fpr <= max_fpr
+    edge = np.interp(max_fpr, fpr, tpr)
+    area = np.trapezoid(np.append(tpr[inside], edge), np.append(fpr[inside], max_fpr))
+    chance, perfection = max_fpr**2 / 2, max_fpr
+    return float(0.5 * (1 + (area - chance) / (perfection - chance)))
+
+
+def _roc_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of the ROC curve: false and true positive rates as the threshold falls."""
+    falling = np.argsort(-scores, kind="stable")
+    truth, scores = truth[falling], scores[falling]
+    last_of_equals = np.append(np.diff(scores) != 0, True)
+    positives, negatives = (np.cumsum(counted)[last_of_equals] for counted in (truth, ~truth))
+    corners = np.ones(len(positives), bool)
+    corners[1:-1] = (np.diff(positives, 2) != 0) | (np.diff(negatives, 2) != 0)
+    fpr, tpr = (np.append(0, counts[corners]) / counts[-1] for counts in (negatives, positives))
+    return fpr, tpr
 
 
 def _precision_recall_f1(truth: np.ndarray, decided: np.ndarray, chosen: np.ndarray) -> tuple[float, float, float]:
@@ -82,9 +103,8 @@ def arithmetic_mean(values: Sequence[float] | np.ndarray) -> float:
 
 def harmonic_mean(values: Sequence[float] | np.ndarray) -> float:
     """The harmonic mean of values floored at the smallest double step, 2.2e-16, so that a 0 does not divide."""
-    from scipy.stats import hmean
-
-    return float(hmean(np.maximum(np.asarray(values, float), sys.float_info.epsilon))) if len(values) else float("nan")
+    floored = np.maximum(np.asarray(values, float), sys.float_info.epsilon)
+    return float(1 / np.mean(1 / floored)) if len(values) else float("nan")
 
 
 MEANS = {"harmonic": harmonic_mean, "arithmetic": arithmetic_mean}  # as the catalog names them

@@ -23,11 +23,12 @@ from datasets.catalog import Machine
 from datasets.clips import Clip
 from files import atomic_path
 from networks import find_network
+from networks.steps import Optimizer
 from networks.threshold import Gamma
 
 log = logging.getLogger("baseline")
 
-PACKAGES = ("numpy", "scipy", "librosa", "soundfile", "scikit-learn")
+PACKAGES = ("numpy", "scipy", "librosa", "soundfile")
 
 
 def save_model(
@@ -134,7 +135,7 @@ class TrainingState:
         batch_losses: of the last finished epoch, training batches then validation batches.
     """
 
-    def __init__(self, network: nn.Module, optimizer: torch.optim.Optimizer, config: Config, clips: Sequence[Clip]):
+    def __init__(self, network: nn.Module, optimizer: Optimizer, config: Config, clips: Sequence[Clip]):
         self._network, self._optimizer, self._epochs = network, optimizer, config.epochs
         self._identity = config.as_dict(TRAINING_KEYS) | {"clips": [clip.name for clip in clips]}
         self.history: list[list[float]] = []
@@ -184,9 +185,14 @@ class TrainingState:
                 f"{path} is of {len(contents['history'])} epochs, more than --epochs {self._epochs}. "
                 "Ask for as many or more, or train without --restart."
             )
-        self._network.load_state_dict(contents["network"])
-        self._optimizer.load_state_dict(contents["optimizer"])
-        torch.set_rng_state(contents["generator"])
+        try:
+            self._network.load_state_dict(contents["network"])
+            self._optimizer.load_state_dict(contents["optimizer"])
+            torch.set_rng_state(contents["generator"])
+        except (KeyError, RuntimeError) as error:
+            raise BaselineError(
+                f"{path} is of another version of this baseline ({error!r}). Train without --restart."
+            ) from error
         self.history, self.batch_losses = contents["history"], contents["batch_losses"]
         log.info("going on after epoch %d", self.epoch)
 
