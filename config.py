@@ -1,12 +1,8 @@
-"""baseline.yaml and the command line → Config; RunPaths, where every output path is made.
-
-`python config.py --dataset DCASE2024T2fan -d ...` checks options and baseline.yaml, and does nothing else.
-"""
+"""baseline.yaml and the command line → Config; RunPaths, where every output path is made."""
 
 import argparse
 import dataclasses
 import difflib
-import sys
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -359,11 +355,3 @@ class RunPaths:
     @property
     def score_picture(self) -> Path:
         return self.result_dir / f"anomaly_score_{self.machine}.png"
-
-
-if __name__ == "__main__":
-    try:
-        load_config()
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

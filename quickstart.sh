@@ -2,14 +2,11 @@
 # From nothing to a table: sets up the environment, generates demo clips, trains and tests all development machine
 # types with the numbered scripts, and summarizes. All that it makes lies under demo/, the environment in .venv.
 #   quickstart.sh [options of train.py, such as --epochs 10]
-# JOBS, the number of machine types at a time, is the number of cores here.
 set -euo pipefail
-case "${1:-}" in -h | --help) sed -n '2,5s/^# *//p' "$0" && exit 0 ;; esac
+case "${1:-}" in -h | --help) sed -n '2,4s/^# *//p' "$0" && exit 0 ;; esac
 . "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup.sh"
 demo=$root/demo
 options=(--dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results" "$@")
-JOBS=${JOBS:-$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)}
-export JOBS
 
 echo "==> 1/6 environment"
 set_up requirements.txt

@@ -27,7 +27,6 @@ if __name__ == "__main__":  # before the imports that take seconds: --help and w
 
 import logging
 import math
-import os
 import random
 import shlex
 import time
@@ -333,8 +332,6 @@ def run(config: Config, machine: Machine) -> None:
         if not config.train_only:
             make_writable_directory(paths.result_dir)  # better to find out before the training than after it
         open_log_file(paths.run_log)
-        if "RUN_LOG_NOTE" in os.environ:  # where the loop over machine types wants to be told of the log
-            Path(os.environ["RUN_LOG_NOTE"]).write_text(str(paths.run_log), encoding="utf-8")
         log.debug("train.py %s", shlex.join(sys.argv[1:]))
         log.debug("%s", config)
         # Results do not depend on the number of cores; cores are for several machine types side by side.

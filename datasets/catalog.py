@@ -237,12 +237,6 @@ def main(arguments: list[str] | None = None) -> None:
     split = parser.add_mutually_exclusive_group()
     split.add_argument("-d", "--dev", action="store_const", const="dev", dest="split", help="development data only")
     split.add_argument("-e", "--eval", action="store_const", const="eval", dest="split", help="evaluation data only")
-    names = parser.add_mutually_exclusive_group()
-    names.add_argument("--machines", action="store_true", help="bare names of machine types, one a line")
-    names.add_argument(
-        "--models", action="store_true", help="the models of the scripts: machine type and, of several, section"
-    )
-    parser.add_argument("--tested", action="store_true", help="only machine types with test clips")
     options = parser.parse_args(arguments)
     splits = [options.split] if options.split else SPLITS
     try:
@@ -254,14 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     machines = [machine for dataset in datasets for split in splits for machine in dataset.machines[split].values()]
     for machine in machines:
-        if options.tested and not machine.is_tested:
-            continue
-        if options.machines or (options.models and len(machine.sections) == 1):
-            print(machine.name)
-        elif options.models:
-            print(*(f"{machine.name} {section}" for section in machine.sections), sep="\n")
-        else:
-            print(f"{machine.dataset.name}  {machine.split:4}  {machine.name:20} sections {' '.join(machine.sections)}")
+        print(f"{machine.dataset.name}  {machine.split:4}  {machine.name:20} sections {' '.join(machine.sections)}")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_one_model_of_several_sections(workspace, tmp_path):
     ("arguments", "words"),
     [
         ([], "name a dataset first"),
-        (["DCASE2027T2"], "the first argument after the dataset must be -d or -e"),
+        (["DCASE2027T2"], "-d or -e must come first"),
         (["-d", "DCASE2027T2"], "name a dataset first"),
         (["DCASE2019T2", "-d"], "unknown dataset 'DCASE2019T2'. Did you mean"),
         (["DCASE2027T2", "-e"], "has no machine types in its eval data"),

@@ -127,17 +127,6 @@ def test_called_through_a_link_and_with_cdpath(workspace):
     assert finished.stderr.startswith("error: unknown option '--epoch'")
 
 
-def test_what_was_not_run_is_not_a_success(workspace):
-    """Where the loop itself cannot run, nothing has been done, and the exit status says so."""
-    tools = workspace.directory / "bin"
-    tools.mkdir()
-    for name in ("bash", "dirname", "readlink", "mktemp", "cat", "rm"):  # all but xargs
-        (tools / name).symlink_to(shutil.which(name))
-    finished = workspace.script("01_train_2024t2.sh", "-d", PATH=str(tools))
-    assert finished.returncode == 1
-    assert "fan (not run, or killed)" in finished.stderr
-
-
 def test_python_without_the_packages(workspace, tmp_path):
     bare = tmp_path / "bare" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)

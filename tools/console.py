@@ -107,7 +107,10 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
 
 
 class TrainingProgress:
-    """One progress bar over all batches of all epochs; a line each tenth of the epochs where there is no terminal."""
+    """One progress bar over all batches of all epochs; a line each tenth of the epochs where there is no terminal.
+
+    Where the environment has PROGRESS_LINES, from the loop over machine types, it is a line each epoch.
+    """
 
     def __init__(self, epochs: int, batches: int, finished_epochs: int, log_interval: int):
         self._epochs, self._batches, self._log_interval = epochs, batches, log_interval
@@ -138,6 +141,6 @@ class TrainingProgress:
         self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
         elapsed = time.monotonic() - self._start
         left = elapsed / (self._done - self._first) * (self._epochs * self._batches - self._done)
-        tenth = epoch % max(1, self._epochs // 10) == 0
+        tenth = "PROGRESS_LINES" in os.environ or epoch % max(1, self._epochs // 10) == 0
         level = logging.INFO if self._bar.disable and tenth and epoch < self._epochs else logging.DEBUG
         log.log(level, "epoch %d/%d%s, %s left", epoch, self._epochs, self._after_epoch, tqdm.format_interval(left))

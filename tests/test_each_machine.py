@@ -1,0 +1,172 @@
+"""The loop over machine types: what runs, how many at a time, what is shown, and how it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from conftest import ROOT
+
+from datasets.catalog import find_dataset
+from tools import each_machine
+from tools.each_machine import Loop, Model, default_jobs, find_models
+
+TRAIN = ["--train_only", "-d"]
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def loop(tmp_path, jobs, may_differ=False, **programs):
+    models = [Model(name, tmp_path / f"{name}.log", python(code)) for name, code in programs.items()]
+    return Loop(models, jobs, may_differ)
+
+
+def test_one_model_for_each_machine_type_or_section():
+    models, _ = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN)
+    assert [model.name for model in models] == ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
+    assert models[3].command[1:] == [str(ROOT / "train.py"), "--dataset", "DCASE2024T2fan", *TRAIN]
+    assert models[3].log.as_posix().endswith("models/baseline/dev_data/DCASE2024T2/seed13711/fan/train.log")
+    models, _ = find_models(find_dataset("DCASE2020T2"), "dev", TRAIN)
+    assert len(models) == 4 * 4 + 4 + 3
+    assert "fan_section_06" in [model.name for model in models]
+    assert models[0].command[-2] == "--use_ids"
+    models, _ = find_models(find_dataset("DCASE2020T2"), "dev", [*TRAIN, "--use_ids", "0", "2"])
+    assert len(models) == 6  # one of these sections for each machine type; some do not have them, and will say so
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_failures_are_collected(tmp_path, capfd, jobs):
+    runs = loop(
+        tmp_path,
+        jobs,
+        good="print('early'); print('good: done')",
+        bad="import sys; print('bad: error: why', file=sys.stderr); sys.exit(1)",
+        killed="import os; os.kill(os.getpid(), 9)",
+        last="print('last: done')",
+    )
+    (tmp_path / "bad.log").touch()
+    runs.run()
+    assert runs.statuses == {"good": 0, "bad": 1, "killed": -9, "last": 0}
+    assert runs.report_failures("01.sh")
+    out, err = capfd.readouterr()
+    shown = ["early"] if jobs == 1 else []  # side by side, each has one line: its last
+    assert sorted(out.splitlines()) == sorted([*shown, "good: done", "last: done"])
+    assert err == (
+        "bad: error: why\n01.sh: failed:\n"
+        f"  bad (exit status 1), log: {tmp_path / 'bad.log'}\n  killed (killed by signal 9), log: none\n"
+    )
+
+
+def test_all_well_reports_nothing(tmp_path, capfd):
+    runs = loop(tmp_path, 1, good="pass")
+    runs.run()
+    assert not runs.report_failures("01.sh")
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("status", "may_differ", "goes_on"), [(2, False, False), (2, True, True), (130, True, False), (1, False, True)]
+)
+def test_what_ends_the_loop(tmp_path, capfd, status, may_differ, goes_on):
+    """An option that is wrong for all, and an interruption; not a failure."""
+    runs = loop(tmp_path, 1, may_differ, first=f"raise SystemExit({status})", second="pass")
+    runs.run()
+    assert ("second" in runs.statuses) == goes_on
+    runs.report_failures("01.sh")
+    assert ("second (not run)" in capfd.readouterr().err) != goes_on
+
+
+def test_so_many_at_a_time(tmp_path):
+    """Three run at a time when each waits for the two others; the cores are shared among them."""
+    code = f"""
+import os, pathlib, time
+here = pathlib.Path({str(tmp_path)!r})
+(here / str(os.getpid())).touch()
+while len(list(here.iterdir())) < 3: time.sleep(0.01)
+assert os.environ["JOBS"] == "3"
+"""
+    runs = loop(tmp_path, 3, a=code, b=code, c=code)
+    runs.run()
+    assert runs.statuses == dict.fromkeys("abc", 0)
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_loop_alone_ends_all_runs(tmp_path, signal_number):
+    program = f"""
+import signal, sys, pathlib
+sys.path.insert(0, {str(ROOT)!r})
+from tools.each_machine import *
+from tools.each_machine import _terminate
+signal.signal(signal.SIGTERM, _terminate)
+code = "import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(60)"
+models = [Model(name, pathlib.Path(name), [sys.executable, "-c", code]) for name in "abc"]
+Loop(models, 2, False).run()
+"""
+    process = subprocess.Popen(python(program), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 30
+    while len(list(tmp_path.iterdir())) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal_number)
+    process.communicate(timeout=30)
+    assert process.returncode in (143, -signal.SIGINT)
+    runs = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(runs) == 2  # the third was not started
+    for run in runs:
+        with pytest.raises(ProcessLookupError):
+            os.kill(run, 0)
+
+
+def test_default_number_of_jobs(monkeypatch):
+    _, config = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN)
+    monkeypatch.setattr(each_machine, "cores", lambda: 6)
+    monkeypatch.setattr(each_machine.shutil, "which", lambda _: None)
+    for memory, jobs in ((64e9, 6), (float("inf"), 6), (3.3e9, 4), (1e8, 1)):
+        monkeypatch.setattr(each_machine, "_available_memory", lambda memory=memory: memory)
+        assert default_jobs(config) == jobs
+    monkeypatch.setattr(each_machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert default_jobs(config) == each_machine.JOBS_ON_A_GPU
+
+
+def test_lines_on_a_terminal(tmp_path):
+    """On a terminal a run's line changes as it says more, and is at the end replaced by its last word."""
+    import fcntl
+    import pty
+    import struct
+    import termios
+
+    program = f"""
+import sys, pathlib
+sys.path.insert(0, {str(ROOT)!r})
+from tools.each_machine import Loop, Model
+code = "import time; print('NAME: epoch 1', flush=True); time.sleep(0.5); print('NAME: trained', flush=True)"
+models = [Model(n, pathlib.Path(n), [sys.executable, "-c", code.replace("NAME", n)]) for n in ("fan", "valve")]
+Loop(models, 2, False).run()
+"""
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    process = subprocess.Popen(python(program), stdout=side, stderr=side)
+    os.close(side)
+    shown = bytearray()
+
+    def read():
+        while True:
+            try:
+                shown.extend(os.read(main, 1000))
+            except OSError:  # the other side is closed
+                return
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert process.wait(30) == 0
+    reader.join(10)
+    os.close(main)
+    text = shown.decode()
+    for name in ("fan", "valve"):
+        assert f"{name}: epoch 1" in text
+        assert f"{name}: trained\r\n" in text

@@ -1,0 +1,244 @@
+"""The loop over machine types that the numbered scripts share: train.py for each model of a dataset, JOBS at a time.
+
+    each_machine.py SCRIPT "PURPOSE" DATASET "OPTIONS" ARGUMENTS...
+
+runs train.py with OPTIONS and ARGUMENTS (the split, then any of train.py's own) for each machine type of DATASET, and
+for each section of machine types that have several. Where DATASET is empty, the first argument names it. A machine type
+that fails does not stop the others; it is named at the end, and the exit status is 1.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from tqdm import tqdm
+
+from config import ROOT, BaselineError, Config, UsageError, load_config
+from datasets.catalog import Dataset, find_dataset
+from datasets.workers import cores
+
+MEMORY_OF_A_RUN = 0.8e9  # bytes, for a full-size machine type
+JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws pictures, imports
+SECONDS_TO_END = 3  # that runs have after Ctrl-C, which reaches them too, before they are told again
+STOPPED = 128 + signal.SIGINT  # exit status of a run that was interrupted
+WRONG_OPTION = 2  # exit status of one whose options are wrong
+DEV, EVAL = ("-d", "--dev"), ("-e", "--eval")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One run of train.py."""
+
+    name: str  # machine type and, of several, section
+    log: Path
+    command: list[str]
+
+
+@dataclass
+class Loop:
+    """Runs of train.py, `jobs` at a time. Of several at a time each has one line, in place of a progress bar."""
+
+    models: Sequence[Model]
+    jobs: int
+    may_differ: bool  # an option that is wrong for one may be right for another
+    statuses: dict[str, int] = field(default_factory=dict)  # model → exit status, of those that were run
+
+    def __post_init__(self):
+        self._running: list[subprocess.Popen] = []
+        self._ended = threading.Event()  # no more are to be started
+        self._lines = list(range(self.jobs))  # of the terminal, that are free
+
+    def run(self) -> None:
+        """Run them all. After Ctrl-C or a termination signal those that run are ended, and no more are started."""
+        with ThreadPoolExecutor(self.jobs) as pool:
+            runs = [pool.submit(self._run, model) for model in self.models]
+            try:
+                wait(runs)
+            except BaseException as reason:
+                self._ended.set()
+                self._end_running(SECONDS_TO_END if isinstance(reason, KeyboardInterrupt) else 0)
+                raise
+        for run in runs:
+            run.result()
+
+    def _run(self, model: Model) -> None:
+        if self._ended.is_set():
+            return
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+        environment = os.environ | {"JOBS": str(self.jobs), "PROGRESS_LINES": "1"}
+        with subprocess.Popen(model.command, env=environment, **(pipes if self.jobs > 1 else {})) as process:
+            self._running.append(process)
+            if self.jobs > 1:
+                self._follow(process)
+        self.statuses[model.name] = process.returncode
+        wrong_for_all = process.returncode == WRONG_OPTION and not self.may_differ
+        if wrong_for_all or process.returncode in (STOPPED, -signal.SIGINT):
+            self._ended.set()
+
+    def _follow(self, process: subprocess.Popen) -> None:
+        """Show what a run says last on its line of the terminal, and keep its warnings and its very last word."""
+        errors = threading.Thread(target=self._show_errors, args=(process.stderr,))
+        errors.start()
+        place, last = self._lines.pop(), ""
+        with tqdm(bar_format="{desc}", position=place, leave=False, disable=None, dynamic_ncols=True) as line:
+            for text in process.stdout:
+                last = text.rstrip()
+                line.set_description_str(last)
+        errors.join()
+        self._lines.append(place)
+        if last:
+            tqdm.write(last)
+            sys.stdout.flush()
+
+    def _show_errors(self, stream: IO[str]) -> None:
+        for text in stream:
+            tqdm.write(text.rstrip(), file=sys.stderr)
+
+    def _end_running(self, patience: float) -> None:
+        for process in self._running:
+            try:
+                process.wait(patience)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)
+
+    def report_failures(self, script: str) -> bool:
+        """Name those that failed, each with its log."""
+        failed = [model for model in self.models if self.statuses.get(model.name) != 0]
+        if failed:
+            print(f"{script}: failed:", file=sys.stderr)
+        for model in failed:
+            log = model.log if model.log.exists() else "none"
+            print(f"  {model.name} ({_describe(self.statuses.get(model.name))}), log: {log}", file=sys.stderr)
+        return bool(failed)
+
+
+def _describe(status: int | None) -> str:
+    if status is None:
+        return "not run"
+    return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
+
+
+def usage(script: str, purpose: str, dataset: str, any_dataset: bool) -> str:
+    """What a numbered script says of itself."""
+    where = dataset or "DATASET, such as DCASE2022T2"
+    return f"""\
+usage: {script} {"DATASET " if any_dataset else ""}-d|--dev|-e|--eval [options of train.py, such as --epochs 5]
+{purpose} for each machine type of {where}; for each section of machine types that have several.
+  -d, --dev   development dataset      -e, --eval   evaluation dataset
+Options and their default values: baseline.yaml and {sys.executable} {ROOT / "train.py"} --help
+JOBS=2 {script} ... runs two machine types at a time; by default as many as there are cores and memory for."""
+
+
+def check_arguments(arguments: Sequence[str], options: str) -> None:
+    """Check what a numbered script's user gave it, but for train.py's own options.
+
+    Raises:
+        UsageError: the first is not a split, or one is an option that the script has chosen already.
+    """
+    if not arguments or arguments[0] not in (*DEV, *EVAL):
+        raise UsageError(f"-d or -e must come first{f', not {arguments[0]!r}' if arguments else ''}.")
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name == "--dataset":
+            raise UsageError(f"{name}: this script runs all machine types. For one: train.py {argument} ...")
+        if name in ("--score", "--train_only", "--test_only"):
+            raise UsageError(f"{name}: this script has chosen already ({options}). Take another script, or train.py.")
+
+
+def find_models(dataset: Dataset, split: str, options: Sequence[str]) -> tuple[list[Model], Config]:
+    """The models to run with these options of train.py, in the order of the catalog, and the configuration of one.
+
+    Raises:
+        UsageError: a wrong option, or no model to run.
+    """
+    models = []
+    for machine in dataset.machines[split].values():
+        arguments = ["--dataset", dataset.name + machine.name, *options]
+        config = load_config(arguments)
+        if config.test_only and not machine.is_tested:
+            continue
+        each = [()] if config.use_ids or len(machine.sections) == 1 else [(section,) for section in machine.sections]
+        for sections in each:
+            with contextlib.suppress(UsageError):  # not the sections of this machine type: its run will say so
+                sections = sections or machine.section_names(config.use_ids)
+            paths = machine.run_paths(config, sections or machine.sections)
+            chosen = ["--use_ids", *sections] if len(each) > 1 else []
+            command = [sys.executable, str(ROOT / "train.py"), *arguments, *chosen]
+            models.append(Model(paths.model_name, paths.run_log, command))
+    if not models:
+        what = "machine type with test clips" if dataset.machines[split] else "machine types"
+        raise UsageError(f"{dataset.name} has no {what} in its {split} data.")
+    return models, config
+
+
+def default_jobs(config: Config) -> int:
+    """How many runs go side by side here where JOBS does not say it: as many as there are cores and memory for."""
+    if config.use_cuda and shutil.which("nvidia-smi"):
+        return min(JOBS_ON_A_GPU, cores())
+    return max(1, int(min(cores(), _available_memory() / MEMORY_OF_A_RUN)))
+
+
+def _available_memory() -> float:
+    """Bytes that programs may still take; infinite where the system does not tell."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
+    return float("inf")
+
+
+def main(script: str, purpose: str, dataset_name: str, options: str, *given: str) -> int:
+    """See the top of this file.
+
+    Returns:
+        The exit status.
+    """
+    arguments, any_dataset = list(given), not dataset_name
+    if any_dataset and arguments and not arguments[0].startswith("-"):
+        dataset_name = arguments.pop(0)
+    text = usage(script, purpose, dataset_name, any_dataset)
+    if {"-h", "--help"} & set(arguments):
+        print(text)
+        return 0
+    try:
+        if not dataset_name:
+            raise UsageError("name a dataset first, such as DCASE2022T2.")
+        check_arguments(arguments, options)
+    except UsageError as error:
+        print(f"error: {error}\n{text}", file=sys.stderr)
+        return 2
+    split = "dev" if arguments[0] in DEV else "eval"
+    try:
+        models, config = find_models(find_dataset(dataset_name), split, [*options.split(), *arguments])
+        wanted = os.environ.get("JOBS", "")
+        if wanted and not (wanted.isdecimal() and int(wanted)):
+            raise UsageError(f"JOBS must be a number from 1 on, not '{wanted}'.")
+    except BaselineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    os.environ.pop("JOBS", None)  # from here on all cores are this loop's
+    loop = Loop(models, min(int(wanted) if wanted else default_jobs(config), len(models)), bool(config.use_ids))
+    if loop.jobs > 1:
+        print(f"{len(models)} models, {loop.jobs} at a time", flush=True)
+    loop.run()
+    return 1 if loop.report_failures(script) else 0
+
+
+def _terminate(*_: Any) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        sys.exit(main(*sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(STOPPED)
