@@ -96,22 +96,29 @@ class CapturedStep:
 
     def __init__(self, step: Step, network: nn.Module, optimizer: Optimizer, x: torch.Tensor):
         self._step, self._x = step, x.clone()
-        stream = torch.cuda.Stream(x.device)
-        stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            _try(step, network, optimizer, self._x)  # what is made at first use may not be made while capturing
-        torch.cuda.current_stream(x.device).wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):  # notes the kernels, and runs none
-            self._losses = step(self._x)
+        # What is made at first use may not be made while capturing.
+        self._replay, self._losses = _capture(step, self._x, lambda: _try(step, network, optimizer, self._x))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """A step: (B, D) → (B,), valid until the next one."""
         if x.shape != self._x.shape:
             return self._step(x)
         self._x.copy_(x)
-        self._graph.replay()
+        self._replay()
         return self._losses
+
+
+def _capture(step: Step, x: torch.Tensor, tries: Callable[[], object]) -> tuple[Callable[[], None], torch.Tensor]:
+    """What replays step(x) on the tensors as they are then, and its losses."""
+    stream = torch.cuda.Stream(x.device)
+    stream.wait_stream(torch.cuda.current_stream(x.device))
+    with torch.cuda.stream(stream):
+        tries()
+    torch.cuda.current_stream(x.device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):  # notes the kernels, and runs none
+        losses = step(x)
+    return graph.replay, losses
 
 
 class BufferedStep:
