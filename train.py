@@ -91,19 +91,21 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     # --- Training
     step = partial(training_step, network, optimizer)
     step = fastest_form(step, network, optimizer, vectors[train_index[: config.batch_size]])
-    n_batches = math.ceil(n_train / config.batch_size)
+    n_batches = math.ceil(n_train / config.batch_size)  # a single vector that is left out counts as one, too
     with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
             network.train()
             losses, is_target = train_epoch(step, vectors, train_index, config, progress)
             valid_losses = validation_losses(network, vectors, valid_index, config.batch_size)
-            row = log_row(losses, is_target, valid_losses, config.batch_size, n_batches)
+            batch_losses, *of_domains = batch_means(losses, is_target, config.batch_size)
+            loss, of_source, of_target = (sum(each) / n_batches for each in (batch_losses, *of_domains))
+            row = [loss, sum(valid_losses) / len(valid_losses), loss, of_source, of_target]  # LOG_COLUMNS
             if not np.isfinite(row).all():
                 raise BaselineError(
                     f"epoch {epoch}: the loss is not a finite number any more. Choose a --learning_rate smaller than "
                     f"{config.learning_rate}. A model that was there before is unchanged."
                 )
-            state.finish_epoch(row, [float(batch.mean()) for batch in losses.split(config.batch_size)] + valid_losses)
+            state.finish_epoch(row, batch_losses + valid_losses)
             state.save(paths.checkpoint)
             progress.finish_epoch(epoch, loss=row[0], valid_loss=row[1])
 
@@ -176,19 +178,17 @@ def validation_losses(network: nn.Module, vectors: Vectors, valid_index: torch.T
     return torch.stack(losses).tolist()
 
 
-def log_row(
-    losses: torch.Tensor, is_target: torch.Tensor, valid_losses: list[float], batch_size: int, n_batches: int
-) -> list[float]:
-    """A row of LOG_COLUMNS: sums over the batches, divided by their number (a left out single vector is one too)."""
-    batches = list(zip(losses.split(batch_size), is_target.split(batch_size), strict=True))
+def batch_means(
+    losses: torch.Tensor, is_target: torch.Tensor, batch_size: int
+) -> tuple[list[float], list[float], list[float]]:
+    """The mean loss of each batch: of all its vectors, of those of the source, of those of the target domain.
 
-    def mean_over_batches(chosen: list[torch.Tensor]) -> float:
-        return sum(float(loss.mean()) for loss in chosen if len(loss)) / n_batches
-
-    loss = mean_over_batches([loss for loss, _ in batches])
-    source = mean_over_batches([loss[~target] for loss, target in batches])
-    target = mean_over_batches([loss[target] for loss, target in batches])
-    return [loss, sum(valid_losses) / len(valid_losses), loss, source, target]
+    A batch without any of a domain has 0 there.
+    """
+    ends = torch.arange(batch_size, len(losses), batch_size)  # of each batch but the last
+    targets = is_target.cumsum(0)[ends - 1]  # vectors of the target domain until there
+    parts = (losses, ends), (losses[~is_target], ends - targets), (losses[is_target], targets)
+    return tuple([float(b.mean()) if len(b) else 0.0 for b in each.tensor_split(ends.tolist())] for each, ends in parts)
 
 
 @torch.no_grad()
