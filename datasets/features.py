@@ -74,7 +74,7 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
             stack.enter_context(alone(lock, "waiting for another run that computes the same features"))
             cached = _read_cache(cache, key)
         if cached is None:
-            cached = _extract(clips, config, channels)
+            cached = compute_log_mels(clips, config, channels)
             _write_cache(cache, key, cached)
     return cached
 
@@ -112,7 +112,8 @@ def _check_lengths(clips: Sequence[Clip], lengths: np.ndarray, config: Config) -
         check_length(clip.path, length, config)
 
 
-def _extract(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
+def compute_log_mels(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
+    """The log-mel frames of `clips`, computed on all cores that this run may use; see load_log_mels."""
     from threadpoolctl import threadpool_limits
 
     headers = [read_header(clip.path) for clip in clips]

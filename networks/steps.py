@@ -174,50 +174,42 @@ class _Pass:
 
 class _Linear:
     def __init__(self, layer: nn.Linear, n: int, is_first: bool):
-        self._layer, self._is_first = layer, is_first
+        self._weight, self._bias, self._is_first = layer.weight.detach(), layer.bias.detach(), is_first
+        self._transposed, self._slopes = self._weight.t(), (layer.weight.grad, layer.bias.grad)
         self._output, self._gradient = torch.empty(n, layer.out_features), torch.empty(n, layer.in_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         self._x = x
-        return torch.addmm(self._layer.bias, x, self._layer.weight.t(), out=self._output)
+        return torch.addmm(self._bias, x, self._transposed, out=self._output)
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        torch.mm(gradient.t(), self._x, out=self._layer.weight.grad)
-        torch.sum(gradient, 0, out=self._layer.bias.grad)
-        return self._gradient if self._is_first else torch.mm(gradient, self._layer.weight, out=self._gradient)
+        torch.mm(gradient.t(), self._x, out=self._slopes[0])
+        torch.sum(gradient, 0, out=self._slopes[1])
+        return self._gradient if self._is_first else torch.mm(gradient, self._weight, out=self._gradient)
 
 
 class _BatchNorm:
     def __init__(self, layer: nn.BatchNorm1d, n: int, is_first: bool):
-        width = layer.num_features
-        self._layer, self._output, self._gradient = layer, torch.empty(n, width), torch.empty(n, width)
+        width, self._weight, self._bias = layer.num_features, layer.weight.detach(), layer.bias.detach()
+        self._running, self._momentum, self._eps = (layer.running_mean, layer.running_var), layer.momentum, layer.eps
+        self._batches, self._slopes = layer.num_batches_tracked, (layer.weight.grad, layer.bias.grad)
+        self._output, self._gradient = torch.empty(n, width), torch.empty(n, width)
         self._statistics = torch.empty(width), torch.empty(width)  # mean, 1 / standard deviation
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        layer, self._x = self._layer, x
-        layer.num_batches_tracked.add_(1)
+        self._x = x
+        self._batches.add_(1)
         return torch.native_batch_norm(
-            *(x, layer.weight, layer.bias, layer.running_mean, layer.running_var, True, layer.momentum, layer.eps),
+            *(x, self._weight, self._bias, *self._running, True, self._momentum, self._eps),
             out=(self._output, *self._statistics),
         )[0]
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        layer = self._layer
-        return torch.ops.aten.native_batch_norm_backward.out(
-            *(
-                gradient,
-                self._x,
-                layer.weight,
-                layer.running_mean,
-                layer.running_var,
-                *self._statistics,
-                True,
-                layer.eps,
-            ),
-            [True, True, True],
+        return _batch_norm_backward(
+            *(gradient, self._x, self._weight, *self._running, *self._statistics, True, self._eps, [True] * 3),
             out0=self._gradient,
-            out1=layer.weight.grad,
-            out2=layer.bias.grad,
+            out1=self._slopes[0],
+            out2=self._slopes[1],
         )[0]
 
 
@@ -230,9 +222,12 @@ class _ReLU:  # in place: what is before it does not need its output again
         return self._output
 
     def backward(self, gradient: torch.Tensor) -> torch.Tensor:
-        return torch.ops.aten.threshold_backward.grad_input(gradient, self._output, 0, grad_input=gradient)
+        return _relu_backward(gradient, self._output, 0, grad_input=gradient)
 
 
+# What autograd calls.
+_batch_norm_backward = torch.ops.aten.native_batch_norm_backward.out
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
 FORMS = {nn.Linear: _Linear, nn.BatchNorm1d: _BatchNorm, nn.ReLU: _ReLU}
 
 
