@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from config import FEATURE_KEYS, BaselineError, Config
 from datasets.clips import Clip
-from datasets.workers import mapped
+from datasets.workers import fill
 from files import alone, atomic_path
 
 # Log-mel energies stay finite where a band is silent. A Python float: a NumPy one would make the logarithm float64.
@@ -141,22 +141,18 @@ def compute_log_mels(clips: Sequence[Clip], config: Config, channels: int) -> Lo
         np.empty((lengths.sum(), config.n_mels), np.float32), lengths.astype(np.int64), headers[0].sampling_rate
     )
     prepare = partial(log_mel, np.zeros(config.n_fft, np.float32), log_mels.sampling_rate, config)
-    extract = partial(_log_mels_of, log_mels.sampling_rate, config)
-    end = 0
-    with (
-        threadpool_limits(1, user_api="blas"),  # the mel product rounds differently with another number of threads
-        tqdm(total=len(clips), desc="features", unit="clip", disable=None, leave=False) as progress,
-        mapped(extract, [clip.path for clip in clips], prepare) as frames_of_clips,
-    ):
-        for frames in frames_of_clips:
-            start, end = end, end + len(frames)
-            log_mels.frames[start:end] = frames
-            progress.update()
+    extract = partial(_log_mel_of, log_mels.sampling_rate, config)
+    of_clips = np.split(log_mels.frames, np.cumsum(lengths)[:-1])
+    # The mel product rounds differently with another number of threads.
+    with threadpool_limits(1, user_api="blas"):
+        done = fill(of_clips, extract, [clip.path for clip in clips], prepare)
+        for _ in tqdm(done, desc="features", unit="clip", total=len(clips), disable=None, leave=False):
+            pass
     return log_mels
 
 
-def _log_mels_of(sampling_rate: int, config: Config, paths: Sequence[Path]) -> list[np.ndarray]:
-    return [log_mel(read_clip(path), sampling_rate, config) for path in paths]
+def _log_mel_of(sampling_rate: int, config: Config, path: Path) -> np.ndarray:
+    return log_mel(read_clip(path), sampling_rate, config)
 
 
 def count_frames(samples: int, config: Config) -> int:

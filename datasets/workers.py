@@ -1,23 +1,23 @@
-"""One function over many items, on several cores."""
+"""Many arrays, computed on several cores."""
 
-import contextlib
 import ctypes
-import itertools
 import multiprocessing
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
 from typing import Any
+
+import numpy as np
 
 from config import BaselineError
 
-PART = 8  # items that a process takes at a time
-LEAST = 32  # items that make another process worth its start
+LEAST = 32  # items that make other processes worth their start
+DONE = None
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent process ends, however it does
+FORK = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else None)
 
 
 def cores() -> int:
@@ -27,43 +27,106 @@ def cores() -> int:
     return max(1, available // int(jobs)) if jobs.isdecimal() and int(jobs) else available
 
 
-@contextlib.contextmanager
-def mapped(
-    function: Callable[[Sequence], list], items: Sequence, prepare: Callable[[], Any]
-) -> Iterator[Iterator[Any]]:
-    """The results of `function` for all items, in their order: by several processes where there are many of both.
+def fill(
+    arrays: Sequence[np.ndarray], function: Callable[[Any], np.ndarray], items: Sequence, prepare: Callable[[], Any]
+) -> Iterator[int]:
+    """Fill each array with `function` of its item: by processes on several cores, where there are many.
 
-    On Linux processes are forked from this one, and need not import anything again. Elsewhere, where libraries do not
-    bear that, this process does it all.
+    On Linux a process is forked from this one, and the others from that one when it has prepared itself: what is
+    imported for the work is imported once, and ends with it, while this process goes on for hours. Elsewhere, where
+    libraries do not bear a fork, this process does it all.
 
     Args:
-        function: results of some items, by way of their order; it can be pickled.
-        prepare: called before the processes are forked, for imports and tables that all of them need.
+        arrays: contiguous.
+        prepare: called before the others are forked, for imports and tables that all of them need.
+
+    Yields:
+        The number of each array, when it is filled.
 
     Raises:
         BaselineError: one of the processes was killed. Exceptions of `function` come through as they are.
     """
-    parts = [items[start : start + PART] for start in range(0, len(items), PART)]
-    workers = min(cores(), len(items) // LEAST)
-    if workers < 2 or not sys.platform.startswith("linux"):
-        yield itertools.chain.from_iterable(map(function, parts))
+    if len(items) < LEAST or not sys.platform.startswith("linux"):
+        for number, item in enumerate(items):
+            arrays[number][...] = function(item)
+            yield number
         return
-    prepare()
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), initializer=_start_worker)
+    pipes = [FORK.Pipe(duplex=False) for _ in range(cores())]
+    receivers, senders = zip(*pipes, strict=True)
+    first = FORK.Process(target=_lead, args=(senders, function, items, prepare))
+    with warnings.catch_warnings():
+        # The other threads of this process are those of BLAS, which has its own provisions for a fork.
+        warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
+        first.start()
+    _close(senders)
     try:
-        with warnings.catch_warnings():
-            # The other threads of this process are those of BLAS, which has its own provisions for a fork.
-            warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-            results = pool.map(function, parts)
-        yield itertools.chain.from_iterable(results)
-    except BrokenProcessPool as error:
-        raise BaselineError(
-            "a process that computes features was killed, perhaps for want of memory. Try again, with a smaller JOBS."
-        ) from error
+        yield from _receive(receivers, arrays)
+    except BaseException:
+        first.kill()  # and with it the others; they have nothing to tidy up
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        first.join()
+        _close(receivers)
 
 
-def _start_worker() -> None:
+def _receive(receivers: Sequence[Connection], arrays: Sequence[np.ndarray]) -> Iterator[int]:
+    waiting = list(receivers)
+    while waiting:
+        for receiver in wait(waiting):
+            try:
+                message = receiver.recv()
+                if isinstance(message, int):
+                    receiver.recv_bytes_into(memoryview(arrays[message]).cast("B"))
+                    yield message
+            except EOFError as error:
+                raise BaselineError(
+                    "a process that computes features was killed, perhaps for want of memory. "
+                    "Try again, with a smaller JOBS."
+                ) from error
+            if isinstance(message, Exception):
+                raise message
+            if message is DONE:
+                waiting.remove(receiver)
+
+
+def _lead(
+    senders: Sequence[Connection], function: Callable[[Any], np.ndarray], items: Sequence, prepare: Callable[[], Any]
+) -> None:
+    """What the first process does: prepare, fork the others, and take its share of the work."""
+    _depend_on_parent()
+    try:
+        prepare()
+    except Exception as error:
+        senders[0].send(error)
+        return
+    others = [FORK.Process(target=_work, args=(k, senders, function, items)) for k in range(1, len(senders))]
+    for other in others:
+        other.start()
+    _work(0, senders, function, items)
+    for other in others:
+        other.join()
+
+
+def _work(number: int, senders: Sequence[Connection], function: Callable[[Any], np.ndarray], items: Sequence) -> None:
+    """Send the results of a share of the items, each after its number, or the exception; DONE at the end."""
+    _depend_on_parent()
+    sender = senders[number]
+    _close([other for other in senders if other is not sender])  # so that a killed process shows in a closed pipe
+    try:
+        for index in range(number, len(items), len(senders)):
+            result = np.ascontiguousarray(function(items[index]))
+            sender.send(index)
+            sender.send_bytes(memoryview(result).cast("B"))
+        sender.send(DONE)
+    except Exception as error:
+        sender.send(error)
+
+
+def _close(connections: Sequence[Connection]) -> None:
+    for connection in connections:
+        connection.close()
+
+
+def _depend_on_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process too, which ends this one
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

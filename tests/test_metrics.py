@@ -2,7 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
+from scipy.stats import hmean
+from sklearn.metrics import roc_auc_score
 
 from tools.metrics import DOMAIN_METRICS, SINGLE_DOMAIN_METRICS, arithmetic_mean, harmonic_mean, section_metrics
 
@@ -81,3 +84,23 @@ def test_means():
     assert 0 < harmonic_mean([0.0, 1.0]) < 1e-15  # a 0 is floored at 2.2e-16
     assert math.isnan(harmonic_mean([math.nan, 1.0]))
     assert math.isnan(arithmetic_mean([math.nan, 1.0]))
+
+
+def test_auc_is_that_of_scikit_learn():
+    """To the last bit, with ties too."""
+    generator = np.random.default_rng(0)
+    for number in range(600):
+        n = int(generator.integers(2, 200))
+        truth = np.append(generator.random(n) < generator.choice([0.1, 0.5, 0.9]), [True, False])
+        scores = [generator.standard_normal(n + 2), generator.integers(0, 5, n + 2).astype(float)][number % 2]
+        for max_fpr in (0.1, 0.35, 1.0):
+            metrics = section_metrics(truth, np.zeros(n + 2, bool), scores, None, max_fpr)
+            assert metrics["AUC"] == roc_auc_score(truth, scores)
+            assert metrics["pAUC"] == roc_auc_score(truth, scores, max_fpr=max_fpr)
+
+
+def test_harmonic_mean_is_that_of_scipy():
+    generator = np.random.default_rng(0)
+    for _ in range(200):
+        values = generator.random(7)
+        assert harmonic_mean(values) == hmean(values)

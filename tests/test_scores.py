@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import gamma as gamma_distribution
 
 from config import UsageError
 from networks import find_network
@@ -122,6 +123,7 @@ def test_threshold_is_a_quantile_of_the_fitted_distribution():
     scores = np.random.default_rng(0).gamma(4.0, 2.0, size=20_000) + 10
     gamma = fit_gamma(scores.tolist())
     assert gamma.threshold(0.9) == pytest.approx(np.quantile(scores, 0.9), rel=0.01)
+    assert gamma.threshold(0.9) == gamma_distribution.ppf(0.9, gamma.shape, loc=gamma.loc, scale=gamma.scale)
     assert Gamma(1.0, 2.0, 3.0).threshold(0.9) == pytest.approx(2 + 3 * np.log(10))  # an exponential distribution
 
 
