@@ -55,18 +55,22 @@ class Loop:
     def __post_init__(self):
         self._running: list[subprocess.Popen] = []
         self._ended = threading.Event()  # no more are to be started
-        self._lines = list(range(self.jobs))  # of the terminal, that are free
+        self._free_lines: list[tqdm] = []  # of the terminal
 
     def run(self) -> None:
         """Run them all. After Ctrl-C or a termination signal those that run are ended, and no more are started."""
-        with ThreadPoolExecutor(self.jobs) as pool:
-            runs = [pool.submit(self._run, model) for model in self.models]
-            try:
-                wait(runs)
-            except BaseException as reason:
-                self._ended.set()
-                self._end_running(SECONDS_TO_END if isinstance(reason, KeyboardInterrupt) else 0)
-                raise
+        terminal = {"leave": False, "disable": None if self.jobs > 1 else True, "dynamic_ncols": True}
+        with contextlib.ExitStack() as lines:  # closed from the last to the first
+            for place in range(self.jobs):
+                self._free_lines.append(lines.enter_context(tqdm(bar_format="{desc}", position=place, **terminal)))
+            with ThreadPoolExecutor(self.jobs) as pool:
+                runs = [pool.submit(self._run, model) for model in self.models]
+                try:
+                    wait(runs)
+                except BaseException as reason:
+                    self._ended.set()
+                    self._end_running(SECONDS_TO_END if isinstance(reason, KeyboardInterrupt) else 0)
+                    raise
         for run in runs:
             run.result()
 
@@ -77,6 +81,8 @@ class Loop:
         environment = os.environ | {"JOBS": str(self.jobs), "PROGRESS_LINES": "1"}
         with subprocess.Popen(model.command, env=environment, **(pipes if self.jobs > 1 else {})) as process:
             self._running.append(process)
+            if self._ended.is_set():  # meanwhile
+                process.send_signal(signal.SIGINT)
             if self.jobs > 1:
                 self._follow(process)
         self.statuses[model.name] = process.returncode
@@ -88,13 +94,13 @@ class Loop:
         """Show what a run says last on its line of the terminal, and keep its warnings and its very last word."""
         errors = threading.Thread(target=self._show_errors, args=(process.stderr,))
         errors.start()
-        place, last = self._lines.pop(), ""
-        with tqdm(bar_format="{desc}", position=place, leave=False, disable=None, dynamic_ncols=True) as line:
-            for text in process.stdout:
-                last = text.rstrip()
-                line.set_description_str(last)
+        line, last = self._free_lines.pop(), ""
+        for text in process.stdout:
+            last = text.rstrip()
+            line.set_description_str(last)
         errors.join()
-        self._lines.append(place)
+        line.set_description_str("")
+        self._free_lines.append(line)
         if last:
             tqdm.write(last)
             sys.stdout.flush()
