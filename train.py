@@ -90,6 +90,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 
     # --- Training
     step = partial(training_step, network, optimizer)
+    # Leave this line out to have the step run as it is stated below.
     step = fastest_form(step, network, optimizer, vectors[train_index[: config.batch_size]])
     n_batches = math.ceil(n_train / config.batch_size)  # a single vector that is left out counts as one, too
     with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
@@ -134,7 +135,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 def training_step(network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> torch.Tensor:
     """One step of training on a batch of vectors: (B, D) → the loss of each, (B,).
 
-    What runs is its fastest form that gives the same result: see networks.steps.fastest_form.
+    What runs is the fastest form that does the same: see networks.steps.fastest_form.
     """
     loss = mse_loss(network(x), x, reduction="none").mean(dim=1)  # (B, D) -> (B,)
     optimizer.zero_grad(set_to_none=False)  # the gradients stay the views of one buffer

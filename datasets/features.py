@@ -145,14 +145,20 @@ def compute_log_mels(clips: Sequence[Clip], config: Config, channels: int) -> Lo
     of_clips = np.split(log_mels.frames, np.cumsum(lengths)[:-1])
     # The mel product rounds differently with another number of threads.
     with threadpool_limits(1, user_api="blas"):
-        done = fill(of_clips, extract, [clip.path for clip in clips], prepare)
+        done = fill(
+            of_clips, extract, [(clip.path, len(frames)) for clip, frames in zip(clips, of_clips, strict=True)], prepare
+        )
         for _ in tqdm(done, desc="features", unit="clip", total=len(clips), disable=None, leave=False):
             pass
     return log_mels
 
 
-def _log_mel_of(sampling_rate: int, config: Config, path: Path) -> np.ndarray:
-    return log_mel(read_clip(path), sampling_rate, config)
+def _log_mel_of(sampling_rate: int, config: Config, clip: tuple[Path, int]) -> np.ndarray:
+    path, expected = clip
+    frames = log_mel(read_clip(path), sampling_rate, config)
+    if len(frames) != expected:
+        raise BaselineError(f"{path}: has other samples than its header says. Copy or unpack the clip again.")
+    return frames
 
 
 def count_frames(samples: int, config: Config) -> int:

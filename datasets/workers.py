@@ -17,12 +17,13 @@ from config import BaselineError
 LEAST = 32  # items that make other processes worth their start
 DONE = None
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent process ends, however it does
-FORK = multiprocessing.get_context("fork" if sys.platform.startswith("linux") else None)
 
 
 def cores() -> int:
     """How many cores this run may use: its share of them where JOBS runs go side by side."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    import joblib  # knows of limits of containers, too
+
+    available = joblib.cpu_count()
     jobs = os.environ.get("JOBS", "")
     return max(1, available // int(jobs)) if jobs.isdecimal() and int(jobs) else available
 
@@ -51,21 +52,23 @@ def fill(
             arrays[number][...] = function(item)
             yield number
         return
-    pipes = [FORK.Pipe(duplex=False) for _ in range(cores())]
-    receivers, senders = zip(*pipes, strict=True)
-    first = FORK.Process(target=_lead, args=(senders, function, items, prepare))
-    with warnings.catch_warnings():
-        # The other threads of this process are those of BLAS, which has its own provisions for a fork.
-        warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
-        first.start()
-    _close(senders)
+    fork = multiprocessing.get_context("fork")
+    receivers, senders = zip(*[fork.Pipe(duplex=False) for _ in range(cores())], strict=True)
+    first = fork.Process(target=_lead, args=(os.getpid(), receivers, senders, function, items, prepare))
     try:
+        with warnings.catch_warnings():
+            # The other threads of this process are those of BLAS, which has its own provisions for a fork.
+            warnings.filterwarnings("ignore", ".*fork.*", DeprecationWarning)
+            first.start()
+        _close(senders)
         yield from _receive(receivers, arrays)
     except BaseException:
-        first.kill()  # and with it the others; they have nothing to tidy up
+        if first.pid is not None:
+            first.kill()  # and with it the others; they have nothing to tidy up
         raise
     finally:
-        first.join()
+        if first.pid is not None:
+            first.join()
         _close(receivers)
 
 
@@ -78,10 +81,9 @@ def _receive(receivers: Sequence[Connection], arrays: Sequence[np.ndarray]) -> I
                 if isinstance(message, int):
                     receiver.recv_bytes_into(memoryview(arrays[message]).cast("B"))
                     yield message
-            except EOFError as error:
+            except (EOFError, OSError) as error:  # at the end of a message, or in the middle of one
                 raise BaselineError(
-                    "a process that computes features was killed, perhaps for want of memory. "
-                    "Try again, with a smaller JOBS."
+                    "a process that computes features was killed, perhaps for want of memory. Free some, and try again."
                 ) from error
             if isinstance(message, Exception):
                 raise message
@@ -90,26 +92,42 @@ def _receive(receivers: Sequence[Connection], arrays: Sequence[np.ndarray]) -> I
 
 
 def _lead(
-    senders: Sequence[Connection], function: Callable[[Any], np.ndarray], items: Sequence, prepare: Callable[[], Any]
+    parent: int,
+    receivers: Sequence[Connection],
+    senders: Sequence[Connection],
+    function: Callable[[Any], np.ndarray],
+    items: Sequence,
+    prepare: Callable[[], Any],
 ) -> None:
     """What the first process does: prepare, fork the others, and take its share of the work."""
-    _depend_on_parent()
+    _depend_on(parent)
+    _close(receivers)  # what is sent to nobody is to fail
     try:
         prepare()
     except Exception as error:
         senders[0].send(error)
         return
-    others = [FORK.Process(target=_work, args=(k, senders, function, items)) for k in range(1, len(senders))]
+    fork = multiprocessing.get_context("fork")
+    others = [
+        fork.Process(target=_work, args=(os.getpid(), number, senders, function, items))
+        for number in range(1, len(senders))
+    ]
     for other in others:
         other.start()
-    _work(0, senders, function, items)
+    _work(parent, 0, senders, function, items)
     for other in others:
         other.join()
 
 
-def _work(number: int, senders: Sequence[Connection], function: Callable[[Any], np.ndarray], items: Sequence) -> None:
+def _work(
+    parent: int,
+    number: int,
+    senders: Sequence[Connection],
+    function: Callable[[Any], np.ndarray],
+    items: Sequence,
+) -> None:
     """Send the results of a share of the items, each after its number, or the exception; DONE at the end."""
-    _depend_on_parent()
+    _depend_on(parent)
     sender = senders[number]
     _close([other for other in senders if other is not sender])  # so that a killed process shows in a closed pipe
     try:
@@ -127,6 +145,8 @@ def _close(connections: Sequence[Connection]) -> None:
         connection.close()
 
 
-def _depend_on_parent() -> None:
+def _depend_on(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process too, which ends this one
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(1)

@@ -21,9 +21,8 @@ class Adam:
         self.parameters, self._learning_rate = parameters, learning_rate
         # On the device, and a float, as the fused kernel wants it.
         self._steps = torch.zeros((), device=parameters.device)
-        self._mean, self._mean_square, self._root = (
-            torch.zeros_like(parameters, requires_grad=False) for _ in range(3)
-        )
+        self._mean, self._mean_square = (torch.zeros_like(parameters, requires_grad=False) for _ in range(2))
+        self._root = None if parameters.is_cuda else torch.empty_like(parameters, requires_grad=False)
 
     def zero_grad(self, set_to_none: bool = False) -> None:
         """Set the gradients to zero, where they are: `set_to_none` is there for torch.optim's sake."""

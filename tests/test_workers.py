@@ -4,8 +4,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
+import joblib
 import numpy as np
 import pytest
 from conftest import ROOT, write_wav
@@ -39,6 +41,12 @@ def end(item):
     return with_process(item)
 
 
+def end_while_sending(item):
+    if item == 50:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    return np.zeros(LARGE)
+
+
 def end_all(item):
     if item == 50:
         os.kill(os.getppid(), signal.SIGKILL)
@@ -50,6 +58,9 @@ def fill_all(function, n=100, prepare=nothing):
     """Numbers in the order of their coming; (n, 2) item and process."""
     filled = np.zeros((n, 2), int)
     return list(fill(list(filled), function, range(n), prepare)), filled
+
+
+LARGE = 300_000  # more than a pipe holds
 
 
 def stumble():
@@ -111,6 +122,14 @@ def test_what_goes_wrong_is_said(three_cores):
 def test_a_killed_process_is_said(three_cores, function):
     with pytest.raises(BaselineError, match="was killed"):
         fill_all(function)
+
+
+@linux_only
+def test_a_process_killed_while_it_sends_is_said(three_cores):
+    arrays = [np.empty(LARGE) for _ in range(100)]
+    with pytest.raises(BaselineError, match="was killed"):
+        for number in fill(arrays, end_while_sending, range(100), nothing):
+            time.sleep(1 if number == 47 else 0)  # the same process's item before: 50 waits half sent
 
 
 @linux_only
@@ -177,6 +196,6 @@ print(float(features.load_log_mels(clips, config, 1, pathlib.Path({str(tmp_path 
 
 @pytest.mark.parametrize(("jobs", "share"), [("1", 12), ("", 12), ("4", 3), ("5", 2), ("40", 1), ("0", 12), ("x", 12)])
 def test_cores_are_shared_among_jobs(monkeypatch, jobs, share):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 12)
     monkeypatch.setenv("JOBS", jobs)
     assert cores() == share

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -28,7 +28,7 @@ from datasets.workers import cores
 
 MEMORY_OF_A_RUN = 0.8e9  # bytes, for a full-size machine type
 JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws pictures, imports
-SECONDS_TO_END = 3  # that runs have after Ctrl-C, which reaches them too, before they are told again
+SECONDS_TO_END = 5  # that a run has after an interrupt; Ctrl-C reaches runs, too
 STOPPED = 128 + signal.SIGINT  # exit status of a run that was interrupted
 WRONG_OPTION = 2  # exit status of one whose options are wrong
 DEV, EVAL = ("-d", "--dev"), ("-e", "--eval")
@@ -64,57 +64,60 @@ class Loop:
             for place in range(self.jobs):
                 self._free_lines.append(lines.enter_context(tqdm(bar_format="{desc}", position=place, **terminal)))
             with ThreadPoolExecutor(self.jobs) as pool:
-                runs = [pool.submit(self._run, model) for model in self.models]
                 try:
-                    wait(runs)
+                    wait([pool.submit(self._run, model) for model in self.models])
                 except BaseException as reason:
                     self._ended.set()
-                    self._end_running(SECONDS_TO_END if isinstance(reason, KeyboardInterrupt) else 0)
+                    self._end_running(told=isinstance(reason, KeyboardInterrupt))
                     raise
-        for run in runs:
-            run.result()
 
     def _run(self, model: Model) -> None:
         if self._ended.is_set():
             return
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
-        environment = os.environ | {"JOBS": str(self.jobs), "PROGRESS_LINES": "1"}
-        with subprocess.Popen(model.command, env=environment, **(pipes if self.jobs > 1 else {})) as process:
-            self._running.append(process)
-            if self._ended.is_set():  # meanwhile
-                process.send_signal(signal.SIGINT)
-            if self.jobs > 1:
-                self._follow(process)
-        self.statuses[model.name] = process.returncode
-        wrong_for_all = process.returncode == WRONG_OPTION and not self.may_differ
-        if wrong_for_all or process.returncode in (STOPPED, -signal.SIGINT):
+        environment = os.environ | {"JOBS": str(self.jobs)}
+        pipes: dict[str, Any] = {}
+        if self.jobs > 1:
+            environment["PROGRESS_LINES"] = "1"
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+        try:
+            process = subprocess.Popen(model.command, env=environment, **pipes)
+        except OSError as error:
+            _write(f"error: {model.name}: cannot be started: {error}", sys.stderr)
+            return
+        self._running.append(process)
+        if self._ended.is_set():  # meanwhile
+            process.send_signal(signal.SIGINT)
+        if self.jobs > 1:
+            self._follow(process)
+        status = self.statuses[model.name] = process.wait()
+        if status in (STOPPED, -signal.SIGINT) or (status == WRONG_OPTION and not self.may_differ):
             self._ended.set()
 
     def _follow(self, process: subprocess.Popen) -> None:
         """Show what a run says last on its line of the terminal, and keep its warnings and its very last word."""
-        errors = threading.Thread(target=self._show_errors, args=(process.stderr,))
+        errors = threading.Thread(target=lambda: [_write(text, sys.stderr) for text in process.stderr])
         errors.start()
         line, last = self._free_lines.pop(), ""
         for text in process.stdout:
-            last = text.rstrip()
-            line.set_description_str(last)
+            last = text
+            with contextlib.suppress(OSError):  # a closed terminal or a full disk does not end a training
+                line.set_description_str(last.rstrip())
         errors.join()
-        line.set_description_str("")
+        with contextlib.suppress(OSError):
+            line.set_description_str("")
         self._free_lines.append(line)
         if last:
-            tqdm.write(last)
-            sys.stdout.flush()
+            _write(last, sys.stdout)
 
-    def _show_errors(self, stream: IO[str]) -> None:
-        for text in stream:
-            tqdm.write(text.rstrip(), file=sys.stderr)
-
-    def _end_running(self, patience: float) -> None:
+    def _end_running(self, told: bool) -> None:
+        """End the runs, which tidy up after an interrupt; those that do not, without that."""
         for process in self._running:
-            try:
-                process.wait(patience)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGINT)
+            for number in ((None,) if told else ()) + (signal.SIGINT, signal.SIGKILL):
+                if number is not None:
+                    process.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(SECONDS_TO_END)
+                    break
 
     def report_failures(self, script: str) -> bool:
         """Name those that failed, each with its log."""
@@ -125,6 +128,12 @@ class Loop:
             log = model.log if model.log.exists() else "none"
             print(f"  {model.name} ({_describe(self.statuses.get(model.name))}), log: {log}", file=sys.stderr)
         return bool(failed)
+
+
+def _write(text: str, stream: TextIO) -> None:
+    with contextlib.suppress(OSError):
+        tqdm.write(text.rstrip(), file=stream)
+        stream.flush()
 
 
 def _describe(status: int | None) -> str:
@@ -194,11 +203,17 @@ def default_jobs(config: Config) -> int:
 
 
 def _available_memory() -> float:
-    """Bytes that programs may still take; infinite where the system does not tell."""
-    with contextlib.suppress(OSError, ValueError, StopIteration):
+    """Bytes that programs may still take, as far as the system tells."""
+    known = [float("inf")]
+    with contextlib.suppress(OSError, ValueError, StopIteration):  # Linux
         lines = Path("/proc/meminfo").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024
-    return float("inf")
+        known.append(int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024)
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; without one it is "max"
+        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        known.append(limit - used)
+    with contextlib.suppress(OSError, ValueError):  # all there is, half of it for others
+        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (2 if len(known) == 1 else 1))
+    return min(known)
 
 
 def main(script: str, purpose: str, dataset_name: str, options: str, *given: str) -> int:
@@ -248,3 +263,5 @@ if __name__ == "__main__":
         sys.exit(main(*sys.argv[1:]))
     except KeyboardInterrupt:
         sys.exit(STOPPED)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.exit(1)
