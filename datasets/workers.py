@@ -17,6 +17,7 @@ from config import BaselineError
 LEAST = 32  # items that make other processes worth their start
 DONE = None
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent process ends, however it does
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def cores() -> int:
@@ -100,7 +101,7 @@ def _lead(
     prepare: Callable[[], Any],
 ) -> None:
     """What the first process does: prepare, fork the others, and take its share of the work."""
-    _depend_on(parent)
+    _start(parent)
     _close(receivers)  # what is sent to nobody is to fail
     try:
         prepare()
@@ -127,7 +128,7 @@ def _work(
     items: Sequence,
 ) -> None:
     """Send the results of a share of the items, each after its number, or the exception; DONE at the end."""
-    _depend_on(parent)
+    _start(parent)
     sender = senders[number]
     _close([other for other in senders if other is not sender])  # so that a killed process shows in a closed pipe
     try:
@@ -145,8 +146,12 @@ def _close(connections: Sequence[Connection]) -> None:
         connection.close()
 
 
-def _depend_on(parent: int) -> None:
+def _start(parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the main process too, which ends this one
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
         os._exit(1)
+    if hasattr(libc, "mallopt"):  # glibc: keep memory for the next item, rather than give it back (1.4 times as fast)
+        libc.mallopt(M_MMAP_THRESHOLD, 2**25)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**28)
