@@ -1,6 +1,8 @@
 """Many arrays, computed on several cores."""
 
+import contextlib
 import ctypes
+import fcntl
 import multiprocessing
 import os
 import signal
@@ -16,6 +18,7 @@ from config import BaselineError
 
 LEAST = 32  # items that make other processes worth their start
 DONE = None
+PIPE_SIZE = 2**20  # bytes
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent process ends, however it does
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
@@ -55,6 +58,9 @@ def fill(
         return
     fork = multiprocessing.get_context("fork")
     receivers, senders = zip(*[fork.Pipe(duplex=False) for _ in range(cores())], strict=True)
+    for sender in senders:
+        with contextlib.suppress(OSError):  # room for a whole clip, or the sender waits in the middle of it
+            fcntl.fcntl(sender.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
     first = fork.Process(target=_lead, args=(os.getpid(), receivers, senders, function, items, prepare))
     try:
         with warnings.catch_warnings():

@@ -60,7 +60,7 @@ def fill_all(function, n=100, prepare=nothing):
     return list(fill(list(filled), function, range(n), prepare)), filled
 
 
-LARGE = 300_000  # more than a pipe holds
+LARGE = 300_000  # more than a pipe holds: 2.4 MB
 
 
 def stumble():
