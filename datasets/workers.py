@@ -16,7 +16,7 @@ import numpy as np
 
 from config import BaselineError
 
-LEAST = 32  # items that make other processes worth their start
+LEAST = 32  # items that are worth the start of another process
 DONE = None
 PIPE_SIZE = 2**20  # bytes
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent process ends, however it does
@@ -57,7 +57,8 @@ def fill(
             yield number
         return
     fork = multiprocessing.get_context("fork")
-    receivers, senders = zip(*[fork.Pipe(duplex=False) for _ in range(cores())], strict=True)
+    workers = min(cores(), len(items) // LEAST)
+    receivers, senders = zip(*[fork.Pipe(duplex=False) for _ in range(workers)], strict=True)
     for sender in senders:
         with contextlib.suppress(OSError):  # room for a whole clip, or the sender waits in the middle of it
             fcntl.fcntl(sender.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
