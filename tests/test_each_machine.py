@@ -133,6 +133,31 @@ def test_default_number_of_jobs(monkeypatch):
     assert default_jobs(config) == each_machine.JOBS_ON_A_GPU
 
 
+def test_available_memory_is_some_of_what_there_is():
+    assert 1e7 < each_machine._available_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_a_run_that_ignores_signals_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(each_machine, "SECONDS_TO_END", 0.3)
+    code = f"""
+import pathlib, signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+pathlib.Path({str(tmp_path)!r}, "started").touch()
+time.sleep(60)
+"""
+    runs = loop(tmp_path, 1, a=code)
+    threading.Thread(target=interrupt_when, args=(tmp_path / "started",)).start()
+    with pytest.raises(KeyboardInterrupt):
+        runs.run()
+    assert runs.statuses == {"a": -signal.SIGKILL}
+
+
+def interrupt_when(path):
+    while not path.exists():
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 def test_lines_on_a_terminal(tmp_path):
     """On a terminal a run's line changes as it says more, and is at the end replaced by its last word."""
     import fcntl

@@ -69,23 +69,23 @@ def absolute_error_step(network, optimizer, x):
     return loss.detach()
 
 
-def clipped_step(network, optimizer, x):
-    loss = mse_loss(network(x), x, reduction="none").mean(dim=1)
-    optimizer.zero_grad()
-    loss.mean().backward()
-    optimizer.parameters.grad.clamp_(-1e-4, 1e-4)
-    optimizer.step()
-    return loss.detach()
+def step_with(change):
+    """The step of the method, but for a change of the gradients."""
+
+    def step(network, optimizer, x):
+        loss = mse_loss(network(x), x, reduction="none").mean(dim=1)
+        optimizer.zero_grad()
+        loss.mean().backward()
+        change(optimizer.parameters)
+        optimizer.step()
+        return loss.detach()
+
+    return step
 
 
-def rarely_clipped_step(network, optimizer, x):
-    """Below the limit it is the step of the method."""
-    loss = mse_loss(network(x), x, reduction="none").mean(dim=1)
-    optimizer.zero_grad()
-    loss.mean().backward()
-    nn.utils.clip_grad_norm_([optimizer.parameters], 50.0)
-    optimizer.step()
-    return loss.detach()
+clipped_step = step_with(lambda parameters: parameters.grad.clamp_(-1e-4, 1e-4))
+# Below the limit it changes nothing.
+rarely_clipped_step = step_with(lambda parameters: nn.utils.clip_grad_norm_([parameters], 50.0))
 
 
 class Limiting(nn.Module):

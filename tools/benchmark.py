@@ -5,8 +5,6 @@
 
 What is compared is measured in one process, in turn, and given as a ratio of medians: a machine's speed varies from
 hour to hour. The clips are generated, and removed at the end.
-
-B: vectors of a batch, D: values of a vector.
 """
 
 import argparse
@@ -92,9 +90,10 @@ class Bench:
         """A dataset directory."""
         return self.directory / name
 
-    def config(self, *options: str) -> Config:
+    @property
+    def config(self) -> Config:
         """The configuration of a run on the clips."""
-        return load_config(["--dataset", "DCASE2024T2fan", "-d", *self.places(), *options])
+        return load_config(["--dataset", "DCASE2024T2fan", "-d", *self.places()])
 
     def places(self, data: str = "data") -> list[str]:
         """The options that name the directories."""
@@ -116,10 +115,10 @@ class Bench:
             (directory / name).symlink_to(clip)
         return directory.parents[4].name
 
-    def train_py(self, *options: str, data: str = "data", machine: str = "fan") -> tuple[float, float]:
+    def train_py(self, *options: str, data: str = "data") -> tuple[float, float]:
         """Run train.py; seconds, and the largest memory of its process in MB."""
-        dataset = ["--dataset", f"DCASE2024T2{machine}", "-d"]
-        return run([sys.executable, ROOT / "train.py", *dataset, *self.places(data), *options])
+        command = [sys.executable, ROOT / "train.py", "--dataset", "DCASE2024T2fan", "-d"]
+        return run([*command, *self.places(data), *options])
 
 
 # Run by a small process, for a process starts with the peak memory of the one that it was forked from.
@@ -161,7 +160,7 @@ def in_turn(rounds: int, **actions: Callable[[int], object]) -> dict[str, float]
 def measure_step(bench: Bench) -> list[Figure]:
     """A training step on one thread: with the fast form, as train.py states it, and its matrix products alone."""
     torch.set_num_threads(1)
-    config, clips = bench.config(), find_train_clips(bench)
+    config, clips = bench.config, find_train_clips(bench)
     vectors = Vectors(compute_log_mels(clips, config, 1), clips, config.frames, config.frame_hop_length, CPU)
     batches = torch.randperm(len(vectors)).split(config.batch_size)[:-1]
     actions = {"products": matrix_products(config.batch_size)}
@@ -207,7 +206,7 @@ def measure_per_vector_loader(bench: Bench) -> Figure:
     The published baseline has such a loader, which hands out more with each vector, and takes longer.
     """
     torch.set_num_threads(cores())
-    config, clips = bench.config(), find_train_clips(bench)[:40]
+    config, clips = bench.config, find_train_clips(bench)[:40]
     vectors = Vectors(compute_log_mels(clips, config, 1), clips, config.frames, config.frame_hop_length, CPU)
     items = [(vector, 0) for clip in vectors.of_each_clip() for vector in clip.numpy()]
     network = find_network(config.model)(vectors.dimension, config.n_mels)
@@ -232,9 +231,8 @@ def measure_features(bench: Bench) -> Figure:
     import librosa
     from threadpoolctl import threadpool_limits
 
-    config, clips = bench.config(), find_train_clips(bench)
+    config, clips = bench.config, find_train_clips(bench)
     librosa.feature.melspectrogram(y=np.zeros(4096, np.float32))  # imports take place at the first call
-
     times: dict[str, list[float]] = {"plain": [], "ours": []}
     for _ in range(3):
         start = time.perf_counter()

@@ -141,6 +141,6 @@ class TrainingProgress:
         self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
         elapsed = time.monotonic() - self._start
         left = elapsed / (self._done - self._first) * (self._epochs * self._batches - self._done)
-        tenth = "PROGRESS_LINES" in os.environ or epoch % max(1, self._epochs // 10) == 0
-        level = logging.INFO if self._bar.disable and tenth and epoch < self._epochs else logging.DEBUG
+        is_due = "PROGRESS_LINES" in os.environ or epoch % max(1, self._epochs // 10) == 0
+        level = logging.INFO if self._bar.disable and is_due and epoch < self._epochs else logging.DEBUG
         log.log(level, "epoch %d/%d%s, %s left", epoch, self._epochs, self._after_epoch, tqdm.format_interval(left))

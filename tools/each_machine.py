@@ -14,9 +14,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -43,16 +44,17 @@ class Model:
     command: list[str]
 
 
-@dataclass
 class Loop:
-    """Runs of train.py, `jobs` at a time. Of several at a time each has one line, in place of a progress bar."""
+    """Runs of train.py, `jobs` at a time. Of several at a time each has one line, in place of a progress bar.
 
-    models: Sequence[Model]
-    jobs: int
-    may_differ: bool  # an option that is wrong for one may be right for another
-    statuses: dict[str, int] = field(default_factory=dict)  # model → exit status, of those that were run
+    Attributes:
+        statuses: model → exit status, of those that were run.
+    """
 
-    def __post_init__(self):
+    def __init__(self, models: Sequence[Model], jobs: int, may_differ: bool):
+        self._models, self.jobs = models, jobs
+        self._may_differ = may_differ  # an option that is wrong for one may be right for another
+        self.statuses: dict[str, int] = {}
         self._running: list[subprocess.Popen] = []
         self._ended = threading.Event()  # no more are to be started
         self._free_lines: list[tqdm] = []  # of the terminal
@@ -65,7 +67,7 @@ class Loop:
                 self._free_lines.append(lines.enter_context(tqdm(bar_format="{desc}", position=place, **terminal)))
             with ThreadPoolExecutor(self.jobs) as pool:
                 try:
-                    wait([pool.submit(self._run, model) for model in self.models])
+                    wait([pool.submit(self._run, model) for model in self._models])
                 except BaseException as reason:
                     self._ended.set()
                     self._end_running(told=isinstance(reason, KeyboardInterrupt))
@@ -84,13 +86,14 @@ class Loop:
         except OSError as error:
             _write(f"error: {model.name}: cannot be started: {error}", sys.stderr)
             return
-        self._running.append(process)
-        if self._ended.is_set():  # meanwhile
-            process.send_signal(signal.SIGINT)
-        if self.jobs > 1:
-            self._follow(process)
-        status = self.statuses[model.name] = process.wait()
-        if status in (STOPPED, -signal.SIGINT) or (status == WRONG_OPTION and not self.may_differ):
+        with process:
+            self._running.append(process)
+            if self._ended.is_set():  # meanwhile
+                process.send_signal(signal.SIGINT)
+            if self.jobs > 1:
+                self._follow(process)
+        status = self.statuses[model.name] = process.returncode
+        if status in (STOPPED, -signal.SIGINT) or (status == WRONG_OPTION and not self._may_differ):
             self._ended.set()
 
     def _follow(self, process: subprocess.Popen) -> None:
@@ -111,17 +114,18 @@ class Loop:
 
     def _end_running(self, told: bool) -> None:
         """End the runs, which tidy up after an interrupt; those that do not, without that."""
-        for process in self._running:
-            for number in ((None,) if told else ()) + (signal.SIGINT, signal.SIGKILL):
+        for number in (*(() if told else (signal.SIGINT,)), None, signal.SIGINT, None, signal.SIGKILL):
+            deadline = time.monotonic() + SECONDS_TO_END
+            for process in self._running:
                 if number is not None:
                     process.send_signal(number)
+                    continue
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(SECONDS_TO_END)
-                    break
+                    process.wait(max(0, deadline - time.monotonic()))
 
     def report_failures(self, script: str) -> bool:
         """Name those that failed, each with its log."""
-        failed = [model for model in self.models if self.statuses.get(model.name) != 0]
+        failed = [model for model in self._models if self.statuses.get(model.name) != 0]
         if failed:
             print(f"{script}: failed:", file=sys.stderr)
         for model in failed:
@@ -181,12 +185,15 @@ def find_models(dataset: Dataset, split: str, options: Sequence[str]) -> tuple[l
         config = load_config(arguments)
         if config.test_only and not machine.is_tested:
             continue
-        each = [()] if config.use_ids or len(machine.sections) == 1 else [(section,) for section in machine.sections]
-        for sections in each:
+        if config.use_ids or len(machine.sections) == 1:
+            sections = machine.sections
             with contextlib.suppress(UsageError):  # not the sections of this machine type: its run will say so
-                sections = sections or machine.section_names(config.use_ids)
-            paths = machine.run_paths(config, sections or machine.sections)
-            chosen = ["--use_ids", *sections] if len(each) > 1 else []
+                sections = machine.section_names(config.use_ids)
+            runs = {sections: []}
+        else:
+            runs = {(section,): ["--use_ids", section] for section in machine.sections}
+        for sections, chosen in runs.items():
+            paths = machine.run_paths(config, sections)
             command = [sys.executable, str(ROOT / "train.py"), *arguments, *chosen]
             models.append(Model(paths.model_name, paths.run_log, command))
     if not models:
@@ -204,16 +211,17 @@ def default_jobs(config: Config) -> int:
 
 def _available_memory() -> float:
     """Bytes that programs may still take, as far as the system tells."""
-    known = [float("inf")]
+    known = []
     with contextlib.suppress(OSError, ValueError, StopIteration):  # Linux
         lines = Path("/proc/meminfo").read_text().splitlines()
-        known.append(int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]) * 1024)
+        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
     with contextlib.suppress(OSError, ValueError):  # a container's limit; without one it is "max"
         limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
         known.append(limit - used)
-    with contextlib.suppress(OSError, ValueError):  # all there is, half of it for others
-        known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (2 if len(known) == 1 else 1))
-    return min(known)
+    if not known:
+        with contextlib.suppress(OSError, ValueError):  # all there is, half of it for others
+            known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2)
+    return min(known, default=float("inf"))
 
 
 def main(script: str, purpose: str, dataset_name: str, options: str, *given: str) -> int:
