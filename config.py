@@ -14,6 +14,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent
 DEFAULTS_FILE = ROOT / "baseline.yaml"
+DEEPEST_YAML = 20  # levels
 
 
 class BaselineError(Exception):
@@ -22,6 +23,22 @@ class BaselineError(Exception):
 
 class UsageError(BaselineError):
     """A wrong option, key or value."""
+
+
+def load_yaml(text: str) -> Any:
+    """The contents of a YAML file: plain values only, and none that are nested or repeated without measure.
+
+    Raises:
+        yaml.YAMLError: it is not such a file.
+        ValueError: a value is none, such as the 31st of February.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):  # the loader itself would run out of stack
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST_YAML or isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: nested too deeply, or with aliases")
+    return yaml.load(text, Loader=loader)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -191,10 +208,12 @@ def _check_together(config: Config) -> None:
 
 def _read_defaults(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        load_yaml(text)
+        document = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, yaml.MappingNode):
         raise UsageError(f"{path} must hold lines such as '--epochs: 100'.")
@@ -255,9 +274,9 @@ def _parse(text: str, kind: type, origin: str) -> Any:
     try:
         if kind is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        if kind is Path:
+        if kind is Path and "\0" not in text:
             return Path(text).expanduser()
-        return kind(text)
+        return {int: int, float: float, str: str}[kind](text)
     except (KeyError, ValueError, RuntimeError):  # RuntimeError: no such home directory
         raise UsageError(f"{origin}: '{text}' is not allowed; expected {_describe(kind)}.") from None
 
@@ -275,8 +294,8 @@ def _check_range(value: Any, rules: typing.Mapping, origin: str) -> Any:
     if infinite or not all(holds[words](limit) for words, limit in limits.items()):
         allowed = " and ".join(f"{words} {limit}" for words, limit in limits.items()) or "a finite number"
         raise UsageError(f"{origin}: {value} is out of range; allowed: {allowed}.")
-    if rules["name"] and (value in (".", "..") or any(character in value for character in "/\\\0\n")):
-        raise UsageError(f"{origin}: '{value}' becomes part of a directory name; it must not contain '/' or be '..'.")
+    if rules["name"] and (value in (".", "..") or any(c in "/\\" or not c.isprintable() for c in value)):
+        raise UsageError(f"{origin}: {value!r} becomes part of a directory name; it must not contain '/' or be '..'.")
     if value in ("", Path()) and not rules["empty"]:
         raise UsageError(f"{origin}: a value is missing.")
     return value
@@ -348,8 +367,18 @@ class RunPaths:
         return self.result_dir / f"result_{self.machine}.csv"
 
     @property
-    def report_lock(self) -> Path:
-        """Held while metrics and picture are written, which sections tested side by side share."""
+    def training_lock(self) -> Path:
+        """Held by the run that trains the model."""
+        return self.model_dir / ".training.lock"
+
+    @property
+    def model_lock(self) -> Path:
+        """Held while the files of the model are replaced, or read: they go together."""
+        return self.model_dir / ".files.lock"
+
+    @property
+    def result_lock(self) -> Path:
+        """Held while results are written: sections that are tested side by side share metrics and picture."""
         return self.result_dir.with_name(f".{self.result_dir.name}_{self.machine}.lock")
 
     @property

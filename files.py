@@ -2,9 +2,12 @@
 
 import contextlib
 import csv
+import fcntl
+import glob
 import io
 import logging
 import os
+import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -16,24 +19,63 @@ log = logging.getLogger("baseline")
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`: renamed to `path` when the block succeeds, removed when it does not.
+def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
+    """Yield a temporary path beside each of `paths`: renamed to it when the block succeeds, removed when it does not.
 
-    An interrupted or failed write leaves an older `path` as it was.
+    An interrupted or failed write leaves older files as they were; of a group, all are complete on the disk before the
+    first is renamed. What a killed process has left of writing the same files is removed.
 
     Raises:
-        BaselineError: the file cannot be written (permissions, a full disk).
+        BaselineError: a file cannot be written (permissions, a full disk).
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        try:
+            temporaries = [stack.enter_context(_temporary(path)) for path in paths]
+            yield [temporary for temporary, _ in temporaries]
+            for _, descriptor in temporaries:
+                os.fsync(descriptor)
+            for path, (temporary, _) in zip(paths, temporaries, strict=True):
+                temporary.replace(path)
+        except OSError as error:
+            raise cannot_write(paths[0], error) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; see atomic_paths."""
+    with atomic_paths(path) as (temporary,):
         yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
+    """An empty file beside `path` and its descriptor. It is locked, which tells it from that of a killed process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{8 * '[0-9a-f]'}.tmp"):
+        _remove_unlocked(leftover)
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if temporary.exists():  # and was not taken for a leftover just before it was locked
+                yield temporary, descriptor
+                return
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            os.close(descriptor)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with contextlib.suppress(OSError):  # gone, or locked: somebody is writing it
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -44,9 +86,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
     """Write rows of values, complete or not at all; floats with all their digits."""
+    write_text(path, csv_text(rows))
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows of values as the text of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    return text.getvalue()
 
 
 def make_writable_directory(directory: Path) -> None:
@@ -63,30 +110,37 @@ def make_writable_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(lock: Path, waiting: str) -> Iterator[None]:
+def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
     """Let one process at a time run the block. The lock file stays; a killed process holds it no longer.
 
     Args:
         lock: the lock file; its directory is made when it is not there.
         waiting: what to say where another process has the lock.
+        needed: whether it is an error that the lock file cannot be written; else the block is run without.
+
+    Yields:
+        Whether another process had the lock.
 
     Raises:
         BaselineError: the lock file cannot be written.
     """
     import fasteners
 
-    process_lock = fasteners.InterProcessLock(lock)
+    process_lock, waited = fasteners.InterProcessLock(lock), False
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         if not process_lock.acquire(blocking=False):
-            log.info("%s", waiting)
+            waited = True
+            log.log(logging.INFO if waiting else logging.DEBUG, "%s", waiting or f"waiting for {lock}")
             process_lock.acquire()
     except OSError as error:
-        raise cannot_write(lock, error) from error
+        if needed:
+            raise cannot_write(lock, error) from error
     try:
-        yield
+        yield waited
     finally:
-        process_lock.release()
+        if process_lock.acquired:
+            process_lock.release()
 
 
 def cannot_write(path: Path, error: OSError) -> BaselineError:

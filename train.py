@@ -42,15 +42,16 @@ from tqdm import tqdm
 from datasets.clips import find_clips
 from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
-from files import alone, make_writable_directory, write_csv
+from files import alone, make_writable_directory
 from networks import find_network
 from networks.adam import Adam
 from networks.scores import ResidualCovariances, find_score, residual
 from networks.steps import Optimizer, Step, fastest_form, flatten_parameters
 from networks.threshold import fit_gamma
+from tools.checkpoints import DamagedCheckpointError, TrainingState, training_identity
 from tools.console import TrainingProgress, open_console, open_log_file
 from tools.metrics import MEANS
-from tools.model_files import TrainingState, load_model, read_threshold, save_model
+from tools.model_files import is_trained, load_model, read_threshold, save_model
 from tools.results import SectionScores, read_sections, write_metrics, write_section
 
 LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_loss_target")
@@ -58,9 +59,12 @@ LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_los
 log = logging.getLogger("baseline")
 
 
-def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
-    """Train on the normal clips; write the model, its score distributions, its log and its configuration."""
-    make_writable_directory(paths.model_dir)
+def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device, may_be_done: bool) -> None:
+    """Train on the normal clips; write the model, its score distributions, its log and its configuration.
+
+    Args:
+        may_be_done: whether a finished model of just this training is to be left as it is.
+    """
     started = time.monotonic()
 
     # --- Data: all vectors of the training clips
@@ -77,6 +81,11 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             "Choose a smaller batch size, or add clips."
         )
 
+    identity = training_identity(config, clips, log_mels)
+    if may_be_done and not config.checkpoint_path and is_trained(paths, identity, config.epochs):
+        log.info("trained already, %d epochs -> %s", config.epochs, shown(paths.model_dir))
+        return
+
     # --- Random draws in the order of the published baseline: split, initial weights, then each pass over the data
     random.seed(config.seed)
     np.random.seed(config.seed)
@@ -84,9 +93,9 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
     network = find_network(config.model)(vectors.dimension, config.n_mels).to(device)
     optimizer = Adam(flatten_parameters(network), config.learning_rate)
-    state = TrainingState(network, optimizer, config, clips)
-    if config.restart and (config.checkpoint_path or paths.checkpoint.exists()):
-        state.load(config.checkpoint_path or paths.checkpoint)
+    state = TrainingState(network, optimizer, identity, device)
+    if config.restart:
+        resume(state, config, paths)
 
     # --- Training
     step = partial(training_step, network, optimizer)
@@ -113,6 +122,8 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     # --- After the last epoch: residual covariances, then the distributions of normal scores
     network.eval()
     covariances = residual_covariances(network, vectors, train_index, config)
+    if not all(bool(covariance.isfinite().all()) for covariance in covariances):
+        raise BaselineError("the residual covariances are not finite numbers. Choose a smaller --learning_rate.")
     network.cov_source.data, network.cov_target.data = covariances
     mahala_scores = batch_scores("MAHALA", network, vectors, train_index, valid_index, config)
     distributions = {"MSE": fit_gamma(state.batch_losses), "MAHALA": fit_gamma(mahala_scores)}
@@ -120,9 +131,9 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
         if distribution is None:
             log.warning("no gamma distribution fits the %s scores of normal clips: no decisions with %s.", score, score)
 
-    save_model(config, paths, network, distributions, log_mels.sampling_rate, device)
-    write_csv(paths.loss_log, [LOG_COLUMNS, *state.history])
     draw("plot_losses", paths.loss_picture, paths.model_name, *list(zip(*state.history, strict=True))[:2])
+    losses = [LOG_COLUMNS, *state.history]
+    save_model(config, paths, network, distributions, losses, identity, log_mels.sampling_rate, device)
     log.info(
         "trained %d epochs in %.0f s, loss %.2f, validation loss %.2f -> %s",
         state.epoch,
@@ -130,6 +141,21 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
         *state.history[-1][:2],
         shown(paths.model_dir),
     )
+
+
+def resume(state: TrainingState, config: Config, paths: RunPaths) -> None:
+    """Go on from the checkpoint, if there is one; from the start where the run's own is damaged.
+
+    Raises:
+        BaselineError: it is of another training, or was asked for and cannot be used.
+    """
+    if config.checkpoint_path:
+        state.load(config.checkpoint_path, config.epochs)
+    elif paths.checkpoint.exists():
+        try:
+            state.load(paths.checkpoint, config.epochs)
+        except DamagedCheckpointError as error:
+            log.warning("%s The training starts anew.", str(error).removesuffix("Train without --restart."))
 
 
 def training_step(network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> torch.Tensor:
@@ -244,11 +270,12 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
                 f"{clips[len(scores) - 1].path}: its score is not a finite number. Train the model again."
             )
 
-    for section in sorted({clip.section for clip in clips}):
-        chosen = [(clip, value) for clip, value in zip(clips, scores, strict=True) if clip.section == section]
-        decisions = None if threshold is None else [int(value > threshold) for _, value in chosen]
-        write_section(paths, SectionScores(section, [c for c, _ in chosen], [value for _, value in chosen], decisions))
-    with alone(paths.report_lock, f"waiting for the report of another section of {machine.name}"):
+    with alone(paths.result_lock, f"waiting for another run that writes results of {machine.name}"):
+        for section in sorted({clip.section for clip in clips}):
+            of_section = [(clip, value) for clip, value in zip(clips, scores, strict=True) if clip.section == section]
+            chosen, values = zip(*of_section, strict=True)
+            decisions = None if threshold is None else [int(value > threshold) for value in values]
+            write_section(paths, SectionScores(section, list(chosen), list(values), decisions))
         report(config, machine, paths, {clip.section: threshold for clip in clips})
 
 
@@ -272,10 +299,19 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
             values = [rows[section][name] for section in thresholds if name in rows.get(section, ())]
             summary += f", {name} {100 * mean(values):.2f} %" if values else ""
     others = [section for section in scored if section not in thresholds]
-    known = thresholds | {section: read_threshold(config, machine.run_paths(config, (section,))) for section in others}
+    known = thresholds | {section: threshold_of(section, config, machine) for section in others}
     title = f"{machine.dataset.name} {machine.name}, {config.score}"
     draw("plot_scores", paths.score_picture, title, results, known, config.max_fpr)
     log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
+
+
+def threshold_of(section: str, config: Config, machine: Machine) -> float | None:
+    """The decision threshold of another section's model; None where it is not known, or its file is damaged."""
+    try:
+        return read_threshold(config, machine.run_paths(config, (section,)))
+    except BaselineError as error:
+        log.warning("section %s is drawn without its decision threshold: %s", section, error)
+        return None
 
 
 def download(config: Config, machine: Machine) -> None:
@@ -342,7 +378,9 @@ def run(config: Config, machine: Machine) -> None:
         if config.is_auto_download:
             download(config, machine)
         if not config.test_only:
-            train(config, machine, paths, device)
+            make_writable_directory(paths.model_dir)
+            with alone(paths.training_lock, "waiting for another run that trains the same model") as waited:
+                train(config, machine, paths, device, may_be_done=config.restart or waited)
         if not config.train_only:
             test(config, machine, paths, device)
     except BaselineError as error:

@@ -6,6 +6,7 @@ those of one split.
 
 import argparse
 import contextlib
+import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from config import ROOT, BaselineError, Config, RunPaths, UsageError, nearest
+from config import ROOT, BaselineError, Config, RunPaths, UsageError, load_yaml, nearest
 
 CATALOG_DIRECTORY = Path(__file__).resolve().parent / "catalog"
 SPLITS = ("dev", "eval")
 ZENODO = "https://zenodo.org"
+FILE_NAME = r"([A-Za-z0-9]|\{(machine|section)\})([A-Za-z0-9._-]|\{(machine|section)\})*"
 
 
 @dataclass(frozen=True)
@@ -182,19 +184,36 @@ def _catalog() -> dict[str, Dataset]:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
-        facts = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        for split in SPLITS:
-            sections = [section for each in facts[split]["machines"].values() for section in each]
-            if not all(isinstance(section, str) for section in sections):
-                raise ValueError(f'{split}: sections are texts such as "00"')
-            for archive in facts[split].get("archives", []):
-                archive["record"], archive["file"], archive["holds"]
-        facts["name"], facts["directory"], facts["channels"], facts["official_score"]["mean"]
-        facts["official_score"]["metrics"]
+        facts = load_yaml(path.read_text(encoding="utf-8"))
+        _check_facts(facts)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UsageError(f"{path}: not a catalog file: {reason}. dcase2024t2.yaml explains the keys.") from error
     return facts
+
+
+def _check_facts(facts: dict[str, Any]) -> None:
+    """Check that what is used is there, and that no name leads out of the directory that it is for."""
+    for split in SPLITS:
+        machines = facts[split]["machines"]
+        for section in (section for sections in machines.values() for section in sections):
+            if not isinstance(section, str) or not re.fullmatch(r"\d\d", section):
+                raise ValueError(f'{split}: section {section!r}; sections are texts such as "00"')
+        archives = facts[split].get("archives", [])
+        exceptions = [name for archive in archives for name in archive.get("exceptions", {}).values()]
+        for name in (facts["directory"], *machines, *(archive["file"] for archive in archives), *exceptions):
+            if not isinstance(name, str) or not re.fullmatch(FILE_NAME, name):
+                raise ValueError(f"{split}: {name!r} cannot be the name of a file")
+        for archive in archives:
+            if not isinstance(archive["record"], int) or not set(archive["holds"]) <= {"train", "test"}:
+                raise ValueError(f"{split}: an archive has the number of a record, and holds train, test or both")
+    labels = facts.get("labels", {})
+    for name in (name for kind in ("anomaly", "domain") for name in labels.get(kind, [])):
+        if not isinstance(name, str) or not all(re.fullmatch(FILE_NAME, part) for part in name.split("/")):
+            raise ValueError(f"labels: {name!r} cannot be the name of a file")
+    if not isinstance(facts["name"], str) or facts["channels"] not in (1, 2):
+        raise ValueError("name is a text, channels are 1 or 2")
+    facts["official_score"]["mean"], facts["official_score"]["metrics"]
 
 
 def find_machine(dataset_and_machine: str, split: str) -> Machine:
