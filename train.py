@@ -9,6 +9,7 @@ generalization baseline", EUSIPCO 2023, https://arxiv.org/abs/2303.00455.
 P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, B: vectors of a batch.
 """
 
+import os
 import signal
 import sys
 
@@ -16,7 +17,8 @@ from config import BaselineError, Config, RunPaths, UsageError, load_config
 from datasets.catalog import Machine, find_machine
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and wrong options answer at once
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is to be tidied up yet, and no traceback wanted
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, lambda number, _: os.write(2, b"interrupted before any work\n") and os._exit(128 + number))
     try:
         CONFIG = load_config()
         MACHINE = find_machine(CONFIG.dataset, CONFIG.split)
@@ -49,7 +51,7 @@ from networks.scores import ResidualCovariances, find_score, residual
 from networks.steps import Optimizer, Step, fastest_form, flatten_parameters
 from networks.threshold import fit_gamma
 from tools.checkpoints import DamagedCheckpointError, TrainingState, training_identity
-from tools.console import TrainingProgress, open_console, open_log_file
+from tools.console import SIGNALS, Interrupted, TrainingProgress, catch_signals, open_console, open_log_file
 from tools.metrics import MEANS
 from tools.model_files import is_trained, load_model, read_threshold, save_model
 from tools.results import SectionScores, read_sections, write_metrics, write_section
@@ -391,12 +393,24 @@ def run(config: Config, machine: Machine) -> None:
         raise
 
 
+def how_to_go_on(config: Config) -> str:
+    """What to say to somebody who has interrupted a run."""
+    kept = "interrupted; " + ("no file is half written" if config.test_only else "finished epochs are kept")
+    if "IN_LOOP" in os.environ:  # which says how all of them go on
+        return kept
+    restart = [] if config.test_only or config.restart else ["--restart"]
+    return f"{kept}. To go on: {shlex.join([sys.executable, *sys.argv, *restart])}"
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    catch_signals()
     try:
         run(CONFIG, MACHINE)
     except BaselineError as error:
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        print("interrupted. A training keeps its finished epochs: --restart goes on from there", file=sys.stderr)
-        sys.exit(130)
+    except Interrupted as stop:
+        log.warning("%s", how_to_go_on(CONFIG))
+        sys.exit(stop.status)
+    finally:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_DFL)

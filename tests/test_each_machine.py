@@ -101,11 +101,13 @@ def test_a_signal_to_the_loop_alone_ends_all_runs(tmp_path, signal_number):
 import signal, sys, pathlib
 sys.path.insert(0, {str(ROOT)!r})
 from tools.each_machine import *
-from tools.each_machine import _terminate
-signal.signal(signal.SIGTERM, _terminate)
+catch_signals()
 code = "import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(60)"
 models = [Model(name, pathlib.Path(name), [sys.executable, "-c", code]) for name in "abc"]
-Loop(models, 2, False).run()
+try:
+    Loop(models, 2, False).run()
+except Interrupted as stop:
+    sys.exit(stop.status)
 """
     process = subprocess.Popen(python(program), stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 30
@@ -114,7 +116,7 @@ Loop(models, 2, False).run()
         time.sleep(0.02)
     process.send_signal(signal_number)
     process.communicate(timeout=30)
-    assert process.returncode in (143, -signal.SIGINT)
+    assert process.returncode == 128 + signal_number
     runs = [int(path.name) for path in tmp_path.iterdir()]
     assert len(runs) == 2  # the third was not started
     for run in runs:

@@ -375,7 +375,8 @@ def test_interrupted_by_the_user(trained, workspace):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "--restart goes on from there" in errors
+    assert "interrupted; finished epochs are kept. To go on: " in errors
+    assert errors.endswith("--train_only --restart\n")
     assert "Traceback" not in errors
 
 

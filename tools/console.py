@@ -1,24 +1,49 @@
 """What a run says: lines on the terminal, and the same with times and details in the run's log file."""
 
 import argparse
+import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
 from config import BaselineError, UsageError
-from files import make_writable_directory
+from files import cannot_write, make_writable_directory
 
 if TYPE_CHECKING:
     import torch
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tab and line feed
+
 log = logging.getLogger("baseline")
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, or a termination signal: the program is to end with `status`."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.status = 128 + number
+
+
+def catch_signals() -> None:
+    """From now on the first SIGINT or SIGTERM raises Interrupted; while that is tidied up after, more are ignored."""
+
+    def interrupt(number: int, _: object) -> NoReturn:
+        for each in SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    for each in SIGNALS:
+        signal.signal(each, interrupt)
 
 
 class _Console(logging.Handler):
@@ -26,14 +51,16 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
-        tqdm.write(self.format(record), file=stream)
-        stream.flush()
+        with contextlib.suppress(OSError):  # a closed terminal or a full disk does not end a training
+            tqdm.write(self.format(record), file=stream)
+            stream.flush()
 
 
 class _Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return f"{level}{super().format(record)}"
+        # Names of files may hold what would move the cursor or clear the screen.
+        return CONTROL_CHARACTERS.sub(lambda match: repr(match[0])[1:-1], f"{level}{super().format(record)}")
 
 
 def open_console(name: str = "") -> None:
@@ -56,7 +83,10 @@ def open_log_file(path: Path) -> None:
         BaselineError: the file cannot be written.
     """
     make_writable_directory(path.parent)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise cannot_write(path, error) from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     log.addHandler(handler)
     logging.getLogger("py.warnings").addHandler(handler)
@@ -84,12 +114,12 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
 
     Args:
         command: returns False where it has said itself what went wrong.
-        after_interrupt: what to know after Ctrl-C.
+        after_interrupt: what to know after Ctrl-C or a termination signal.
 
     Returns:
         The exit status.
     """
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    catch_signals()
     try:
         return 1 if command() is False else 0
     except BaselineError as error:
@@ -101,9 +131,9 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
             return 1
         print(f"error: {error}. Check names and permissions.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except Interrupted as stop:
         print(f"interrupted. {after_interrupt}".rstrip(), file=sys.stderr)
-        return 130
+        return stop.status
 
 
 class TrainingProgress:

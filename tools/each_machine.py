@@ -9,6 +9,7 @@ that fails does not stop the others; it is named at the end, and the exit status
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from tqdm import tqdm
 from config import ROOT, BaselineError, Config, UsageError, load_config
 from datasets.catalog import Dataset, find_dataset
 from datasets.workers import cores
+from tools.console import Interrupted, catch_signals
 
 MEMORY_OF_A_RUN = 0.8e9  # bytes, for a full-size machine type
 JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws pictures, imports
@@ -70,13 +72,15 @@ class Loop:
                     wait([pool.submit(self._run, model) for model in self._models])
                 except BaseException as reason:
                     self._ended.set()
-                    self._end_running(told=isinstance(reason, KeyboardInterrupt))
+                    # Ctrl-C has reached the runs, too.
+                    told = isinstance(reason, KeyboardInterrupt) and getattr(reason, "status", STOPPED) == STOPPED
+                    self._end_running(told)
                     raise
 
     def _run(self, model: Model) -> None:
         if self._ended.is_set():
             return
-        environment = os.environ | {"JOBS": str(self.jobs)}
+        environment = os.environ | {"JOBS": str(self.jobs), "IN_LOOP": "1"}
         pipes: dict[str, Any] = {}
         if self.jobs > 1:
             environment["PROGRESS_LINES"] = "1"
@@ -257,19 +261,20 @@ def main(script: str, purpose: str, dataset_name: str, options: str, *given: str
     loop = Loop(models, min(int(wanted) if wanted else default_jobs(config), len(models)), bool(config.use_ids))
     if loop.jobs > 1:
         print(f"{len(models)} models, {loop.jobs} at a time", flush=True)
-    loop.run()
+    try:
+        loop.run()
+    except Interrupted as stop:
+        restart = ["--restart"] if config.train_only and not config.restart else []
+        print(f"interrupted. To go on: {shlex.join([script, *given, *restart])}", file=sys.stderr)
+        return stop.status
     return 1 if loop.report_failures(script) else 0
 
 
-def _terminate(*_: Any) -> None:
-    raise SystemExit(128 + signal.SIGTERM)
-
-
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
+    catch_signals()
     try:
         sys.exit(main(*sys.argv[1:]))
-    except KeyboardInterrupt:
-        sys.exit(STOPPED)
+    except Interrupted as stop:
+        sys.exit(stop.status)
     except BrokenPipeError:  # `| head` has seen enough
         sys.exit(1)
