@@ -24,6 +24,8 @@ from datasets.clips import SPLIT_DIRECTORIES
 from files import cannot_write, write_text
 
 CHUNK = 1 << 20  # bytes
+MOST_UNPACKED = 50  # times an archive's size; clips take 1 to 2 times
+SMALL = 1 << 28  # bytes that are no harm in any case
 # What reading a damaged archive raises; RuntimeError where it is encrypted or packed in an unknown way.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error)
 UNPACKING = ".unpacking"  # .fan.unpacking, beside fan: what is not complete yet
@@ -121,6 +123,7 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
     with _opened(path) as zip_file:
         members = _members(zip_file, archive, machine)
         files = _entries(members)
+        _check_size(members.values(), path)
         findings = compare(directory, files)
         if known is None:
             other_clips = [*filter(is_clip, findings.corrupt), *findings.surplus]
@@ -228,6 +231,19 @@ def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> d
             f"was unpacked. Is this the archive of {machine.name}?"
         )
     return members
+
+
+def _check_size(members: Collection[zipfile.ZipInfo], path: Path) -> None:
+    """Check that an archive is not made to fill the disk, or memory: a few bytes that unpack to a great many."""
+    unpacked, packed = sum(member.file_size for member in members), path.stat().st_size
+    if unpacked > MOST_UNPACKED * packed + SMALL:
+        raise BaselineError(
+            f"{path}: would unpack to {unpacked / 1e6:.0f} MB, more than {MOST_UNPACKED} times its size; nothing was "
+            "unpacked. Remove it, then download again."
+        )
+    unusual = next((m for m in members if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)), None)
+    if unusual is not None:
+        raise BaselineError(f"{path}: {unusual.filename} is packed in an unusual way; nothing was unpacked.")
 
 
 def _holds_clips(files: Collection[str], archive: Archive) -> bool:

@@ -15,7 +15,7 @@ from datasets.labels import Labels, read_labels
 CLIP_NAMES = (
     re.compile(
         r"section_(?P<section>\d\d)(_(?P<domain>source|target))?(_(?P<split>train|test))?(_(?P<label>normal|anomaly))?"
-        r"_\d{4,}(_.*)?\.(wav|WAV)"
+        r"_\d{4,}(_[^\x00-\x1f\x7f]*)?\.(wav|WAV)"
     ),
     re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.(wav|WAV)"),
 )

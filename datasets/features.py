@@ -3,15 +3,16 @@
 T: frames of a clip, M: mel bands.
 """
 
-import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
+import stat
 import struct
 import sys
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +29,10 @@ from files import alone, atomic_path
 # Log-mel energies stay finite where a band is silent. A Python float: a NumPy one would make the logarithm float64.
 FLOOR = sys.float_info.epsilon
 UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file
+MOST_CHUNKS = 10_000  # of a wav file
+MOST_SAMPLES_A_BYTE = 64  # of all channels; the strongest compression in wav files has some 50
+LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
+SHOWN_CLIPS = 3  # of those that a warning names
 
 log = logging.getLogger("baseline")
 
@@ -45,7 +50,8 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
     """The log-mel frames of `clips`, from the cache where it holds just these, else computed and cached.
 
     A cached file holds the frames together with all that they depend on: the feature parameters, the clips' names,
-    sizes and times, and the version of librosa. Where anything differs, or the file is damaged, it is made again.
+    sizes and times, and the versions of librosa and NumPy. Where anything differs, or the file is damaged, it is made
+    again. Clips and mel bands that never vary are named in a warning.
 
     Args:
         channels: how many channels each clip has; of several the first is used.
@@ -54,7 +60,8 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
     Raises:
         BaselineError: a clip cannot be read, is too short, or differs from the others in its sampling rate or channels.
     """
-    settings = config.as_dict(FEATURE_KEYS) | {"channels": channels, "librosa": importlib.metadata.version("librosa")}
+    settings = config.as_dict(FEATURE_KEYS) | {"channels": channels}
+    settings |= {name: importlib.metadata.version(name) for name in ("librosa", "numpy")}
     names = [str(clip.path.relative_to(clip.path.parents[1])) for clip in clips]
     file_stats = [_stat(clip.path) for clip in clips]
     key = json.dumps(
@@ -63,20 +70,17 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
     # Runs with other parameters or other sections have files of their own; a changed clip replaces the file.
     digest = hashlib.sha256(json.dumps([settings, names]).encode()).hexdigest()[:12]
     cache = cache_directory / f"log_mel_{digest}.npz"
-    cached = _read_cache(cache, key)
-    if cached is not None:
-        log.debug("features from %s", cache)
-        _check_lengths(clips, cached.lengths, config)
-        return cached
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(BaselineError):  # where nothing can be written, each run computes its own
-            lock = cache_directory / f".{cache.stem}.lock"
-            stack.enter_context(alone(lock, "waiting for another run that computes the same features"))
-            cached = _read_cache(cache, key)
-        if cached is None:
-            cached = compute_log_mels(clips, config, channels)
-            _write_cache(cache, key, cached)
-    return cached
+    lock = cache_directory / f".{cache.stem}.lock"
+    # Where nothing can be written, each run computes its own.
+    with alone(lock, "waiting for another run that reads or computes the same features", needed=False):
+        log_mels = _read_cache(cache, key, len(clips), config)
+        if log_mels is None:
+            log.debug("computing features for %s", cache)
+            log_mels = compute_log_mels(clips, config, channels)
+            _write_cache(cache, key, log_mels)
+    _check_lengths(clips, log_mels.lengths, config)
+    _warn_of_constants(clips, log_mels, config)
+    return log_mels
 
 
 def _write_cache(path: Path, key: str, log_mels: LogMels) -> None:
@@ -93,12 +97,19 @@ def _write_cache(path: Path, key: str, log_mels: LogMels) -> None:
         log.warning("the features are not cached, and will be computed again next time: %s", error)
 
 
-def _read_cache(path: Path, key: str) -> LogMels | None:
+def _read_cache(path: Path, key: str, n_clips: int, config: Config) -> LogMels | None:
     try:
+        with zipfile.ZipFile(path) as file:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
+                raise ValueError("compressed, which these files are not")  # what is in it fits into its size
         with np.load(path, allow_pickle=False) as file:
             if str(file["key"]) != key:
                 return None
-            return LogMels(file["frames"], file["lengths"], int(file["sampling_rate"]))
+            log_mels = LogMels(file["frames"], file["lengths"], int(file["sampling_rate"]))
+        shape = (log_mels.lengths.sum(), config.n_mels)
+        if log_mels.lengths.shape != (n_clips,) or (log_mels.frames.shape, log_mels.frames.dtype) != (shape, "float32"):
+            raise ValueError("arrays of another form")
+        return log_mels
     except FileNotFoundError:
         return None
     # A damaged file shows in many ways (zip, header, checksum of the contents, missing arrays).
@@ -110,6 +121,27 @@ def _read_cache(path: Path, key: str) -> LogMels | None:
 def _check_lengths(clips: Sequence[Clip], lengths: np.ndarray, config: Config) -> None:
     for clip, length in zip(clips, lengths, strict=True):
         check_length(clip.path, length, config)
+
+
+def _warn_of_constants(clips: Sequence[Clip], log_mels: LogMels, config: Config) -> None:
+    """Name clips whose frames are all the same (silence, a dead channel), and mel bands that are in all clips."""
+    frames, edge = log_mels.frames, -(-config.n_fft // 2 // config.hop_length)  # frames that reach beyond the clip
+    constant = []
+    for clip, end, length in zip(clips, np.cumsum(log_mels.lengths), log_mels.lengths, strict=True):
+        inner = frames[end - length + edge : end - edge] if length > 2 * edge else frames[end - length : end]
+        if np.array_equal(inner[0], inner[-1]) and (inner == inner[0]).all():
+            constant.append(clip.path)
+    if constant:
+        more = f" and {len(constant) - SHOWN_CLIPS} more" if len(constant) > SHOWN_CLIPS else ""
+        named = " ".join(map(str, constant[:SHOWN_CLIPS]))
+        log.warning("%d clips do not change from frame to frame (silence?): %s%s", len(constant), named, more)
+        log.debug("clips that do not change: %s", " ".join(map(str, constant)))
+    # A sample of the frames tells nearly all bands that do vary.
+    bands = np.flatnonzero((frames[:: 1 + len(frames) // 100] == frames[0]).all(axis=0))
+    bands = bands[(frames[:, bands] == frames[0, bands]).all(axis=0)]
+    if len(bands) and len(constant) < len(clips):
+        named = " ".join(map(str, bands))
+        log.warning("mel bands without any energy that varies: %s (from 0). See --n_mels, --fmin and --fmax.", named)
 
 
 def compute_log_mels(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
@@ -241,6 +273,7 @@ def read_header(path: Path) -> Header:
     """
     import soundfile
 
+    size = _stat(path).st_size
     try:
         info = soundfile.info(path)
         missing = _missing_bytes(path)
@@ -250,14 +283,22 @@ def read_header(path: Path) -> Header:
         raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
     if info.frames == 0:
         raise BaselineError(f"{path}: holds no samples. Copy or unpack the clip again, or remove it.")
+    if info.frames * info.channels > MOST_SAMPLES_A_BYTE * size or not LOWEST_RATE <= info.samplerate <= HIGHEST_RATE:
+        raise BaselineError(
+            f"{path}: {info.frames} samples of {info.channels} channels at {info.samplerate} Hz cannot be in a file of "
+            f"{size} bytes (rates are {LOWEST_RATE} to {HIGHEST_RATE} Hz). Copy or unpack the clip again, or remove it."
+        )
     return Header(info.frames, info.channels, info.samplerate, info.subtype)
 
 
 def _stat(path: Path) -> os.stat_result:
     try:
-        return path.stat()
+        found = path.stat()
     except OSError as error:
         raise _unreadable(path, error) from error
+    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for somebody to write into it
+        raise BaselineError(f"{path}: not a file. Move it away.")
+    return found
 
 
 def _unreadable(path: Path, error: Exception) -> BaselineError:
@@ -274,7 +315,9 @@ def _missing_bytes(path: Path) -> int:
             return 0
         file.seek(12)
         announced = None  # RF64 has the length of the data in a chunk of its own, for it may need 64 bits
-        while len(chunk := file.read(8)) == 8:
+        for _ in range(MOST_CHUNKS):
+            if len(chunk := file.read(8)) < 8:
+                break
             name, length = struct.unpack("<4sI", chunk)
             if name == b"data":
                 if length == UNKNOWN_LENGTH:  # without the other length: written by programs that record into a pipe

@@ -142,3 +142,31 @@ def trained(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Worksp
 def workspace(tmp_path: Path) -> Workspace:
     """An empty workspace."""
     return Workspace(tmp_path)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="fault and fuzz tests in full (docs/reliability.md)")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether fault and fuzz tests are to run in full."""
+    return request.config.getoption("--long")
+
+
+@pytest.fixture
+def figure(record_property):
+    """Have a line of figures printed at the end of all tests."""
+    return lambda text: record_property("figure", text)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    lines = [
+        f"{name}: {text}"
+        for report in terminalreporter.getreports("passed")
+        for name, text in report.user_properties
+        if name == "figure"
+    ]
+    if lines:
+        terminalreporter.section("figures")
+        terminalreporter.write_line("\n".join(line.removeprefix("figure: ") for line in lines))

@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,14 @@ class SectionScores:
 
 
 def write_section(paths: RunPaths, result: SectionScores) -> None:
-    """Write the score and decision CSVs of a section, in the form that the challenge asks for: no header."""
+    """Write the score and decision CSVs of a section, in the form that the challenge asks for: no header.
+
+    Raises:
+        BaselineError: a score is not a finite number, or a file cannot be written.
+    """
+    for clip, score in zip(result.clips, result.scores, strict=True):
+        if not math.isfinite(score):
+            raise BaselineError(f"{clip.path}: its score is {score}, not a finite number. Train the model again.")
     write_csv(paths.anomaly_scores(result.section), zip((c.name for c in result.clips), result.scores, strict=True))
     if result.decisions is not None:
         rows = zip((clip.name for clip in result.clips), result.decisions, strict=True)
@@ -62,7 +70,10 @@ def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> l
             log.warning("%s is not of the clips that are there now, and is left out.", paths.anomaly_scores(section))
             continue
         decisions = _read_column(paths.decisions(section))
-        decided = None if decisions is None else [int(decisions[clip.name]) for clip in clips]
+        if decisions is not None and (list(decisions) != list(scores) or not set(decisions.values()) <= {0, 1}):
+            log.warning("%s is not of these clips, and is left out. Test again to mend it.", paths.decisions(section))
+            decisions = None
+        decided = None if decisions is None else [int(decision) for decision in decisions.values()]
         found.append(SectionScores(section, clips, list(scores.values()), decided))
     return found
 
@@ -105,15 +116,18 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
             for section, row in rows.items()
             if not section.endswith("mean")
         }
-    except (OSError, KeyError, ValueError, TypeError, UnicodeDecodeError) as error:
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise BaselineError(f"{path}: not a result file ({error!r}). Test again to mend it.") from error
 
 
 def _read_column(path: Path) -> dict[str, float] | None:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return {name: float(value) for name, value in csv.reader(file)}
+            column = {name: float(value) for name, value in csv.reader(file)}
+        if not all(map(math.isfinite, column.values())):
+            raise ValueError("a value is not a finite number")
+        return column
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to mend it.") from error
