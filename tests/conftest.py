@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import soundfile
@@ -160,13 +161,17 @@ def figure(record_property):
     return lambda text: record_property("figure", text)
 
 
-def pytest_terminal_summary(terminalreporter) -> None:
-    lines = [
-        f"{name}: {text}"
-        for report in terminalreporter.getreports("passed")
-        for name, text in report.user_properties
-        if name == "figure"
-    ]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("")]  # "": of teardowns
+    lines = [text for report in reports for name, text in report.user_properties if name == "figure"]
     if lines:
         terminalreporter.section("figures")
-        terminalreporter.write_line("\n".join(line.removeprefix("figure: ") for line in lines))
+        terminalreporter.write_line("\n".join(dict.fromkeys(lines)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """How many inputs the fuzz tests take; those of the short version are the same each time."""
+    everything = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+    hypothesis.settings.register_profile("short", max_examples=200, derandomize=True, **everything)
+    hypothesis.settings.register_profile("long", max_examples=10_000, print_blob=True, **everything)
+    hypothesis.settings.load_profile("long" if config.getoption("--long") else "short")

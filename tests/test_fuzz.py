@@ -1,0 +1,492 @@
+"""Damaged and hostile files, names and arguments: what comes of each is a result, or one of our errors.
+
+Inputs are valid ones with parts flipped, cut, doubled or put in, and free texts. A short version runs with the suite;
+`./run_tests.sh --long tests/test_fuzz.py` is the whole (figures: docs/reliability.md).
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import logging
+import math
+import shutil
+import struct
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import write_wav
+from hypothesis import given
+from hypothesis import strategies as st
+
+from config import DEFAULTS_FILE, FIELDS, BaselineError, Config, load_config
+from datasets import features
+from datasets.archives import read_manifest, unpack
+from datasets.catalog import CATALOG_DIRECTORY, Dataset, _read_facts, find_machine
+from datasets.clips import parse_clip
+from datasets.features import MOST_SAMPLES_A_BYTE, load_log_mels, read_clip, read_header
+from datasets.labels import parse_labels
+from networks import NETWORKS
+from networks.adam import Adam
+from networks.steps import flatten_parameters
+from networks.threshold import Gamma
+from tools.checkpoints import TrainingState
+from tools.model_files import _checksum_of, load_model, read_threshold, save_model
+from tools.results import read_metrics, read_sections
+
+FAN = find_machine("DCASE2024T2fan", "dev")
+CPU = torch.device("cpu")
+TOKENS = [
+    *(b"\x00", b"\xff", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x00\x00\x00\x80", b"\n", b"\r", b'"', b"'", b","),
+    *(b": ", b"- ", b"[", b"{", b"]", b"}", b"&a ", b"*a", b"!!python/object:os.system ", b"#", b"?", b"|", b"<<: "),
+    *(b"nan", b"inf", b"-1", b"1e999", b"null", b"true", b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[", b"../", b"/", b"..", b"\\"),
+    *(b"data", b"fmt ", b"RIFF", b"RF64", b"ds64", b"LIST", b"PK\x01\x02", b"PK\x05\x06", b"9" * 30, b"\x1b[2J"),
+]
+
+
+@st.composite
+def mutations(draw: st.DrawFn, contents: bytes) -> bytes:
+    """The contents with a few changes."""
+    data = bytearray(contents)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(0, len(data) - 1)))
+        change = draw(st.sampled_from(["flip", "flip", "overwrite", "insert", "cut", "end", "double"]))
+        length = draw(st.integers(1, 64))
+        if change == "flip" and data:
+            data[at] ^= 1 << (length % 8)
+        elif change in ("overwrite", "insert"):
+            new = draw(st.sampled_from(TOKENS) | st.binary(min_size=1, max_size=8))
+            data[at : at + (len(new) if change == "overwrite" else 0)] = new
+        elif change == "cut":
+            del data[at : at + length]
+        elif change == "end":
+            del data[at:]
+        elif change == "double":
+            data[at:at] = data[at : at + length]
+    return bytes(data)
+
+
+class Outcomes:
+    """Calls that may end with a result or with one of our errors; anything else comes through."""
+
+    def __init__(self):
+        self.counts = Counter()
+
+    def of(self, function, *arguments):
+        try:
+            result = function(*arguments)
+        except BaselineError as error:
+            self.counts["errors"] += 1
+            assert str(error)
+            return None
+        self.counts["results"] += 1
+        return result
+
+
+@pytest.fixture
+def outcomes(request, figure):
+    counted = Outcomes()
+    logging.disable(logging.WARNING)
+    yield counted
+    logging.disable(logging.NOTSET)
+    name = request.node.name.removeprefix("test_").replace("_", " ")
+    figure(f"{name}: {counted.counts.total()} inputs, {counted.counts['errors']} refused")
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A file that is written anew for each input."""
+
+    def write(contents: bytes, name: str = "file") -> Path:
+        (tmp_path / name).write_bytes(contents)
+        return tmp_path / name
+
+    return write
+
+
+# --- Names, options, YAML
+
+
+def test_names_of_clips(outcomes):
+    names = b"section_00_source_train_normal_0000_speed_3.wav", b"anomaly_id_05_00000263.wav", b"section_03_0000.WAV"
+    mutated = st.one_of(*map(mutations, names)).map(lambda name: name.decode(errors="surrogateescape"))
+
+    @given(mutated | st.text(max_size=40))
+    def fuzz(name):
+        clip = outcomes.of(parse_clip, Path(name))
+        if clip is not None:
+            assert clip.section.isdecimal()
+            assert not any(ord(character) < 32 or ord(character) == 127 for character in clip.name)
+
+    fuzz()
+
+
+def test_baseline_yaml(outcomes, file):
+    @given(mutations(DEFAULTS_FILE.read_bytes()))
+    def fuzz(contents):
+        config = outcomes.of(load_config, ["--dataset", "DCASE2024T2fan", "-d"], file(contents))
+        assert config is None or isinstance(config, Config)
+
+    fuzz()
+
+
+def test_command_lines(outcomes, capsys):
+    flags = st.sampled_from([f"--{name}" for name in FIELDS] + ["-d", "-e", "-tag", "-lr", "-", "--", "-x"])
+    good = st.sampled_from(
+        ["--epochs 3", "-tag a", "--fmax 100", "--use_cuda no", "--use_ids 0 1", "--mono null", "-lr 1"]
+    )
+    values = st.sampled_from(["0", "1", "-1", "1e9", "nan", "True", "null", "..", "a/b", "DCASE2024T2fan", "x" * 300])
+    text = st.text(st.characters(exclude_characters="\0", exclude_categories=()), max_size=10)
+
+    def load(arguments):
+        try:
+            return load_config(arguments)
+        except SystemExit as stop:  # --help
+            assert stop.code == 0
+
+    @given(st.lists(good, max_size=5), st.lists(flags | values | text, max_size=3))
+    def fuzz(pairs, others):
+        arguments = [*" ".join(pairs).split(), *others]
+        config = outcomes.of(load, ["--dataset", "DCASE2024T2fan", "-d", *arguments])
+        if config is not None:
+            assert not any(c in "/\n\0" for c in config.export_dir + config.model_name_suffix)
+        capsys.readouterr()
+
+    fuzz()
+
+
+def test_catalog_files(outcomes, file):
+    contents = (CATALOG_DIRECTORY / "dcase2023t2.yaml").read_bytes()
+
+    def read(path):
+        dataset = Dataset(_read_facts(path))
+        for split in ("dev", "eval"):
+            for machine in dataset.machines[split].values():
+                for name in [*machine.label_files("anomaly"), *(archive.name for archive in machine.archives)]:
+                    assert ".." not in Path(name).parts
+                    assert not Path(name).is_absolute()
+                assert machine.directory(Path("/data")).is_relative_to(Path("/data"))
+
+    @given(mutations(contents))
+    def fuzz(contents):
+        outcomes.of(read, file(contents))
+
+    fuzz()
+
+
+# --- Clips
+
+
+def wav_files(directory: Path) -> list[bytes]:
+    forms = {"pcm": {}, "float": {"subtype": "FLOAT"}, "extended": {"subtype": "PCM_24", "channels": 3}}
+    forms |= {"adpcm": {"subtype": "IMA_ADPCM"}}
+    return [write_wav(directory / f"{n}.wav", seconds=0.02, **form).read_bytes() for n, form in forms.items()]
+
+
+def test_wav_files(outcomes, file, tmp_path):
+    def read(path):
+        header = read_header(path)
+        samples = read_clip(path)
+        assert samples.nbytes <= 4 * MOST_SAMPLES_A_BYTE * path.stat().st_size
+        assert np.isfinite(samples).all()
+        return header
+
+    @given(st.one_of(*map(mutations, wav_files(tmp_path))))
+    def fuzz(contents):
+        outcomes.of(read, file(contents))
+
+    fuzz()
+
+
+# --- CSV files
+
+
+def test_labels(outcomes, file):
+    toy, fan = find_machine("DCASE2020T2ToyCar", "eval"), find_machine("DCASE2024T2HairDryer", "eval")
+    lines = "".join(f"section_00_{k:04d}.wav,{k % 2}\n" for k in range(6)).encode()
+    listed = (
+        b"ToyCar\r\n" + b"".join(b"id_05_%08d.wav,normal_id_05_%08d.wav,0\r\n" % (k, k) for k in range(4)) + b"fan\n"
+    )
+
+    @given(mutations(lines), mutations(listed))
+    def fuzz(contents, contents_2020):
+        for machine, text in ((fan, contents), (toy, contents_2020)):
+            labels = outcomes.of(parse_labels, file(text), machine)
+            assert labels is None or all(isinstance(label, bool) for label in labels.values())
+
+    fuzz()
+
+
+def test_result_files(outcomes, trained):
+    paths = FAN.run_paths(load_config(["--dataset", "DCASE2024T2fan", "-d", *trained.options]), FAN.sections)
+    clips = [parse_clip(path) for path in sorted((trained.data / "dcase2024t2/dev_data/raw/fan/test").iterdir())]
+    clips.sort(key=lambda clip: clip.is_anomaly)
+    originals = [path.read_bytes() for path in (paths.metrics, paths.anomaly_scores("00"), paths.decisions("00"))]
+
+    def read(directory):
+        path = directory / "result_fan.csv"
+        return [*read_metrics(path).values(), read_sections(Copied(directory), {"00": clips})]
+
+    class Copied:
+        def __init__(self, directory):
+            self.anomaly_scores = lambda section: directory / "scores.csv"
+            self.decisions = lambda section: directory / "decisions.csv"
+
+    @given(st.integers(0, 2), st.data())
+    def fuzz(which, data):
+        contents = [*originals]
+        contents[which] = data.draw(mutations(originals[which]))
+        directory = trained.directory / "mutated"
+        directory.mkdir(exist_ok=True)
+        for name, text in zip(("result_fan.csv", "scores.csv", "decisions.csv"), contents, strict=True):
+            (directory / name).write_bytes(text)
+        found = outcomes.of(read, directory)
+        for section in found[-1] if found else ():
+            assert all(map(math.isfinite, section.scores))
+            assert section.decisions is None or set(section.decisions) <= {0, 1}
+
+    fuzz()
+
+
+# --- What the program itself writes: cache, checkpoint, model
+
+
+def test_cache(outcomes, file, tmp_path):
+    clips = [parse_clip(write_wav(tmp_path / "test" / f"section_00_{k:04d}.wav", seconds=0.1 + k / 10)) for k in (1, 2)]
+    config = load_config(["--dataset", "DCASE2024T2fan", "-d", "--n_mels", "8"])
+    expected = load_log_mels(clips, config, 1, tmp_path / "cache")
+    cache = next((tmp_path / "cache").glob("*.npz"))
+    with np.load(cache) as contents:
+        key = str(contents["key"])
+
+    @given(mutations(cache.read_bytes()))
+    def fuzz(contents):
+        found = outcomes.of(features._read_cache, file(contents), key, 2, config)
+        assert found is None or np.array_equal(found.frames, expected.frames)
+
+    fuzz()
+
+
+class Tiny(torch.nn.Module):
+    """A network of a few weights, with batch normalisation."""
+
+    def __init__(self, input_dim: int, n_mels: int):
+        super().__init__()
+        self.cov_source, self.cov_target = (
+            torch.nn.Parameter(torch.eye(n_mels), requires_grad=False) for _ in range(2)
+        )
+        self.layers = torch.nn.Sequential(torch.nn.Linear(input_dim, 2), torch.nn.BatchNorm1d(2))
+        self.out = torch.nn.Linear(2, input_dim)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.layers(x))
+
+
+IDENTITY = {"seed": 1, "clips": {"a.wav": "0" * 16}}
+
+
+def tiny_state() -> TrainingState:
+    network = Tiny(10, 2)
+    return TrainingState(network, Adam(flatten_parameters(network), 0.001), IDENTITY, CPU)
+
+
+@pytest.mark.parametrize("resealed", [False, True], ids=["damaged", "hostile"])
+def test_checkpoints(outcomes, file, tmp_path, resealed):
+    """Damaged ones are always noticed; those that somebody has made, with a checksum that fits, may load."""
+    state = tiny_state()
+    state.finish_epoch([1.0] * 5, [1.0] * 3)
+    state.save(tmp_path / "checkpoint.pth")
+    contents = (tmp_path / "checkpoint.pth").read_bytes()
+    before = torch.get_rng_state()
+
+    @given(mutations(contents[:-32] if resealed else contents))
+    def fuzz(mutated):
+        if resealed:
+            mutated += hashlib.sha256(mutated).digest()
+        loaded = tiny_state()
+        with contextlib.suppress(BaselineError):
+            outcomes.of(lambda: loaded.load(file(mutated), 5))
+        assert resealed or loaded.epoch == 0 or mutated == contents
+        assert all(math.isfinite(value) for row in loaded.history for value in row)
+
+    fuzz()
+    torch.set_rng_state(before)
+
+
+@pytest.fixture
+def tiny_model(tmp_path, monkeypatch):
+    """The files of a small trained model: configuration, paths, and a function that restores them."""
+    monkeypatch.setitem(NETWORKS, "tiny", Tiny)
+    options = ["--model", "tiny", "--n_mels", "2", "--model_directory", str(tmp_path / "models")]
+    config = load_config(["--dataset", "DCASE2024T2fan", "-d", *options])
+    paths = FAN.run_paths(config, FAN.sections)
+    fits = {"MSE": Gamma(2.0, 1.0, 3.0), "MAHALA": Gamma(1.5, 0.25, 2.0)}
+    save_model(config, paths, Tiny(10, 2), fits, [["loss"], [1.0]], IDENTITY, 16000, CPU)
+    return config, paths
+
+
+@pytest.mark.parametrize("resealed", [False, True], ids=["damaged", "hostile"])
+@pytest.mark.parametrize("name", ["score_distribution.json", "config.yaml", "model.pth"])
+def test_models(outcomes, tiny_model, name, resealed):
+    config, paths = tiny_model
+    originals = {path: path.read_bytes() for path in (paths.model, paths.config_record, paths.score_distribution)}
+    expected = read_threshold(config, paths)
+    parse = {".json": json.loads, ".yaml": yaml.safe_load}
+
+    def reseal(contents: bytes) -> bytes:
+        try:
+            record = parse[Path(name).suffix](contents.decode())
+            record.pop("sha256", None)
+            record["sha256"] = _checksum_of(record)
+            return json.dumps(record).encode()
+        except Exception:
+            return contents
+
+    @given(mutations(originals[paths.model_dir / name]))
+    def fuzz(contents):
+        for path, original in originals.items():
+            path.write_bytes(original)
+        if resealed and name == "model.pth":  # as weights of somebody else are, without the other files
+            paths.config_record.unlink()
+            paths.score_distribution.unlink()
+        (paths.model_dir / name).write_bytes(reseal(contents) if resealed else contents)
+        found = outcomes.of(load_model, config, FAN, paths)
+        if found is not None:
+            network, threshold, _ = found
+            assert all(value.isfinite().all() for value in network.state_dict().values())
+            assert threshold is None or math.isfinite(threshold)
+            assert resealed or threshold in (expected, None)
+
+    fuzz()
+
+
+# --- Archives
+
+NAMES = [f"fan/{split}/section_00_source_{split}_normal_{k:04d}.wav" for split in ("train", "test") for k in range(2)]
+
+
+def zip_of(files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, contents in files.items():
+            archive.writestr(zipfile.ZipInfo(name), contents, compression)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def unpacking(tmp_path):
+    """A function that unpacks an archive into an empty dataset directory, and looks for what lies outside."""
+
+    def unpack_it(contents: bytes) -> None:
+        shutil.rmtree(tmp_path / "top", ignore_errors=True)
+        data = tmp_path / "top/data"
+        data.mkdir(parents=True)
+        (data / "dev_fan.zip").write_bytes(contents)
+        try:
+            unpack(data / "dev_fan.zip", FAN.archives[0], FAN, data)
+        finally:
+            machine = FAN.directory(data)
+            outside = [p for p in (tmp_path / "top").rglob("*") if not p.is_dir() and not p.is_relative_to(machine)]
+            assert outside == [data / "dev_fan.zip"]
+            assert not any(path.is_symlink() for path in machine.rglob("*"))
+
+    return unpack_it
+
+
+def test_archives(outcomes, unpacking):
+    contents = zip_of({name: name.encode() * 3 for name in NAMES})
+
+    @given(mutations(contents))
+    def fuzz(contents):
+        outcomes.of(unpacking, contents)
+
+    fuzz()
+
+
+def test_names_in_archives(outcomes, unpacking):
+    parts = st.sampled_from(
+        ["..", "/", "fan", "train", "C:", "\\", ".", "~", "x.wav", "a" * 300, " ", "$(touch x)", "-rf"]
+    )
+
+    @given(st.lists(parts | st.text(max_size=4), min_size=1, max_size=6).map("/".join), st.integers(0, 2**16 - 1))
+    def fuzz(name, mode):
+        buffer = io.BytesIO(zip_of(dict.fromkeys(NAMES, b"")))
+        with zipfile.ZipFile(buffer, "a") as archive:
+            member = zipfile.ZipInfo(name)
+            member.external_attr = mode << 16
+            archive.writestr(member, b"/etc/passwd")
+        outcomes.of(unpacking, buffer.getvalue())
+
+    with contextlib.suppress(UserWarning):
+        fuzz()
+
+
+def test_manifests(outcomes, tmp_path):
+    unpacked = FAN.directory(tmp_path)
+    unpacked.mkdir(parents=True)
+    manifest = {"archive": "dev_fan.zip", "files": {name.removeprefix("fan/"): (3, 7) for name in NAMES}}
+
+    @given(mutations(json.dumps(manifest).encode()))
+    def fuzz(contents):
+        (unpacked / "dev_fan.zip.json").write_bytes(contents)
+        files = outcomes.of(read_manifest, FAN, tmp_path, FAN.archives[0])
+        assert all(".." not in Path(name).parts and not Path(name).is_absolute() for name in files or ())
+
+    fuzz()
+
+
+# --- What such inputs have found, and cases by hand
+
+
+def test_a_bomb_is_refused(unpacking):
+    bomb = zip_of(dict.fromkeys(NAMES, bytes(80_000_000)))
+    assert len(bomb) < 1_000_000
+    with pytest.raises(BaselineError, match="would unpack to 320 MB, more than 50 times its size"):
+        unpacking(bomb)
+    with pytest.raises(BaselineError, match="packed in an unusual way"):
+        unpacking(zip_of(dict.fromkeys(NAMES, b"x"), zipfile.ZIP_LZMA))
+
+
+def test_headers_that_promise_too_much(tmp_path):
+    """A FLAC header has no sizes to be checked against; its number of samples may be anything up to 2 ** 36."""
+    import soundfile
+
+    path = tmp_path / "section_00_0000.wav"
+    soundfile.write(path, np.zeros(4000), 16000, format="FLAC")
+    contents = bytearray(path.read_bytes())
+    assert read_header(path).samples == 4000
+    contents[21:26] = bytes([contents[21] | 15, 255, 255, 255, 255])
+    path.write_bytes(contents)
+    with pytest.raises(BaselineError, match="68719476735 samples of 1 channels at 16000 Hz cannot be in a file"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("rate", [1, 99, 2**31 - 1])
+def test_sampling_rates_that_are_none(tmp_path, rate):
+    path = write_wav(tmp_path / "section_00_0000.wav")
+    contents = bytearray(path.read_bytes())
+    contents[24:28] = struct.pack("<I", rate)
+    path.write_bytes(contents)
+    with pytest.raises(BaselineError, match=f"at {rate} Hz cannot be"):
+        read_header(path)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "section_00_0000.wav")
+    with pytest.raises(BaselineError, match="not a file"):
+        read_header(tmp_path / "section_00_0000.wav")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, "? " * 50_000, "a: &x [1]\nb: *x\n"])
+def test_yaml_without_measure(file, text):
+    """PyYAML's C loader runs out of stack with the first three, and takes Python with it."""
+    for read in (_read_facts, lambda path: load_config(["--dataset", "DCASE2024T2fan", "-d"], path)):
+        with pytest.raises(BaselineError, match="nested too deeply, or with aliases|not a catalog|YAML"):
+            read(file(text.encode()))
