@@ -29,7 +29,6 @@ if __name__ == "__main__":  # before the imports that take seconds: --help and w
 
 import logging
 import math
-import random
 import shlex
 import time
 from functools import partial
@@ -47,6 +46,7 @@ from datasets.frames import Vectors, draw_pass, split_vectors
 from files import alone, make_writable_directory
 from networks import find_network
 from networks.adam import Adam
+from networks.generators import seed_generators
 from networks.scores import ResidualCovariances, find_score, residual
 from networks.steps import Optimizer, Step, fastest_form, flatten_parameters
 from networks.threshold import fit_gamma
@@ -89,9 +89,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
         return
 
     # --- Random draws in the order of the published baseline: split, initial weights, then each pass over the data
-    random.seed(config.seed)
-    np.random.seed(config.seed)
-    torch.manual_seed(config.seed)
+    seed_generators(config.seed)
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
     network = find_network(config.model)(vectors.dimension, config.n_mels).to(device)
     optimizer = Adam(flatten_parameters(network), config.learning_rate)
@@ -159,7 +157,7 @@ def resume(state: TrainingState, config: Config, paths: RunPaths) -> None:
         try:
             state.load(paths.checkpoint, config.epochs)
         except DamagedCheckpointError as error:
-            log.warning("%s The training starts anew.", str(error).removesuffix("Train without --restart."))
+            log.warning("%s The training starts anew.", str(error).removesuffix(" Train without --restart."))
 
 
 def training_step(network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> torch.Tensor:

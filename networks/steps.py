@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from networks.adam import Adam
+from networks.generators import generator_states, set_generator_states
 
 log = logging.getLogger("baseline")
 
@@ -48,7 +49,7 @@ def fastest_form(step: Step, network: nn.Module, optimizer: Optimizer, x: torch.
     step as a CUDA graph, if its losses are the same but for rounding. Where they are not, or the network has other
     layers, or the optimizer is another, it is the step itself.
 
-    The tries are undone: weights, buffers, the optimizer's state, PyTorch's random numbers. They cannot show what
+    The tries are undone: weights, buffers, the optimizer's state, all generators. They cannot show what
     depends on time, such as a loss weight that grows from epoch to epoch: with such a step, do not call this.
 
     Args:
@@ -73,11 +74,12 @@ def _try(step: Step, network: nn.Module, optimizer: Adam, batches: Sequence[torc
     """The losses of steps on these batches, and all tensors after them, which are as before when it returns."""
     tensors = [*network.parameters(), *network.buffers(), *optimizer.state_dict().values()]
     before = [tensor.detach().clone() for tensor in tensors]
+    states = generator_states(batches[0].device)
     try:
-        with torch.random.fork_rng([batches[0].device] if batches[0].is_cuda else []):
-            losses = [step(batch).clone() for batch in batches]
+        losses = [step(batch).clone() for batch in batches]
         return losses + [tensor.detach().clone() for tensor in tensors]
     finally:
+        set_generator_states(states, batches[0].device)
         with torch.no_grad():
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)

@@ -8,7 +8,6 @@ import hashlib
 import io
 import logging
 import math
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from config import TRAINING_KEYS, BaselineError, Config
 from datasets.clips import Clip
 from datasets.features import LogMels
 from files import atomic_path
+from networks.generators import generator_states, set_generator_states
 from networks.steps import Optimizer
 
 FORMAT = 2
@@ -73,7 +73,7 @@ class TrainingState:
             "environment": self._environment,
             "network": self._network.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "generators": _generator_states(self._device),
+            "generators": generator_states(self._device),
             "history": self.history,
             "batch_losses": self.batch_losses,
         }
@@ -108,7 +108,7 @@ class TrainingState:
         try:
             self._network.load_state_dict(contents["network"])
             self._optimizer.load_state_dict(contents["optimizer"])
-            _set_generator_states(contents["generators"], self._device)
+            set_generator_states(contents["generators"], self._device)
         except Exception as error:  # of many kinds; another network, say
             raise BaselineError(
                 f"{path} does not fit this network or optimizer ({' '.join(repr(error).split())[:300]}). "
@@ -169,17 +169,3 @@ def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             more = f" and {len(names) - SHOWN_CLIPS} more" if len(names) > SHOWN_CLIPS else ""
             lines.append(f"clips (or their features) {words}: {' '.join(map(str, names[:SHOWN_CLIPS]))}{more}")
     return lines if lines or list(old) == list(new) else ["the clips were in another order"]
-
-
-def _generator_states(device: torch.device) -> dict[str, Any]:
-    kind, keys, *rest = np.random.get_state()
-    states = {"torch": torch.get_rng_state(), "numpy": (kind, keys.tolist(), *rest), "python": random.getstate()}
-    return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
-
-
-def _set_generator_states(states: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(states["torch"])
-    np.random.set_state(states["numpy"])
-    random.setstate(states["python"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,216 @@
+"""Interrupted and resumed: --restart, checkpoints, signals, and what is found damaged then."""
+
+import os
+import random
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import RAW, ROOT, Workspace, copy_project, make_clips, write_wav
+
+from config import BaselineError
+from datasets.catalog import find_dataset
+from networks import NETWORKS
+from networks.autoencoder import AutoEncoder
+from tools import checkpoints
+
+FILES = ("log.csv", "model.pth", "score_distribution.json", "log.png")
+
+
+@pytest.fixture
+def resumable(trained, workspace):
+    """A copy of a finished training of three epochs, whose files a test may change."""
+    workspace.data = trained.data
+    shutil.copytree(trained.models, workspace.models)
+    return workspace
+
+
+def assert_equal_models(found: Workspace, expected: Workspace) -> None:
+    for name in FILES:
+        assert (found.model() / name).read_bytes() == (expected.model() / name).read_bytes(), name
+
+
+def restart(workspace: Workspace, *options: str) -> None:
+    workspace.run_here("--epochs", "3", "--train_only", "--restart", *options)
+
+
+# --- What --restart does
+
+
+def test_a_finished_training_is_left_as_it_is(trained, resumable, capsys):
+    before = {path: path.stat().st_mtime_ns for path in resumable.model().iterdir() if path.suffix in (".pth", ".csv")}
+    restart(resumable)
+    assert "fan: trained already, 3 epochs" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("name", ["model.pth", "score_distribution.json", "config.yaml", "log.csv"])
+@pytest.mark.parametrize("damage", ["gone", "truncated", "flipped"])
+def test_damaged_files_of_a_model_are_mended(trained, resumable, name, damage):
+    path = resumable.model() / name
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 2] ^= 1
+    if damage == "gone" or name == "log.csv":  # which nothing reads
+        path.unlink()
+    else:
+        path.write_bytes(contents if damage == "flipped" else contents[:-20])
+        with pytest.raises(BaselineError, match="damaged|belongs to other weights"):
+            resumable.run_here("--test_only")
+    restart(resumable)
+    assert_equal_models(resumable, trained)
+
+
+@pytest.mark.parametrize("damage", ["empty", "truncated", "flipped", "older"])
+def test_a_damaged_checkpoint_is_a_new_start(trained, resumable, damage, capsys):
+    (resumable.model() / "model.pth").unlink()
+    path = resumable.model() / "checkpoint.pth"
+    contents = bytearray(path.read_bytes())
+    contents[len(contents) // 3] ^= 16
+    if damage == "older":
+        torch.save({"identity": {}, "network": {}}, path)
+    else:
+        path.write_bytes({"empty": b"", "truncated": contents[:-100], "flipped": contents}[damage])
+    restart(resumable)
+    assert "checkpoint.pth is damaged, or of an older version. The training starts anew." in capsys.readouterr().err
+    assert_equal_models(resumable, trained)
+    path.write_bytes(b"")
+    with pytest.raises(BaselineError, match="is damaged, or of an older version. Train without --restart"):
+        restart(resumable, "--checkpoint_path", str(path))
+
+
+def test_a_checkpoint_of_another_version_of_the_format(trained, resumable, monkeypatch, capsys):
+    (resumable.model() / "model.pth").unlink()
+    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
+    restart(resumable)
+    assert "is not a checkpoint of this version (ValueError('format 2, not 3'))" in capsys.readouterr().err
+
+
+def test_other_clips_are_spelt_out(trained, resumable):
+    resumable.data = resumable.directory / "data"
+    shutil.copytree(trained.data / RAW / "fan", resumable.data / RAW / "fan")
+    names = [resumable.clip(f"section_00_source_train_normal_000{k}_*") for k in range(3)]
+    names[0].rename(names[0].with_name("section_00_source_train_normal_0900.wav"))
+    write_wav(names[1], seconds=2)
+    with pytest.raises(BaselineError) as error:
+        restart(resumable, "--seed", "13711", "-lr", "0.01")
+    assert "--learning_rate was 0.001, now 0.01; clips (or their features) gone: " + names[0].name in str(error.value)
+    assert "new: section_00_source_train_normal_0900.wav; " in str(error.value)
+    assert "changed: " + names[1].name in str(error.value)
+
+
+class Noisy(AutoEncoder):
+    """Draws from all generators in training: PyTorch's, NumPy's and Python's."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            x = torch.nn.functional.dropout(x, 0.1) * (1 + 0.01 * float(np.random.rand()) + 0.01 * random.random())
+        return super().forward(x)
+
+
+def test_all_generators_are_resumed(demo_data, tmp_path, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "noisy", Noisy)
+    once, twice = Workspace(tmp_path / "once", demo_data), Workspace(tmp_path / "twice", demo_data)
+    once.run_here("--epochs", "3", "--train_only", "--model", "noisy")
+    twice.run_here("--epochs", "2", "--train_only", "--model", "noisy")
+    random.seed(5), np.random.seed(5), torch.manual_seed(5)
+    restart(twice, "--model", "noisy")
+    assert_equal_models(twice, once)
+
+
+def test_another_version_or_device_is_said(trained, resumable, monkeypatch, capsys):
+    monkeypatch.setattr(torch, "__version__", "9.9.9")
+    resumable.run_here("--epochs", "4", "--train_only", "--restart")
+    assert "written with torch 2.13.0" in capsys.readouterr().err
+
+
+def test_another_network_of_the_same_name(trained, resumable, monkeypatch):
+    class Wider(AutoEncoder):
+        def __init__(self, *sizes):
+            super().__init__(*sizes)
+            self.more = torch.nn.Linear(2, 2)
+
+    monkeypatch.setitem(NETWORKS, "DCASE2023T2-AE", Wider)
+    with pytest.raises(BaselineError, match="does not fit this network or optimizer"):
+        resumable.run_here("--epochs", "4", "--train_only", "--restart")
+
+
+# --- Signals
+
+
+def start(command: list, **options) -> subprocess.Popen:
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+
+
+def wait_until(condition, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_training_and_its_last_line_goes_on(demo_data, workspace, number):
+    once = Workspace(workspace.directory / "once", demo_data)
+    once.run_here("--epochs", "40", "--train_only")
+    workspace.data = demo_data
+    options = ["--dataset", "DCASE2024T2fan", "-d", "--epochs", "40", "--train_only", *workspace.options]
+    process = start([sys.executable, ROOT / "train.py", *options])
+    wait_until((workspace.model() / "checkpoint.pth").exists, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number, errors
+    assert "Traceback" not in errors
+    found = re.fullmatch("warning: fan: interrupted; finished epochs are kept. To go on: (.*)\n", errors)
+    finished = subprocess.run(shlex.split(found[1]), capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 0, finished.stderr
+    assert "fan: going on after epoch" in finished.stdout
+    assert_equal_models(workspace, once)
+    assert not list(workspace.directory.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_before_any_work(demo_data, workspace, number):
+    """While the imports take their seconds."""
+    workspace.data = demo_data
+    options = ["--dataset", "DCASE2024T2fan", "-d", *workspace.options]
+    process = start([sys.executable, "-v", ROOT / "train.py", *options])
+    for line in process.stderr:
+        if line.startswith("import 'torch._C'") or "import 'numpy'" in line:
+            break
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert errors.endswith("interrupted before any work\n")
+    assert not workspace.models.exists()
+
+
+def test_a_script_goes_on_with_what_is_not_finished(tmp_path):
+    facts = find_dataset("DCASE2024T2").facts
+    machines = {machine: ["00"] for machine in ("fan", "slider")}
+    facts["dev"]["machines"] = machines
+    workspace = Workspace(tmp_path, project=copy_project(tmp_path, dcase2024t2=yaml.safe_dump(facts)))
+    make_clips(workspace.data, list(machines))
+    options = ["-d", "--epochs", "30", *workspace.options]
+    script, environment = workspace.project / "01_train_2024t2.sh", {"PYTHON": sys.executable, "JOBS": "1"}
+    process = start([script, *options], env=os.environ | environment)
+    wait_until((workspace.model("slider") / "checkpoint.pth").exists, process)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert errors.splitlines()[-1] == f"interrupted. To go on: {shlex.join(map(str, [script, *options]))} --restart"
+    finished = workspace.script("01_train_2024t2.sh", "-d", "--epochs", "30", "--restart", JOBS="2")
+    assert finished.returncode == 0, finished.stderr
+    assert "fan: trained already, 30 epochs" in finished.stdout
+    assert "slider: trained 30 epochs" in finished.stdout
+    assert "going on after epoch" in (workspace.model("slider") / "train.log").read_text()
