@@ -142,6 +142,18 @@ def test_another_network_of_the_same_name(trained, resumable, monkeypatch):
         resumable.run_here("--epochs", "4", "--train_only", "--restart")
 
 
+def test_checkpoint_of_another_training_is_refused(trained, workspace):
+    workspace.data = trained.data
+    checkpoint = str(trained.model() / "checkpoint.pth")
+    options = ["--epochs", "1", "--train_only", "--restart", "--checkpoint_path"]
+    with pytest.raises(BaselineError, match="--batch_size was 256, now 128"):
+        workspace.run_here(*options, checkpoint, "--batch_size", "128")
+    with pytest.raises(BaselineError, match="cannot be read: No such file"):
+        workspace.run_here(*options, checkpoint + "x")
+    with pytest.raises(BaselineError, match="is of 3 epochs, more than --epochs 1"):
+        workspace.run_here(*options, checkpoint)
+
+
 # --- Signals
 
 
@@ -159,10 +171,27 @@ def wait_until(condition, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+def test_killed_training_keeps_the_old_model(resumable):
+    model = resumable.model()
+    (model / "checkpoint.pth").unlink()
+    kept = {name: (model / name).read_bytes() for name in (*FILES, "config.yaml")}
+    options = ["--dataset", "DCASE2024T2fan", "-d", "--epochs", "200", "--train_only", *resumable.options]
+    process = start([sys.executable, ROOT / "train.py", *options])
+    wait_until((model / "checkpoint.pth").exists, process)
+    process.kill()
+    process.communicate()
+    assert {name: (model / name).read_bytes() for name in kept} == kept
+
+
+@pytest.fixture(scope="module")
+def long_training(demo_data, tmp_path_factory):
+    made = Workspace(tmp_path_factory.mktemp("long"), demo_data)
+    made.run_here("--epochs", "40", "--train_only")
+    return made
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_training_and_its_last_line_goes_on(demo_data, workspace, number):
-    once = Workspace(workspace.directory / "once", demo_data)
-    once.run_here("--epochs", "40", "--train_only")
+def test_a_signal_ends_a_training_and_its_last_line_goes_on(demo_data, long_training, workspace, number):
     workspace.data = demo_data
     options = ["--dataset", "DCASE2024T2fan", "-d", "--epochs", "40", "--train_only", *workspace.options]
     process = start([sys.executable, ROOT / "train.py", *options])
@@ -175,7 +204,7 @@ def test_a_signal_ends_a_training_and_its_last_line_goes_on(demo_data, workspace
     finished = subprocess.run(shlex.split(found[1]), capture_output=True, text=True, timeout=120)
     assert finished.returncode == 0, finished.stderr
     assert "fan: going on after epoch" in finished.stdout
-    assert_equal_models(workspace, once)
+    assert_equal_models(workspace, long_training)
     assert not list(workspace.directory.rglob("*.tmp"))
 
 

@@ -3,10 +3,8 @@
 import csv
 import json
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -310,85 +308,3 @@ def test_singular_covariance_is_said(trained, workspace, capsys):
     assert "is singular" in capsys.readouterr().err
     rows = list(csv.reader((workspace.result("MAHALA") / "anomaly_score_fan_section_00_test.csv").open()))
     assert len(rows) == 16
-
-
-# --- Interrupted, resumed, several at once
-
-
-def test_resumed_training_is_the_same_training(trained, workspace, capsys):
-    workspace.data = trained.data
-    workspace.run_here("--epochs", "1", "--train_only")
-    workspace.run_here("--epochs", "3", "--train_only", "--restart")
-    assert "going on after epoch 1" in capsys.readouterr().out
-    for name in ("log.csv", "model.pth", "score_distribution.json"):
-        assert (workspace.model() / name).read_bytes() == (trained.model() / name).read_bytes(), name
-
-
-def test_checkpoint_of_another_training_is_refused(trained, workspace):
-    workspace.data = trained.data
-    checkpoint = str(trained.model() / "checkpoint.pth")
-    with pytest.raises(BaselineError, match="--batch_size was 256, now 128"):
-        workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint, "--batch_size", "128")
-    with pytest.raises(BaselineError, match="cannot be read: No such file"):
-        workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint + "x")
-    with pytest.raises(BaselineError, match="is of 3 epochs, more than --epochs 1"):
-        workspace.run_here(*SHORT, "--restart", "--checkpoint_path", checkpoint)
-    (workspace.directory / "bad.pth").write_bytes(b"nonsense")
-    with pytest.raises(BaselineError, match="bad.pth is damaged, or of an older version"):
-        workspace.run_here(*SHORT, "--restart", "--checkpoint_path", str(workspace.directory / "bad.pth"))
-
-
-def start(workspace: Workspace, *arguments: str) -> subprocess.Popen:
-    command = [sys.executable, ROOT / "train.py", "--dataset", "DCASE2024T2fan", "-d", *workspace.options, *arguments]
-    return subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_killed_training_keeps_the_old_model_and_starts_clean(trained, workspace):
-    workspace.data = trained.data
-    shutil.copytree(trained.models, workspace.models)
-    model = workspace.model()
-    (model / "checkpoint.pth").unlink()
-    names = ("model.pth", "score_distribution.json", "config.yaml", "log.csv", "log.png")
-    kept = {name: (model / name).read_bytes() for name in names}
-    process = start(workspace, "--epochs", "200", "--train_only")
-    wait_for(model / "checkpoint.pth", process)
-    process.kill()
-    process.communicate()
-    assert {name: (model / name).read_bytes() for name in kept} == kept
-    workspace.run_here("--epochs", "3", "--train_only")
-    for name in ("log.csv", "model.pth", "score_distribution.json"):
-        assert (model / name).read_bytes() == (trained.model() / name).read_bytes(), name
-
-
-def test_interrupted_by_the_user(trained, workspace):
-    workspace.data = trained.data
-    process = start(workspace, "--epochs", "200", "--train_only")
-    wait_for(workspace.model() / "checkpoint.pth", process)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "interrupted; finished epochs are kept. To go on: " in errors
-    assert errors.endswith("--train_only --restart\n")
-    assert "Traceback" not in errors
-
-
-def test_two_at_once(trained, workspace):
-    """The same training twice at the same time, on a cold cache: both end well, and the files are those of one."""
-    own_copy(workspace, trained.data)
-    processes = [start(workspace, "--epochs", "3") for _ in range(2)]
-    for process in processes:
-        output = process.communicate(timeout=120)
-        assert process.returncode == 0, output
-    for name in ("log.csv", "model.pth", "score_distribution.json"):
-        assert (workspace.model() / name).read_bytes() == (trained.model() / name).read_bytes(), name
-    name = "anomaly_score_fan_section_00_test.csv"
-    assert (workspace.result() / name).read_bytes() == (trained.result() / name).read_bytes()
-    assert not [path for path in workspace.directory.rglob("*") if ".tmp" in path.name]
