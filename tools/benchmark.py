@@ -38,10 +38,12 @@ from datasets.clips import Clip, find_clips
 from datasets.features import FLOOR, compute_log_mels
 from datasets.frames import Vectors
 from datasets.workers import cores
+from files import write_text
 from networks import find_network
 from networks.adam import Adam
 from networks.steps import fastest_form, flatten_parameters
 from tools import make_demo_data
+from tools.checkpoints import TrainingState
 from tools.console import run_command
 from tools.each_machine import Loop, Model
 from train import training_step
@@ -274,6 +276,15 @@ def measure_epochs(bench: Bench) -> list[Figure]:
     ]
 
 
+def measure_checkpoint(bench: Bench) -> float:
+    """Seconds that the checkpoint takes which is written after each epoch: the median of 20."""
+    network = find_network(bench.config.model)(640, 128)
+    optimizer = Adam(flatten_parameters(network), bench.config.learning_rate)
+    identity = {"clips": {clip.name: 16 * "0" for clip in find_train_clips(bench)}}
+    state = TrainingState(network, optimizer, identity, CPU)
+    return in_turn(20, save=lambda _: state.save(bench.directory / "checkpoint.pth"))["save"]
+
+
 def measure_test(bench: Bench) -> list[Figure]:
     """Tests of a trained machine type: once with its features to be computed, then with cached ones; --help."""
     _, memory = bench.train_py("--test_only")
@@ -344,6 +355,9 @@ def measure(size: Size, output: Path) -> None:
         figures += [*measure_epochs(bench), loader]
         side_by_side = next(figure.value for figure in figures if figure.what == "the same, a machine type")
         figures.append(Figure("per-vector loader / side by side", loader.value / side_by_side, "×"))
+        checkpoint = measure_checkpoint(bench)
+        figures.append(Figure("writing a checkpoint, each epoch", 1000 * checkpoint, "ms"))
+        figures.append(Figure("the same, of an epoch of a machine type", 100 * checkpoint / side_by_side, "%", "≤ 2"))
         growth = measure_growth(bench)
         peak = min(growth, key=lambda row: abs(row["training clips"] - FULL.train_clips))
         memory = peak["peak memory (MB)"]
@@ -356,7 +370,7 @@ def measure(size: Size, output: Path) -> None:
     if not torch.cuda.is_available():
         print("No GPU here: its figures are not measured.")
     record = {"machine": machine, "size": asdict(size), "figures": [asdict(f) for f in figures], "growth": growth}
-    output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(output, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     print(f"measured in {time.perf_counter() - start:.0f} s -> {output}")
 
 

@@ -17,6 +17,8 @@ import argparse
 import csv
 import json
 import shutil
+import signal
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -423,4 +425,8 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted; the machine types made so far are kept", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
