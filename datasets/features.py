@@ -190,6 +190,7 @@ def _log_mel_of(sampling_rate: int, config: Config, clip: tuple[Path, int]) -> n
     frames = log_mel(read_clip(path), sampling_rate, config)
     if len(frames) != expected:
         raise BaselineError(f"{path}: has other samples than its header says. Copy or unpack the clip again.")
+    check_finite(path, frames)
     return frames
 
 
@@ -209,6 +210,16 @@ def check_length(path: Path, frames: int, config: Config) -> None:
             f"{path}: too short, {frames} spectrogram frames where --frames asks for {config.frames}. "
             "Remove the clip, or choose smaller --frames or --hop_length."
         )
+
+
+def check_finite(path: Path, frames: np.ndarray) -> None:
+    """Check that the log-mel energies of a clip are numbers.
+
+    Raises:
+        BaselineError: its samples, floats far beyond [-1, 1], are too large for that.
+    """
+    if not np.isfinite(frames).all():
+        raise BaselineError(f"{path}: its samples are too large, its energies infinite. Replace or remove the clip.")
 
 
 def log_mel(samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarray:

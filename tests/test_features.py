@@ -6,6 +6,7 @@ import struct
 import librosa
 import numpy as np
 import pytest
+import soundfile
 from conftest import write_wav
 from threadpoolctl import threadpool_limits
 
@@ -128,6 +129,9 @@ def damage(name):
         contents = path.read_bytes()
         path.write_bytes(contents[:-4] + struct.pack("<f", float("nan")))
 
+    def too_loud(path):
+        soundfile.write(path, np.full(16000, 1e30), 16000, subtype="FLOAT")
+
     return locals()[name]
 
 
@@ -143,6 +147,7 @@ def damage(name):
         ("two_channels", r"2 channel\(s\) where 1 expected"),
         ("too_short", "too short, 2 spectrogram frames where --frames asks for 5"),
         ("not_a_number", "not a number"),
+        ("too_loud", "its samples are too large"),
     ],
 )
 def test_bad_clips_are_named(tmp_path, kind, words):
@@ -152,6 +157,26 @@ def test_bad_clips_are_named(tmp_path, kind, words):
         load_log_mels(clips, config(), 1, tmp_path / "cache")
     assert str(clips[1].path) in str(error.value)
     assert not list(tmp_path.glob("cache/*.npz"))
+
+
+def test_clips_that_do_not_change_are_named(tmp_path, caplog):
+    """Silence, or a channel without a microphone that gives a constant voltage."""
+    clips = write_clips(tmp_path, 4)
+    for clip, value in zip(clips[1:3], (0.0, 0.25), strict=True):
+        soundfile.write(clip.path, np.full(16000, value), 16000)
+    log_mels = load_log_mels(clips, config(), 1, tmp_path / "cache")
+    assert np.isfinite(log_mels.frames).all()
+    expected = f"2 clips do not change from frame to frame (silence?): {clips[1].path} {clips[2].path}"
+    assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [expected]
+    caplog.clear()
+    load_log_mels(clips, config(), 1, tmp_path / "cache")
+    assert expected in caplog.text  # from the cache, too
+
+
+def test_bands_that_do_not_change_are_named(tmp_path, caplog):
+    """With many narrow bands the lowest have no line of the spectrum."""
+    load_log_mels(write_clips(tmp_path), config("--n_mels", "256", "--n_fft", "256"), 1, tmp_path / "cache")
+    assert "mel bands without any energy that varies: 0 1 " in caplog.text
 
 
 def test_recordings_of_unknown_length_are_read(tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,12 @@ import torch
 import yaml
 from conftest import RAW, ROOT, Workspace, make_clips, write_wav
 
-from config import BaselineError
+import train
+from config import BaselineError, load_config
+from datasets.catalog import find_machine
+from datasets.clips import find_clips
+from tools.console import open_console
+from tools.results import read_sections
 
 SHORT = ["--epochs", "1", "--train_only"]
 
@@ -269,6 +275,29 @@ def test_a_file_that_cannot_be_written_in_full(trained, workspace):
     assert "checkpoint.pth: File too large" in finished.stderr
     assert "Traceback" not in finished.stderr
     assert {path.name for path in workspace.model().iterdir()} == {"train.log", ".training.lock"}
+
+
+def test_damaged_files_of_another_section_cost_only_what_is_in_them(trained, workspace, caplog):
+    shutil.copytree(trained.models, workspace.models)
+    shutil.copytree(trained.results, workspace.results)
+    config = load_config(["--dataset", "DCASE2024T2fan", "-d", *workspace.options])
+    machine = find_machine("DCASE2024T2fan", "dev")
+    paths = machine.run_paths(config, ("00",))
+    clips = find_clips(machine, trained.data, "test", ("00",))
+    clips.sort(key=lambda clip: clip.is_anomaly)
+    assert [each.section for each in read_sections(paths, {"00": clips})] == ["00"]
+    paths.anomaly_scores("00").write_text("a clip,nan\n")
+    assert read_sections(paths, {"00": clips}) == []
+    assert "section 00 is left out: " in caplog.text
+    paths.score_distribution.write_text(paths.score_distribution.read_text().replace("1", "2", 1))
+    assert train.threshold_of("00", config, machine) is None
+    assert "section 00 is drawn without its decision threshold: " in caplog.text
+
+
+def test_names_of_files_do_not_move_the_cursor(capsys):
+    open_console("fan")
+    logging.getLogger("baseline").warning("\x1b[2J\x07\x9b31m%s", "a\rb.wav")
+    assert capsys.readouterr().err == "warning: fan: \\x1b[2J\\x07\\x9b31ma\\rb.wav\n"
 
 
 def test_errors_end_with_a_message_and_a_status(workspace):

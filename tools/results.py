@@ -63,13 +63,16 @@ def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> l
     """
     found = []
     for section, clips in clips_of_section.items():
-        scores = _read_column(paths.anomaly_scores(section))
+        try:
+            scores, decisions = _read_column(paths.anomaly_scores(section)), _read_column(paths.decisions(section))
+        except BaselineError as error:
+            log.warning("section %s is left out: %s", section, error)
+            continue
         if scores is None:
             continue
         if list(scores) != [clip.name for clip in clips]:
             log.warning("%s is not of the clips that are there now, and is left out.", paths.anomaly_scores(section))
             continue
-        decisions = _read_column(paths.decisions(section))
         if decisions is not None and (list(decisions) != list(scores) or not set(decisions.values()) <= {0, 1}):
             log.warning("%s is not of these clips, and is left out. Test again to mend it.", paths.decisions(section))
             decisions = None

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Machine, find_machine
 from datasets.clips import Clip
-from datasets.features import LogMels, check_length, count_frames, log_mel
+from datasets.features import LogMels, check_finite, check_length, count_frames, log_mel
 from datasets.recordings import Recording, find_recordings, open_recording
 from files import make_writable_directory, write_csv
 from tools.console import add_channel_argument, log, open_console, run_command
@@ -74,7 +74,7 @@ def clip_vectors(recording: Recording, sampling_rate: int, config: Config):
     """The vectors of a recording, a tensor (K, D).
 
     Raises:
-        BaselineError: it cannot be decoded, or is too short.
+        BaselineError: it cannot be decoded, is too short, or its samples are too large.
     """
     import numpy as np
     import torch
@@ -86,6 +86,7 @@ def clip_vectors(recording: Recording, sampling_rate: int, config: Config):
     check_length(recording.path, count_frames(len(samples), config), config)
     with threadpool_limits(1, user_api="blas"):  # the mel product rounds differently with another number of threads
         frames = log_mel(samples, sampling_rate, config)  # (T, M)
+    check_finite(recording.path, frames)
     clip = Clip(recording.path, section="", is_target=False, is_anomaly=None, split=None)
     log_mels = LogMels(frames, np.array([len(frames)]), sampling_rate)
     return next(Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu")).of_each_clip())
