@@ -275,6 +275,7 @@ def _parse(text: str, kind: type, origin: str) -> Any:
         if kind is bool:
             return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
         if kind is Path and "\0" not in text:
+            text.encode()  # names in other encodings could not be written into the files that a run leaves
             return Path(text).expanduser()
         return {int: int, float: float, str: str}[kind](text)
     except (KeyError, ValueError, RuntimeError):  # RuntimeError: no such home directory

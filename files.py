@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import fcntl
 import glob
 import io
@@ -29,15 +30,20 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
         BaselineError: a file cannot be written (permissions, a full disk).
     """
     with contextlib.ExitStack() as stack:
+        writing = paths[0]
         try:
+            for writing in paths:
+                if writing.is_dir():  # found out here, not after some of the others are renamed
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            writing = paths[0]
             temporaries = [stack.enter_context(_temporary(path)) for path in paths]
             yield [temporary for temporary, _ in temporaries]
             for _, descriptor in temporaries:
                 os.fsync(descriptor)
-            for path, (temporary, _) in zip(paths, temporaries, strict=True):
-                temporary.replace(path)
+            for writing, (temporary, _) in zip(paths, temporaries, strict=True):
+                temporary.replace(writing)
         except OSError as error:
-            raise cannot_write(paths[0], error) from error
+            raise cannot_write(writing, error) from error
 
 
 @contextlib.contextmanager
@@ -94,6 +100,18 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        BaselineError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def make_writable_directory(directory: Path) -> None:

@@ -43,7 +43,7 @@ from tqdm import tqdm
 from datasets.clips import find_clips
 from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
-from files import alone, make_writable_directory
+from files import alone, make_writable_directory, remove
 from networks import find_network
 from networks.adam import Adam
 from networks.generators import seed_generators
@@ -283,13 +283,19 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
     Args:
         thresholds: section → decision threshold, of the sections just tested; that of others is looked up.
     """
-    scored = tuple(section for section in machine.sections if paths.anomaly_scores(section).exists())
-    clips = find_clips(machine, config.dataset_directory, "test", scored)
-    results = read_sections(paths, {section: [c for c in clips if c.section == section] for section in scored})
+    scored = {}  # section -> its clips
+    for section in machine.sections:
+        if not paths.anomaly_scores(section).exists():
+            continue
+        try:
+            scored[section] = find_clips(machine, config.dataset_directory, "test", (section,))
+        except BaselineError as error:
+            log.warning("section %s is left out: %s", section, error)
+    results = read_sections(paths, scored)
     labelled = [result for result in results if result.labelled]
-    summary = f"{sum(clip.section in thresholds for clip in clips)} clips scored"
+    summary = f"{sum(len(scored.get(section, ())) for section in thresholds)} clips scored"
     if not labelled:
-        paths.metrics.unlink(missing_ok=True)  # older ones do not belong to these scores
+        remove(paths.metrics)  # older ones do not belong to these scores
     else:
         rows = write_metrics(paths, labelled, config.max_fpr)
         mean = MEANS[machine.dataset.official_score["mean"]]

@@ -118,7 +118,7 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
             directory holds other data; the disk is full.
     """
     directory = machine.directory(dataset_directory)
-    staging = directory.with_name(f".{machine.name}{UNPACKING}")
+    staging = directory.resolve().with_name(f".{machine.name}{UNPACKING}")
     known = read_manifest(machine, dataset_directory, archive)
     with _opened(path) as zip_file:
         members = _members(zip_file, archive, machine)

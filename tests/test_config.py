@@ -113,6 +113,7 @@ def test_relative_directories(tmp_path, monkeypatch):
         (["--export_dir", "a/b"], ["--export_dir", "'a/b'", "directory name"]),
         (["-tag", "../x"], ["--model_name_suffix", "directory name"]),
         (["--dataset_directory", "~no-such-user/x"], ["--dataset_directory", "path"]),
+        (["--model_directory", "mod\udce9les"], ["--model_directory", "path"]),
         (["--checkpoint_path", "x.pth"], ["--checkpoint_path", "--restart"]),
         (["-e"], ["either -d", "-e"]),
         (["--train_only", "--test_only"], ["--train_only and --test_only"]),

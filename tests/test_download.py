@@ -531,7 +531,7 @@ def test_two_at_once_wait_for_each_other(published, tmp_path):
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert published.fetched() == ["dev_fan.zip"]
-    assert sum("waiting for another download" in output for output in outputs) == 2
+    assert any("waiting for another download" in output for output in outputs)  # a slow starter finds all done
     assert_complete(tmp_path)
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 from config import BaselineError
-from files import alone, atomic_path, atomic_paths, write_csv, write_text
+from files import alone, atomic_path, atomic_paths, remove, write_csv, write_text
 
 
 def leftover(path: Path) -> Path:
@@ -140,3 +140,15 @@ def test_a_lock_that_cannot_be_written(tmp_path):
         pass
     with alone(tmp_path / "file" / ".lock", needed=False) as waited:
         assert not waited
+
+
+def test_a_directory_in_the_place_of_a_file_is_found_before_any_is_replaced(tmp_path):
+    first, second = tmp_path / "a.txt", tmp_path / "b.txt"
+    first.write_text("old")
+    second.mkdir()
+    with pytest.raises(BaselineError, match="cannot write .*b.txt: Is a directory"), atomic_paths(first, second):
+        pass
+    assert first.read_text() == "old"
+    assert set(tmp_path.iterdir()) == {first, second}
+    with pytest.raises(BaselineError, match="cannot write .*b.txt"):
+        remove(second)

@@ -296,8 +296,8 @@ def test_damaged_files_of_another_section_cost_only_what_is_in_them(trained, wor
 
 def test_names_of_files_do_not_move_the_cursor(capsys):
     open_console("fan")
-    logging.getLogger("baseline").warning("\x1b[2J\x07\x9b31m%s", "a\rb.wav")
-    assert capsys.readouterr().err == "warning: fan: \\x1b[2J\\x07\\x9b31ma\\rb.wav\n"
+    logging.getLogger("baseline").warning("\x1b[2J\x07\x9b31m%s", "a\r\nb.wav")
+    assert capsys.readouterr().err == "warning: fan: \\x1b[2J\\x07\\x9b31ma\\r\\nb.wav\n"
 
 
 def test_errors_end_with_a_message_and_a_status(workspace):

@@ -126,10 +126,11 @@ def test_machine_types_with_other_sections():
     assert table.loc["AUC", "pump"] == pytest.approx(0.6)
 
 
-def test_damaged_result_is_named(tmp_path):
+@pytest.mark.parametrize("rows", ["", "00,high\n", "00,inf\n", "00,7\n", "00,-1\n"])
+def test_damaged_result_is_named(tmp_path, rows):
     write_results(tmp_path, "MSE", "seed1", [0.8, 0.6, 0.5])
     path = tmp_path / "dev_data" / "baseline_MSE" / "DCASE2024T2" / "seed1" / "result_fan.csv"
-    path.write_text("section,AUC (source)\n00,high\n")
+    path.write_text(f"section,AUC (source)\n{rows}")
     config = load_config(["--dataset", "DCASE2024T2", "-d", "--result_directory", str(tmp_path)])
     with pytest.raises(BaselineError, match="result_fan.csv: not a result file"):
         summarize.collect(config, DATASET)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import logging
+import math
 import os
 import re
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but for tab and line feed
+TIDYING_UP = 5.0  # seconds
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # but for the tab
 
 log = logging.getLogger("baseline")
 
@@ -35,12 +37,17 @@ class Interrupted(KeyboardInterrupt):
 
 
 def catch_signals() -> None:
-    """From now on the first SIGINT or SIGTERM raises Interrupted; while that is tidied up after, more are ignored."""
+    """From now on SIGINT and SIGTERM raise Interrupted; more within TIDYING_UP are ignored.
 
-    def interrupt(number: int, _: object) -> NoReturn:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_IGN)
-        raise Interrupted(number)
+    Later ones count again: Python drops an exception that a signal raises within a destructor.
+    """
+    last = -math.inf
+
+    def interrupt(number: int, _: object) -> None:
+        nonlocal last
+        if time.monotonic() - last > TIDYING_UP:
+            last = time.monotonic()
+            raise Interrupted(number)
 
     for each in SIGNALS:
         signal.signal(each, interrupt)

@@ -57,7 +57,8 @@ def save_model(
         alone(paths.model_lock),
         atomic_paths(*files) as (loss_file, model_file, distribution_file, record_file),
     ):
-        loss_file.write_text(csv_text(losses), encoding="utf-8")
+        loss_rows = csv_text(losses).encode()
+        loss_file.write_bytes(loss_rows)
         # Given a path, torch.save would put its name into the file, and meet a full disk with an error of its own.
         weights = io.BytesIO()
         torch.save({name: values.cpu() for name, values in network.state_dict().items()}, weights)
@@ -73,6 +74,7 @@ def save_model(
             },
             "training_sha256": _training_checksum(identity, config.epochs),
             "model_sha256": checksum,
+            "log_sha256": hashlib.sha256(loss_rows).hexdigest(),
         }
         fits = {score: fit and asdict(fit) for score, fit in distributions.items()} | {"model_sha256": checksum}
         distribution_file.write_text(json.dumps(_sealed(fits), indent=1) + "\n", encoding="utf-8")
@@ -83,11 +85,15 @@ def is_trained(paths: RunPaths, identity: dict[str, Any], epochs: int) -> bool:
     """Whether just this training has been finished here, and its files are whole."""
     try:
         with alone(paths.model_lock):
-            record, _, _ = _read_records(paths)
+            record, fits, _ = _read_records(paths)
+            loss_rows = paths.loss_log.read_bytes()
     except (BaselineError, OSError):
         return False
-    is_this = record is not None and record.get("training_sha256") == _training_checksum(identity, epochs)
-    return is_this and paths.score_distribution.exists() and paths.loss_log.exists()
+    expected = {
+        "training_sha256": _training_checksum(identity, epochs),
+        "log_sha256": hashlib.sha256(loss_rows).hexdigest(),
+    }
+    return fits is not None and record is not None and {key: record.get(key) for key in expected} == expected
 
 
 def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Module, float | None, int | None]:
@@ -151,7 +157,10 @@ def _read_records(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any
     """config.yaml, score_distribution.json (None where one is not there) and the bytes of model.pth, if they agree."""
     record = _read_sealed(paths.config_record, load_yaml)
     fits = _read_sealed(paths.score_distribution, json.loads)
-    weights = paths.model.read_bytes()
+    try:
+        weights = paths.model.read_bytes()
+    except OSError as error:
+        raise BaselineError(f"{paths.model} cannot be read ({error.strerror}). Mend that, or train again.") from error
     checksum = hashlib.sha256(weights).hexdigest()
     for path, contents in ((paths.config_record, record), (paths.score_distribution, fits)):
         if contents is not None and contents.get("model_sha256") != checksum:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from config import BaselineError, RunPaths
 from datasets.clips import Clip
-from files import write_csv
+from files import remove, write_csv
 from tools.metrics import arithmetic_mean, harmonic_mean, section_metrics
 
 log = logging.getLogger("baseline")
@@ -53,7 +53,7 @@ def write_section(paths: RunPaths, result: SectionScores) -> None:
         rows = zip((clip.name for clip in result.clips), result.decisions, strict=True)
         write_csv(paths.decisions(result.section), rows)
     else:
-        paths.decisions(result.section).unlink(missing_ok=True)  # an older one does not belong to these scores
+        remove(paths.decisions(result.section))  # an older one does not belong to these scores
 
 
 def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> list[SectionScores]:
@@ -114,13 +114,19 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = {row.pop("section"): row for row in csv.DictReader(file)}
-        return {
+        metrics = {
             section: {name: float(value) for name, value in row.items()}
             for section, row in rows.items()
             if not section.endswith("mean")
         }
+        if not metrics:
+            raise ValueError("no section")
+        for value in (value for row in metrics.values() for value in row.values()):
+            if not (math.isnan(value) or 0 <= value <= 1):
+                raise ValueError(f"{value} is no value of a metric")
+        return metrics
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise BaselineError(f"{path}: not a result file ({error!r}). Test again to mend it.") from error
+        raise BaselineError(f"{path}: not a result file ({repr(error)[:300]}). Test again to mend it.") from error
 
 
 def _read_column(path: Path) -> dict[str, float] | None:
