@@ -30,20 +30,18 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
         BaselineError: a file cannot be written (permissions, a full disk).
     """
     with contextlib.ExitStack() as stack:
-        writing = paths[0]
-        try:
-            for writing in paths:
-                if writing.is_dir():  # found out here, not after some of the others are renamed
-                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            writing = paths[0]
-            temporaries = [stack.enter_context(_temporary(path)) for path in paths]
+        temporaries = []
+        for path in paths:
+            with _writing(path):
+                temporaries.append(stack.enter_context(_temporary(path)))
+        with _writing(paths[0]):  # or another of them: the block does not tell
             yield [temporary for temporary, _ in temporaries]
-            for _, descriptor in temporaries:
+        for path, (_, descriptor) in zip(paths, temporaries, strict=True):
+            with _writing(path):
                 os.fsync(descriptor)
-            for writing, (temporary, _) in zip(paths, temporaries, strict=True):
-                temporary.replace(writing)
-        except OSError as error:
-            raise cannot_write(writing, error) from error
+        for path, (temporary, _) in zip(paths, temporaries, strict=True):
+            with _writing(path):
+                temporary.replace(path)
 
 
 @contextlib.contextmanager
@@ -56,6 +54,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
     """An empty file beside `path` and its descriptor. It is locked, which tells it from that of a killed process."""
+    if path.is_dir():  # what could not be renamed to it is not begun
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     path.parent.mkdir(parents=True, exist_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.{8 * '[0-9a-f]'}.tmp"):
         _remove_unlocked(leftover)
@@ -108,10 +108,8 @@ def remove(path: Path) -> None:
     Raises:
         BaselineError: it cannot be removed.
     """
-    try:
+    with _writing(path):
         path.unlink(missing_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 def make_writable_directory(directory: Path) -> None:
@@ -120,11 +118,9 @@ def make_writable_directory(directory: Path) -> None:
     Raises:
         BaselineError: it cannot be made, or not be written to.
     """
-    try:
+    with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=directory).close()
-    except OSError as error:
-        raise cannot_write(directory, error) from error
 
 
 @contextlib.contextmanager
@@ -159,6 +155,15 @@ def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
     finally:
         if process_lock.acquired:
             process_lock.release()
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Have an operating system's error in the block say that it was in writing `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def cannot_write(path: Path, error: OSError) -> BaselineError:
