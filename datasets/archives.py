@@ -117,8 +117,8 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
         BaselineError: the archive is damaged, holds something else, or would write outside of the directory; the
             directory holds other data; the disk is full.
     """
-    directory = machine.directory(dataset_directory)
-    staging = directory.resolve().with_name(f".{machine.name}{UNPACKING}")
+    directory = machine.directory(dataset_directory).resolve()  # a link may lead to another disk
+    staging = directory.with_name(f".{machine.name}{UNPACKING}")
     known = read_manifest(machine, dataset_directory, archive)
     with _opened(path) as zip_file:
         members = _members(zip_file, archive, machine)

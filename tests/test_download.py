@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -362,6 +363,21 @@ def test_archives_brought_by_hand_need_no_network(published, tmp_path, caplog):
 # --- Disks and archives ---
 
 
+def test_a_machine_directory_that_is_a_link_to_another_disk(published, tmp_path):
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk")
+    directory = FAN.directory(tmp_path / "data")
+    directory.parent.mkdir(parents=True)
+    with tempfile.TemporaryDirectory(dir=memory) as other:
+        elsewhere = Path(other, "fan")
+        elsewhere.mkdir()
+        directory.symlink_to(elsewhere)
+        assert get(published, tmp_path) == []
+        assert directory.is_symlink()
+        assert files_below(Path(other)).keys() == {f"fan/{name}" for name in [*NAMES, "dev_fan.zip.json"]}
+
+
 def test_room_is_checked_before_anything_is_fetched(published, tmp_path, monkeypatch):
     size = len(published.records[FAN.archives[0].record]["dev_fan.zip"])
     usage = shutil.disk_usage(tmp_path)
@@ -524,7 +540,7 @@ def tool(server, tmp_path, *arguments: str) -> list[str]:
 
 
 def test_two_at_once_wait_for_each_other(published, tmp_path):
-    published.pause = 0.05
+    published.pause = 0.4  # the last to start is to find the first at it
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     processes = [subprocess.Popen(tool(published, tmp_path), env=environment, **pipes) for _ in range(3)]
