@@ -27,6 +27,7 @@ if __name__ == "__main__":  # before the imports that take seconds: --help and w
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
+import argparse
 import logging
 import math
 import shlex
@@ -395,23 +396,43 @@ def run(config: Config, machine: Machine) -> None:
         raise
 
 
-def how_to_go_on(config: Config) -> str:
-    """What to say to somebody who has interrupted a run."""
-    kept = "interrupted; " + ("no file is half written" if config.test_only else "finished epochs are kept")
+def how_to_go_on(config: Config, has_checkpoint: bool) -> str:
+    """What to say to somebody who has interrupted a run.
+
+    Args:
+        has_checkpoint: whether this run has written the model's checkpoint; an older one may be of another training.
+    """
+    kept = "interrupted; " + ("finished epochs are kept" if has_checkpoint else "no file is half written")
     if "IN_LOOP" in os.environ:  # which says how all of them go on
         return kept
-    restart = [] if config.test_only or config.restart else ["--restart"]
-    return f"{kept}. To go on: {shlex.join([sys.executable, *sys.argv, *restart])}"
+    arguments = sys.argv[1:]
+    if has_checkpoint:
+        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        parser.add_argument("--checkpoint_path")  # of before this run
+        _, arguments = parser.parse_known_args(arguments)
+        arguments += [] if config.restart else ["--restart"]
+    return f"{kept}. To go on: {shlex.join([sys.executable, sys.argv[0], *arguments])}"
+
+
+def version_of(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 if __name__ == "__main__":
     catch_signals()
+    checkpoint = MACHINE.run_paths(CONFIG, MACHINE.section_names(CONFIG.use_ids)).checkpoint
+    older = version_of(checkpoint)
     try:
         run(CONFIG, MACHINE)
     except BaselineError as error:
         sys.exit(2 if isinstance(error, UsageError) else 1)
     except Interrupted as stop:
-        log.warning("%s", how_to_go_on(CONFIG))
+        log.warning("%s", how_to_go_on(CONFIG, version_of(checkpoint) != older))
         sys.exit(stop.status)
     finally:
         for each in SIGNALS:

@@ -16,11 +16,13 @@ import torch
 import yaml
 from conftest import RAW, ROOT, Workspace, copy_project, make_clips, write_wav
 
-from config import BaselineError
+import train
+from config import BaselineError, load_config
 from datasets.catalog import find_dataset
 from networks import NETWORKS
 from networks.autoencoder import AutoEncoder
 from tools import checkpoints
+from tools.console import SIGNALS, Interrupted, catch_signals
 
 FILES = ("log.csv", "model.pth", "score_distribution.json", "log.png")
 
@@ -172,7 +174,7 @@ def wait_until(condition, process: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-def test_killed_training_keeps_the_old_model(resumable):
+def test_killed_training_keeps_the_old_model_and_starts_clean(trained, resumable):
     model = resumable.model()
     (model / "checkpoint.pth").unlink()
     kept = {name: (model / name).read_bytes() for name in (*FILES, "config.yaml")}
@@ -182,6 +184,8 @@ def test_killed_training_keeps_the_old_model(resumable):
     process.kill()
     process.communicate()
     assert {name: (model / name).read_bytes() for name in kept} == kept
+    resumable.run_here("--epochs", "3", "--train_only")
+    assert_equal_models(resumable, trained)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +213,51 @@ def test_a_signal_ends_a_training_and_its_last_line_goes_on(demo_data, long_trai
     assert not list(workspace.directory.rglob("*.tmp"))
 
 
+def test_interrupted_before_the_first_epoch_is_over(resumable):
+    """The checkpoint that is there is of another training: --restart would be refused."""
+    options = ["--dataset", "DCASE2024T2fan", "-d", "--batch_size", "2", "--train_only", *resumable.options]
+    log_file = resumable.model() / "train.log"
+    said = log_file.read_text().count("training clips")
+    process = start([sys.executable, ROOT / "train.py", *options])
+    wait_until(lambda: log_file.read_text().count("training clips") > said, process)
+    process.terminate()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 143, errors
+    command = shlex.join(map(str, [sys.executable, ROOT / "train.py", *options]))
+    assert errors == f"warning: fan: interrupted; no file is half written. To go on: {command}\n"
+
+
+def test_what_goes_on_from_this_runs_own_checkpoint(monkeypatch):
+    arguments = ["--dataset", "DCASE2024T2fan", "-d", "--restart", "--checkpoint_path", "older.pth"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *arguments])
+    config = load_config(arguments)
+    assert train.how_to_go_on(config, False).endswith(" train.py " + " ".join(arguments))
+    assert train.how_to_go_on(config, True).endswith(" train.py --dataset DCASE2024T2fan -d --restart")
+
+
+def test_a_signal_that_is_lost_is_not_the_last(monkeypatch):
+    """Python drops an exception that is raised within a destructor."""
+
+    class Busy:
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("tools.console.TIDYING_UP", 0.2)
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    try:
+        catch_signals()
+        Busy()
+        signal.raise_signal(signal.SIGINT)  # too soon: what the first has begun is being tidied up
+        time.sleep(0.3)
+        with pytest.raises(Interrupted) as stop:
+            signal.raise_signal(signal.SIGINT)
+        assert stop.value.status == 130
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_any_work(demo_data, workspace, number):
     """While the imports take their seconds."""
@@ -231,7 +280,7 @@ def test_a_script_goes_on_with_what_is_not_finished(tmp_path):
     facts["dev"]["machines"] = machines
     workspace = Workspace(tmp_path, project=copy_project(tmp_path, dcase2024t2=yaml.safe_dump(facts)))
     make_clips(workspace.data, list(machines))
-    options = ["-d", "--epochs", "30", *workspace.options]
+    options = ["-d", "--epochs", "12", *workspace.options]
     script, environment = workspace.project / "01_train_2024t2.sh", {"PYTHON": sys.executable, "JOBS": "1"}
     process = start([script, *options], env=os.environ | environment)
     wait_until((workspace.model("slider") / "checkpoint.pth").exists, process)
@@ -239,8 +288,8 @@ def test_a_script_goes_on_with_what_is_not_finished(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert errors.splitlines()[-1] == f"interrupted. To go on: {shlex.join(map(str, [script, *options]))} --restart"
-    finished = workspace.script("01_train_2024t2.sh", "-d", "--epochs", "30", "--restart", JOBS="2")
+    finished = workspace.script("01_train_2024t2.sh", "-d", "--epochs", "12", "--restart", JOBS="2")
     assert finished.returncode == 0, finished.stderr
-    assert "fan: trained already, 30 epochs" in finished.stdout
-    assert "slider: trained 30 epochs" in finished.stdout
+    assert "fan: trained already, 12 epochs" in finished.stdout
+    assert "slider: trained 12 epochs" in finished.stdout
     assert "going on after epoch" in (workspace.model("slider") / "train.log").read_text()

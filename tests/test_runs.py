@@ -17,7 +17,7 @@ import train
 from config import BaselineError, load_config
 from datasets.catalog import find_machine
 from datasets.clips import find_clips
-from tools.console import open_console
+from tools.console import open_console, open_log_file
 from tools.results import read_sections
 
 SHORT = ["--epochs", "1", "--train_only"]
@@ -294,10 +294,13 @@ def test_damaged_files_of_another_section_cost_only_what_is_in_them(trained, wor
     assert "section 00 is drawn without its decision threshold: " in caplog.text
 
 
-def test_names_of_files_do_not_move_the_cursor(capsys):
+def test_names_of_files_do_not_move_the_cursor(capsys, tmp_path):
     open_console("fan")
+    open_log_file(tmp_path / "train.log")
     logging.getLogger("baseline").warning("\x1b[2J\x07\x9b31m%s", "a\r\nb.wav")
     assert capsys.readouterr().err == "warning: fan: \\x1b[2J\\x07\\x9b31ma\\r\\nb.wav\n"
+    assert (tmp_path / "train.log").read_text().endswith("\\x9b31ma\\r\\nb.wav\n")
+    assert (tmp_path / "train.log").read_text().count("\n") == 1
 
 
 def test_errors_end_with_a_message_and_a_status(workspace):

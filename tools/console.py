@@ -39,7 +39,7 @@ class Interrupted(KeyboardInterrupt):
 def catch_signals() -> None:
     """From now on SIGINT and SIGTERM raise Interrupted; more within TIDYING_UP are ignored.
 
-    Later ones count again: Python drops an exception that a signal raises within a destructor.
+    Later ones count again, for the first may be lost: Python drops an exception that is raised within a destructor.
     """
     last = -math.inf
 
@@ -64,10 +64,15 @@ class _Console(logging.Handler):
 
 
 class _Lines(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
+        # Names of files may hold what would move the cursor, clear the screen, or look like a line of its own.
+        return CONTROL_CHARACTERS.sub(lambda match: repr(match[0])[1:-1], super().formatMessage(record))
+
+
+class _LinesWithLevel(_Lines):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        # Names of files may hold what would move the cursor or clear the screen.
-        return CONTROL_CHARACTERS.sub(lambda match: repr(match[0])[1:-1], f"{level}{super().format(record)}")
+        return level + super().formatMessage(record)
 
 
 def open_console(name: str = "") -> None:
@@ -78,7 +83,7 @@ def open_console(name: str = "") -> None:
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk costs lines of the log file, and no tracebacks
     console = _Console(logging.INFO)
-    console.setFormatter(_Lines(f"{name}: %(message)s" if name else "%(message)s"))
+    console.setFormatter(_LinesWithLevel(f"{name}: %(message)s" if name else "%(message)s"))
     log.setLevel(logging.DEBUG)
     log.addHandler(console)
 
@@ -94,7 +99,7 @@ def open_log_file(path: Path) -> None:
         handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise cannot_write(path, error) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)-7s %(message)s"))
     log.addHandler(handler)
     logging.getLogger("py.warnings").addHandler(handler)
 
