@@ -88,3 +88,18 @@ def test_all_years_are_there():
     sections = find_dataset("DCASE2020T2").machines["eval"]["ToyConveyor"].sections
     assert sections == ("04", "05", "06")
     assert [len(find_dataset(name).machines["eval"]) for name in years] == [6, 7, 7, 7, 9, 8, 5]
+
+
+def test_clips_of_another_section_that_are_gone_cost_only_its_metrics(tmp_path, capsys):
+    workspace, clips = Workspace(tmp_path), tmp_path / "data" / "dcase2022t2" / "dev_data" / "raw" / "bearing"
+    write_clips(clips, names_of_later_years(["00", "01"]), 1)
+    for section in ("0", "1"):
+        options = ["--epochs", "1", "--batch_size", "64", "--use_ids", section]
+        workspace.run_here(*options, machine="bearing", dataset="DCASE2022T2")
+    found = workspace.results / "dev_data" / "baseline_MSE" / "DCASE2022T2" / "seed13711" / "result_bearing.csv"
+    assert [row["section"] for row in csv.DictReader(found.open())][:2] == ["00", "01"]
+    for path in clips.glob("*test/section_00_*"):
+        path.unlink()
+    workspace.run_here("--test_only", "--use_ids", "1", machine="bearing", dataset="DCASE2022T2")
+    assert "section 00 is left out: " in capsys.readouterr().err
+    assert [row["section"] for row in csv.DictReader(found.open())] == ["01", "arithmetic mean", "harmonic mean"]
