@@ -274,6 +274,7 @@ def test_a_file_that_cannot_be_written_in_full(trained, workspace):
     assert finished.returncode == 1
     assert "checkpoint.pth: File too large" in finished.stderr
     assert "Traceback" not in finished.stderr
+    assert "Exception ignored" not in finished.stderr
     assert {path.name for path in workspace.model().iterdir()} == {"train.log", ".training.lock"}
 
 

@@ -79,9 +79,9 @@ class TrainingState:
         }
         buffer = io.BytesIO()
         torch.save(contents, buffer)
-        buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
+        body = buffer.getvalue()  # no copy; and a view of it, in the traceback of a full disk, crashes Python 3.12
         with atomic_path(path) as temporary:
-            temporary.write_bytes(buffer.getbuffer())
+            temporary.write_bytes(body + hashlib.sha256(body).digest())
 
     def load(self, path: Path, epochs: int) -> None:
         """Go on from a checkpoint.

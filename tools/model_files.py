@@ -60,10 +60,11 @@ def save_model(
         loss_rows = csv_text(losses).encode()
         loss_file.write_bytes(loss_rows)
         # Given a path, torch.save would put its name into the file, and meet a full disk with an error of its own.
-        weights = io.BytesIO()
-        torch.save({name: values.cpu() for name, values in network.state_dict().items()}, weights)
-        model_file.write_bytes(weights.getbuffer())
-        checksum = hashlib.sha256(weights.getbuffer()).hexdigest()
+        buffer = io.BytesIO()
+        torch.save({name: values.cpu() for name, values in network.state_dict().items()}, buffer)
+        weights = buffer.getvalue()
+        model_file.write_bytes(weights)
+        checksum = hashlib.sha256(weights).hexdigest()
         record = config.as_dict() | {
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "sampling_rate": sampling_rate,
