@@ -22,7 +22,7 @@ from datasets.catalog import find_dataset
 from networks import NETWORKS
 from networks.autoencoder import AutoEncoder
 from tools import checkpoints
-from tools.console import SIGNALS, Interrupted, catch_signals
+from tools.console import SIGNALS, Interrupted, TrainingProgress, catch_signals
 
 FILES = ("log.csv", "model.pth", "score_distribution.json", "log.png")
 
@@ -253,7 +253,16 @@ def test_a_signal_that_is_lost_is_not_the_last(monkeypatch):
         with pytest.raises(Interrupted) as stop:
             signal.raise_signal(signal.SIGINT)
         assert stop.value.status == 130
+
+        catch_signals()
+        with TrainingProgress(epochs=2, batches=2, finished_epochs=0, log_interval=1) as progress:
+            progress.finish_batch(torch.ones(1))
+            Busy()
+            with pytest.raises(Interrupted) as stop:
+                progress.finish_batch(torch.ones(1))
+        assert stop.value.status == 143
     finally:
+        catch_signals()
         for each, handler in before.items():
             signal.signal(each, handler)
 

@@ -36,18 +36,24 @@ class Interrupted(KeyboardInterrupt):
         self.status = 128 + number
 
 
+_raised: list[Interrupted] = []  # by signals
+
+
 def catch_signals() -> None:
     """From now on SIGINT and SIGTERM raise Interrupted; more within TIDYING_UP are ignored.
 
-    Later ones count again, for the first may be lost: Python drops an exception that is raised within a destructor.
+    Later ones count again, for the first may be lost: an exception that is raised within a destructor is dropped, and
+    so is one within the import of some compiled modules. TrainingProgress raises a lost one anew.
     """
     last = -math.inf
+    _raised.clear()
 
     def interrupt(number: int, _: object) -> None:
         nonlocal last
         if time.monotonic() - last > TIDYING_UP:
             last = time.monotonic()
-            raise Interrupted(number)
+            _raised.append(Interrupted(number))
+            raise _raised[-1]
 
     for each in SIGNALS:
         signal.signal(each, interrupt)
@@ -169,7 +175,13 @@ class TrainingProgress:
         self._bar.close()
 
     def finish_batch(self, losses: "torch.Tensor") -> None:
-        """Count a batch; show its loss each `log_interval` batches."""
+        """Count a batch; show its loss each `log_interval` batches.
+
+        Raises:
+            Interrupted: a signal came before, and its exception was lost.
+        """
+        if _raised:
+            raise _raised[-1]
         self._done += 1
         self._bar.update()
         if self._done % self._log_interval == 0 and not self._bar.disable:
