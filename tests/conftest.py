@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import train
 from config import load_config
 from datasets.catalog import find_machine
 from tools import make_demo_data
+from tools.console import SIGNALS
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW = Path("dcase2024t2", "dev_data", "raw")
@@ -40,6 +42,15 @@ def no_handlers_left():
 def clean_log():
     with no_handlers_left():
         yield
+
+
+@pytest.fixture(autouse=True)
+def same_signal_handlers():
+    """What a test leaves to handle signals, and what that knows of them, does not reach the next."""
+    before = {each: signal.getsignal(each) for each in SIGNALS}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 class Workspace:

@@ -22,7 +22,7 @@ from datasets.catalog import find_dataset
 from networks import NETWORKS
 from networks.autoencoder import AutoEncoder
 from tools import checkpoints
-from tools.console import SIGNALS, Interrupted, TrainingProgress, catch_signals
+from tools.console import Interrupted, TrainingProgress, catch_signals
 
 FILES = ("log.csv", "model.pth", "score_distribution.json", "log.png")
 
@@ -244,27 +244,21 @@ def test_a_signal_that_is_lost_is_not_the_last(monkeypatch):
 
     monkeypatch.setattr("tools.console.TIDYING_UP", 0.2)
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    before = {each: signal.getsignal(each) for each in SIGNALS}
-    try:
-        catch_signals()
-        Busy()
-        signal.raise_signal(signal.SIGINT)  # too soon: what the first has begun is being tidied up
-        time.sleep(0.3)
-        with pytest.raises(Interrupted) as stop:
-            signal.raise_signal(signal.SIGINT)
-        assert stop.value.status == 130
+    catch_signals()
+    Busy()
+    signal.raise_signal(signal.SIGINT)  # too soon: what the first has begun is being tidied up
+    time.sleep(0.3)
+    with pytest.raises(Interrupted) as stop:
+        signal.raise_signal(signal.SIGINT)
+    assert stop.value.status == 130
 
-        catch_signals()
-        with TrainingProgress(epochs=2, batches=2, finished_epochs=0, log_interval=1) as progress:
+    catch_signals()
+    with TrainingProgress(epochs=2, batches=2, finished_epochs=0, log_interval=1) as progress:
+        progress.finish_batch(torch.ones(1))
+        Busy()
+        with pytest.raises(Interrupted) as stop:
             progress.finish_batch(torch.ones(1))
-            Busy()
-            with pytest.raises(Interrupted) as stop:
-                progress.finish_batch(torch.ones(1))
-        assert stop.value.status == 143
-    finally:
-        catch_signals()
-        for each, handler in before.items():
-            signal.signal(each, handler)
+    assert stop.value.status == 143
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

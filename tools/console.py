@@ -36,7 +36,18 @@ class Interrupted(KeyboardInterrupt):
         self.status = 128 + number
 
 
-_raised: list[Interrupted] = []  # by signals
+class _Interrupter:
+    """The handler of SIGINT and SIGTERM; further signals within TIDYING_UP of one that it raised are ignored."""
+
+    def __init__(self) -> None:
+        self.raised: Interrupted | None = None
+        self._last = -math.inf  # seconds
+
+    def __call__(self, number: int, _: object) -> None:
+        if time.monotonic() - self._last > TIDYING_UP:
+            self._last = time.monotonic()
+            self.raised = Interrupted(number)
+            raise self.raised
 
 
 def catch_signals() -> None:
@@ -45,18 +56,9 @@ def catch_signals() -> None:
     Later ones count again, for the first may be lost: an exception that is raised within a destructor is dropped, and
     so is one within the import of some compiled modules. TrainingProgress raises a lost one anew.
     """
-    last = -math.inf
-    _raised.clear()
-
-    def interrupt(number: int, _: object) -> None:
-        nonlocal last
-        if time.monotonic() - last > TIDYING_UP:
-            last = time.monotonic()
-            _raised.append(Interrupted(number))
-            raise _raised[-1]
-
+    interrupter = _Interrupter()
     for each in SIGNALS:
-        signal.signal(each, interrupt)
+        signal.signal(each, interrupter)
 
 
 class _Console(logging.Handler):
@@ -180,8 +182,9 @@ class TrainingProgress:
         Raises:
             Interrupted: a signal came before, and its exception was lost.
         """
-        if _raised:
-            raise _raised[-1]
+        handler = signal.getsignal(signal.SIGTERM)
+        if isinstance(handler, _Interrupter) and handler.raised:
+            raise handler.raised
         self._done += 1
         self._bar.update()
         if self._done % self._log_interval == 0 and not self._bar.disable:
