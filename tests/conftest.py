@@ -18,7 +18,6 @@ import train
 from config import load_config
 from datasets.catalog import find_machine
 from tools import make_demo_data
-from tools.console import SIGNALS
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW = Path("dcase2024t2", "dev_data", "raw")
@@ -45,12 +44,10 @@ def clean_log():
 
 
 @pytest.fixture(autouse=True)
-def same_signal_handlers():
-    """What a test leaves to handle signals, and what that knows of them, does not reach the next."""
-    before = {each: signal.getsignal(each) for each in SIGNALS}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
+def default_signal_handlers():
+    """No test meets the handlers of the one before; a shell's background, where SIGINT is ignored, is no exception."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 class Workspace:
