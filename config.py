@@ -51,10 +51,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def _option(text: str, **rules: Any) -> Any:
     """A parameter whose value comes from baseline.yaml and may be overridden on the command line.
 
-    Rules: least, above, most, below (limits of the value), name (it becomes part of a directory name), empty (it may be
-    empty), alias (a second name), flag (an option without a value: its short form).
+    Rules: least, above, most, below (limits of the value), among (the values it may have), name (it becomes part of a
+    directory name), empty (it may be empty), alias (a second name), flag (an option without a value: its short form).
     """
-    none = dict.fromkeys(("least", "above", "most", "below", "alias", "flag", "name", "empty", "command_line_only"))
+    rule_names = "least", "above", "most", "below", "among", "alias", "flag", "name", "empty", "command_line_only"
+    none = dict.fromkeys(rule_names)
     return dataclasses.field(metadata=none | {"text": text} | rules)
 
 
@@ -83,7 +84,7 @@ class Config:
     result_directory: Path = _option("directory of the results")
     export_dir: str = _option("name of this experiment in directory names", name=True)
     model: str = _option("network")
-    score: str = _option("anomaly score, MSE or MAHALA")
+    score: str = _option("anomaly score, MSE, MAHALA or MAHALA_FRAME")
     seed: int = _option("seed of all random generators", least=0, most=2**32 - 1)
     use_cuda: bool = _option("use the GPU where there is one")
     gpu_id: int = _option("which GPU", least=0)
@@ -92,6 +93,7 @@ class Config:
     download_url: str | None = _option("mirror to download from")
     max_fpr: float = _option("false positive rate up to which pAUC counts", above=0, most=1)
     decision_threshold: float = _option("quantile of normal scores that is the threshold", above=0, below=1)
+    calibration: str = _option("whose normal scores that is: batch or clip", among=("batch", "clip"))
     n_mels: int = _option("mel bands", least=1)
     frames: int = _option("frames in one vector", least=1)
     frame_hop_length: int = _option("frames from one vector to the next", least=1)
@@ -295,6 +297,9 @@ def _check_range(value: Any, rules: typing.Mapping, origin: str) -> Any:
     if infinite or not all(holds[words](limit) for words, limit in limits.items()):
         allowed = " and ".join(f"{words} {limit}" for words, limit in limits.items()) or "a finite number"
         raise UsageError(f"{origin}: {value} is out of range; allowed: {allowed}.")
+    if rules["among"] and value not in rules["among"]:
+        allowed = " or ".join(rules["among"])
+        raise UsageError(f"{origin}: '{value}' is not allowed; expected {allowed}.{nearest(value, rules['among'])}")
     if rules["name"] and (value in (".", "..") or any(c in "/\\" or not c.isprintable() for c in value)):
         raise UsageError(f"{origin}: {value!r} becomes part of a directory name; it must not contain '/' or be '..'.")
     if value in ("", Path()) and not rules["empty"]:

@@ -32,6 +32,7 @@ import logging
 import math
 import shlex
 import time
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -48,9 +49,9 @@ from files import alone, make_writable_directory, remove
 from networks import find_network
 from networks.adam import Adam
 from networks.generators import seed_generators
-from networks.scores import ResidualCovariances, find_score, residual
+from networks.scores import SCORES, ResidualCovariances, Score, find_score, residual
 from networks.steps import Optimizer, Step, fastest_form, flatten_parameters
-from networks.threshold import fit_gamma
+from networks.threshold import Gamma, fit_gamma
 from tools.checkpoints import DamagedCheckpointError, TrainingState, training_identity
 from tools.console import SIGNALS, Interrupted, TrainingProgress, catch_signals, open_console, open_log_file
 from tools.metrics import MEANS
@@ -127,11 +128,11 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     if not all(bool(covariance.isfinite().all()) for covariance in covariances):
         raise BaselineError("the residual covariances are not finite numbers. Choose a smaller --learning_rate.")
     network.cov_source.data, network.cov_target.data = covariances
-    mahala_scores = batch_scores("MAHALA", network, vectors, train_index, valid_index, config)
-    distributions = {"MSE": fit_gamma(state.batch_losses), "MAHALA": fit_gamma(mahala_scores)}
-    for score, distribution in distributions.items():
-        if distribution is None:
-            log.warning("no gamma distribution fits the %s scores of normal clips: no decisions with %s.", score, score)
+    scores = {name: make(network) for name, make in SCORES.items()}
+    of_batches = normal_scores(network, scores, batches_of_a_pass(vectors, train_index, valid_index, config))
+    of_clips = normal_scores(network, scores, vectors.of_each_clip())
+    of_batches["MSE"] = state.batch_losses  # while they were learnt, as published
+    distributions = {"batch": fit_each(of_batches), "clip": fit_each(of_clips)}  # as --calibration names them
 
     log.debug("writing the model")
     draw("plot_losses", paths.loss_picture, paths.model_name, *list(zip(*state.history, strict=True))[:2])
@@ -232,20 +233,30 @@ def residual_covariances(
     return covariances.of_domains()
 
 
-@torch.no_grad()
-def batch_scores(
-    score_name: str,
-    network: nn.Module,
-    vectors: Vectors,
-    train_index: torch.Tensor,
-    valid_index: torch.Tensor,
-    config: Config,
-) -> list[float]:
-    """The score of each batch as if it were a clip: one pass over the training vectors, then one over the others."""
-    score = find_score(score_name)(network)
+def batches_of_a_pass(
+    vectors: Vectors, train_index: torch.Tensor, valid_index: torch.Tensor, config: Config
+) -> Iterator[torch.Tensor]:
+    """The batches (B, D) of one more pass over the training vectors, then of one over the validation vectors."""
     passes = draw_pass(train_index, config.shuffle), draw_pass(valid_index, shuffle=False)
-    batches = [batch for order in passes for batch in order.split(config.batch_size)]
-    return torch.stack([score(residual(network, vectors[batch])) for batch in batches]).tolist()
+    return (vectors[batch] for order in passes for batch in order.split(config.batch_size))
+
+
+@torch.no_grad()
+def normal_scores(
+    network: nn.Module, scores: dict[str, Score], parts: Iterable[torch.Tensor]
+) -> dict[str, list[float]]:
+    """Each anomaly score of each of these parts of the normal vectors, (n, D), as if it were a clip."""
+    residuals = (residual(network, x) for x in parts)
+    values = [[score(part) for score in scores.values()] for part in residuals]
+    return {name: torch.stack(column).tolist() for name, column in zip(scores, zip(*values, strict=True), strict=True)}
+
+
+def fit_each(scores: dict[str, list[float]]) -> dict[str, Gamma | None]:
+    """The gamma distribution of each score's values on normal sounds."""
+    fits = {name: fit_gamma(values) for name, values in scores.items()}
+    for name in (name for name, fit in fits.items() if fit is None):
+        log.warning("no gamma distribution fits the %s scores of normal clips: no decisions with %s.", name, name)
+    return fits
 
 
 @torch.no_grad()

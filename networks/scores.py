@@ -31,12 +31,9 @@ def selective_mahalanobis(network: nn.Module) -> Score:
     """The smaller of the Mahalanobis distances r̄ᵀ Σ⁻¹ r̄ under the source and the target domain's covariance.
 
     r̄ (M) is the mean residual over all frames of all vectors of a clip. This is what the published baseline computes;
-    the mean over frames of the smaller distance (section III of https://arxiv.org/abs/2303.00455) is another score.
+    what its paper describes is selective_mahalanobis_of_vectors.
     """
-    precisions = [
-        _inverse(covariance.detach().double(), domain)
-        for covariance, domain in ((network.cov_source, "source"), (network.cov_target, "target"))
-    ]
+    precisions = _precisions(network)
 
     def score(residuals: torch.Tensor) -> torch.Tensor:
         rows = residuals.view(-1, len(precisions[0]))  # (K, D) -> (K·P, M)
@@ -46,9 +43,26 @@ def selective_mahalanobis(network: nn.Module) -> Score:
     return score
 
 
+def selective_mahalanobis_of_vectors(network: nn.Module) -> Score:
+    """The mean over vectors of the smaller of two distances, divided by D: that under the source and the target domain.
+
+    A vector's distance is the sum of rᵀ Σ⁻¹ r over its P frames' residuals r (M). Source: section III of
+    https://arxiv.org/abs/2303.00455.
+    """
+    precisions = _precisions(network)
+
+    def score(residuals: torch.Tensor) -> torch.Tensor:
+        rows = residuals.view(len(residuals), -1, len(precisions[0])).double()  # (K, D) -> (K, P, M)
+        of_domains = torch.stack([(rows @ precision * rows).sum(dim=(1, 2)) for precision in precisions])  # (2, K)
+        return of_domains.min(dim=0).values.mean() / residuals.shape[1]
+
+    return score
+
+
 SCORES: dict[str, Callable[[nn.Module], Score]] = {
     "MSE": mean_squared_error,
     "MAHALA": selective_mahalanobis,
+    "MAHALA_FRAME": selective_mahalanobis_of_vectors,
 }
 
 
@@ -63,6 +77,12 @@ def find_score(name: str) -> Callable[[nn.Module], Score]:
     return SCORES[name]
 
 
+def _precisions(network: nn.Module) -> list[torch.Tensor]:
+    """The inverse covariances (M, M) of the source and the target domain, float64."""
+    covariances = (network.cov_source, "source"), (network.cov_target, "target")
+    return [_inverse(covariance.detach().double(), domain) for covariance, domain in covariances]
+
+
 def _inverse(covariance: torch.Tensor, domain: str) -> torch.Tensor:
     # It is stored in float32: what is smaller than its rounding is not known.
     rank = int(torch.linalg.matrix_rank(covariance, hermitian=True, rtol=torch.finfo(torch.float32).eps))
@@ -70,7 +90,7 @@ def _inverse(covariance: torch.Tensor, domain: str) -> torch.Tensor:
         return torch.linalg.inv(covariance)
     log.warning(
         "The residual covariance of the %s domain is singular (rank %d of %d): some mel bands never vary, or vary "
-        "together. MAHALA uses its pseudo-inverse, which leaves those directions out.",
+        "together. The Mahalanobis distance uses its pseudo-inverse, which leaves those directions out.",
         domain,
         rank,
         len(covariance),

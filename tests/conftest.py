@@ -140,11 +140,12 @@ def demo_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, demo_data: Path) -> Workspace:
-    """A fan model of three epochs, tested with both scores; tests only read it."""
+    """A fan model of three epochs, tested with all scores; tests only read it."""
     workspace = Workspace(tmp_path_factory.mktemp("trained"), demo_data)
     workspace.finished = workspace.train_py("--epochs", "3")
     assert workspace.finished.returncode == 0, workspace.finished.stderr
-    workspace.run_here("--test_only", "--score", "MAHALA")
+    for score in ("MAHALA", "MAHALA_FRAME"):
+        workspace.run_here("--test_only", "--score", score)
     return workspace
 
 

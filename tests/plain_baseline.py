@@ -114,3 +114,12 @@ def plain_mahala(network, x, covariances) -> float:
     """The mean over all pairs of rows of r Σ⁻¹ rᵀ, as the published code has it, and the smaller one of the domains."""
     rows = (network(x) - x).reshape(-1, MELS).double()
     return min(float((rows @ torch.linalg.inv(cov.double()) @ rows.T).mean()) for cov in covariances.values())
+
+
+def plain_mahala_frame(network, x, covariances) -> float:
+    """The paper's formula, vector by vector: the smaller sum of r Σ⁻¹ rᵀ over the vector's frames, over D."""
+    inverses = [torch.linalg.inv(cov.double()) for cov in covariances.values()]
+    distances = []
+    for vector in (network(x) - x).double():
+        distances.append(min(sum(float(r @ inverse @ r) for r in vector.split(MELS)) for inverse in inverses))
+    return sum(distances) / len(distances) / x.shape[1]

@@ -39,6 +39,13 @@ def test_one_model_for_each_machine_type_or_section():
     assert len(models) == 6  # one of these sections for each machine type; some do not have them, and will say so
 
 
+def test_a_test_script_takes_another_score():
+    arguments = ["-d", "--score", "MAHALA_FRAME"]
+    each_machine.check_arguments(arguments, "--test_only --score MAHALA")
+    _, config = find_models(find_dataset("DCASE2024T2"), "dev", ["--test_only", "--score", "MAHALA", *arguments])
+    assert (config.score, config.test_only) == ("MAHALA_FRAME", True)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_failures_are_collected(tmp_path, capfd, jobs):
     runs = loop(

@@ -68,7 +68,7 @@ def test_one_model_of_several_sections(workspace, tmp_path):
         (["-d", "DCASE2027T2"], "name a dataset first"),
         (["DCASE2019T2", "-d"], "unknown dataset 'DCASE2019T2'. Did you mean"),
         (["DCASE2027T2", "-e"], "has no machine types in its eval data"),
-        (["DCASE2027T2", "-d", "--score", "MSE"], "--score"),
+        (["DCASE2027T2", "-d", "--train_only"], "--train_only"),
     ],
 )
 def test_wrong_arguments(workspace, arguments, words):

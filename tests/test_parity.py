@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import RAW, Workspace
-from plain_baseline import clip_vectors, plain_mahala, plain_mse, train_plainly
+from plain_baseline import clip_vectors, plain_mahala, plain_mahala_frame, plain_mse, train_plainly
+from scipy.stats import gamma
 from test_other_years import names_of_2020, names_of_2021, names_of_later_years, write_clips
 
 from config import load_config
@@ -15,6 +16,7 @@ from datasets.catalog import find_machine
 from datasets.clips import find_clips
 from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
+from networks.scores import SCORES
 from networks.threshold import fit_gamma
 
 
@@ -47,18 +49,18 @@ def test_covariances_and_distributions(trained, plain):
     for name, is_target in (("cov_source", False), ("cov_target", True)):
         np.testing.assert_allclose(weights[name], plain["covariances"][is_target], rtol=1e-4, atol=1e-4)
     fits = json.loads((trained.model() / "score_distribution.json").read_text())
-    assert fits["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
+    assert fits["batch"]["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
     expected = fit_gamma(plain["batch_scores"]["MAHALA"])
-    assert fits["MAHALA"]["loc"] == pytest.approx(expected.loc, rel=1e-3)
+    assert fits["batch"]["MAHALA"]["loc"] == pytest.approx(expected.loc, rel=1e-3)
 
 
 def test_scores_and_decisions(trained, plain):
     test_clips = sorted((trained.data / RAW / "fan" / "test").glob("*.wav"))
     test_clips.sort(key=lambda path: "anomaly" in path.name)
-    for score, tolerance in (("MSE", 1e-6), ("MAHALA", 1e-4)):
+    for score, tolerance in (("MSE", 1e-6), ("MAHALA", 1e-4), ("MAHALA_FRAME", 1e-4)):
         scores = read_column(trained.result(score) / "anomaly_score_fan_section_00_test.csv")
         assert list(scores) == [path.name for path in test_clips]
-        fit = json.loads((trained.model() / "score_distribution.json").read_text())[score]
+        fit = json.loads((trained.model() / "score_distribution.json").read_text())["batch"][score]
         threshold = plain_quantile(fit)
         decisions = read_column(trained.result(score) / "decision_result_fan_section_00_test.csv")
         for path, expected in zip(test_clips, plain_scores(plain, test_clips, score), strict=True):
@@ -66,13 +68,31 @@ def test_scores_and_decisions(trained, plain):
             assert decisions[path.name] == (scores[path.name] > threshold)
 
 
+def test_clip_calibration(trained, plain, tmp_path):
+    """Thresholds from the scores of the training clips, and none of the anomaly scores changes."""
+    workspace = Workspace(tmp_path, trained.data)
+    workspace.models = trained.models
+    fits = json.loads((trained.model() / "score_distribution.json").read_text())["clip"]
+    for score in SCORES:
+        expected = gamma.fit(list(plain_scores(plain, sorted((trained.data / RAW / "fan" / "train").iterdir()), score)))
+        assert plain_quantile(fits[score]) == pytest.approx(gamma(*expected).ppf(0.9), rel=1e-3)
+        workspace.run_here("--test_only", "--calibration", "clip", "--score", score)
+        scores, decisions = (
+            read_column(workspace.result(score) / f"{kind}_fan_section_00_test.csv")
+            for kind in ("anomaly_score", "decision_result")
+        )
+        assert scores == read_column(trained.result(score) / "anomaly_score_fan_section_00_test.csv")
+        assert decisions == {name: value > plain_quantile(fits[score]) for name, value in scores.items()}
+
+
 def plain_scores(plain, paths, score):
+    functions = {"MAHALA": plain_mahala, "MAHALA_FRAME": plain_mahala_frame}
     covariances = {domain: cov.float() for domain, cov in plain["covariances"].items()}
     for path in paths:
         x = torch.from_numpy(np.stack(clip_vectors(path)))
         with torch.no_grad():
             network = plain["network"]
-            yield plain_mse(network, x) if score == "MSE" else plain_mahala(network, x, covariances)
+            yield plain_mse(network, x) if score == "MSE" else functions[score](network, x, covariances)
 
 
 def plain_quantile(fit, quantile=0.9):
@@ -95,7 +115,7 @@ def test_last_batches(tmp_path, demo_data, batch_size, last):
     assert len(plain["train"]) % batch_size == last
     assert read_log(workspace.model(run="seed7") / "log.csv") == plain["log"]
     fits = json.loads((workspace.model(run="seed7") / "score_distribution.json").read_text())
-    assert fits["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
+    assert fits["batch"]["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Interrupted and resumed: --restart, checkpoints, signals, and what is found damaged then."""
 
+import json
 import os
 import random
 import re
@@ -23,6 +24,7 @@ from networks import NETWORKS
 from networks.autoencoder import AutoEncoder
 from tools import checkpoints
 from tools.console import Interrupted, TrainingProgress, catch_signals
+from tools.model_files import _sealed
 
 FILES = ("log.csv", "model.pth", "score_distribution.json", "log.png")
 
@@ -67,6 +69,17 @@ def test_damaged_files_of_a_model_are_mended(trained, resumable, name, damage):
     if damage != "gone" and name != "log.csv":  # which a test does not read
         with pytest.raises(BaselineError, match="damaged|belongs to other weights"):
             resumable.run_here("--test_only")
+    restart(resumable)
+    assert_equal_models(resumable, trained)
+
+
+def test_distributions_of_a_new_score_are_added(trained, resumable, caplog):
+    """A model that was trained before a score was there, or by a version without thresholds of clips."""
+    path = resumable.model() / "score_distribution.json"
+    fits = {"MSE": {"shape": 1, "loc": 0, "scale": 1}} | {"model_sha256": json.loads(path.read_text())["model_sha256"]}
+    path.write_text(json.dumps(_sealed(fits)))
+    resumable.run_here("--test_only")
+    assert "is of an older version and has no batch distribution of MSE: no decisions. Train with --res" in caplog.text
     restart(resumable)
     assert_equal_models(resumable, trained)
 

@@ -40,10 +40,23 @@ def test_mahala_is_the_smaller_distance_of_the_mean_residual(network):
     assert float(find_score("MAHALA")(network)(residuals)) == pytest.approx(min(distances), rel=1e-6)
 
 
+def test_mahala_frame_is_the_mean_of_the_smaller_distances(network):
+    residuals = torch.randn(40, M * P)
+    inverses = [np.linalg.inv(c.data.double().numpy()) for c in (network.cov_source, network.cov_target)]
+    vectors = residuals.double().numpy().reshape(40, P, M)
+    distances = np.array([[sum(r @ inverse @ r for r in vector) for inverse in inverses] for vector in vectors])
+    assert set(distances.argmin(axis=1)) == {0, 1}  # some are nearer to the source, some to the target domain
+    expected = distances.min(axis=1).mean() / (M * P)
+    assert float(find_score("MAHALA_FRAME")(network)(residuals)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_mahala_is_not_the_mean_of_the_distances_of_each_row(network):
     """The paper's formula gives a large score where residuals cancel; the published code gives nothing."""
     row = torch.randn(1, M * P)
-    assert float(find_score("MAHALA")(network)(torch.cat([row, -row]))) == pytest.approx(0, abs=1e-12)
+    cancelling = torch.cat([row, -row])
+    assert float(find_score("MAHALA")(network)(cancelling)) == pytest.approx(0, abs=1e-12)
+    of_one = float(find_score("MAHALA_FRAME")(network)(row))
+    assert float(find_score("MAHALA_FRAME")(network)(cancelling)) == pytest.approx(of_one)
 
 
 def test_covariances_are_centred_by_batch_and_divided_by_vectors():

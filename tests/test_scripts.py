@@ -95,8 +95,8 @@ def test_a_wrong_option_is_said_once_and_ends_the_loop(workspace):
     finished = workspace.script("01_train_2024t2.sh", "-d", "--epoch", "3")
     assert finished.returncode == 2
     assert finished.stderr == "error: unknown option '--epoch'. Did you mean '--epochs'? See --help.\n"
-    for option in ("--dataset=DCASE2024T2fan", "--score", "--train_only"):
-        finished = workspace.script("02a_test_2024t2.sh", "-d", option, "MAHALA")
+    for option in ("--dataset=DCASE2024T2fan", "--train_only", "--test_only"):
+        finished = workspace.script("02a_test_2024t2.sh", "-d", option)
         assert finished.returncode == 2
         assert finished.stderr.startswith(f"error: {option.split('=')[0]}")
     assert workspace.script("01_train_2024t2.sh", "-d", JOBS="0").returncode == 2

@@ -173,7 +173,7 @@ def check_arguments(arguments: Sequence[str], options: str) -> None:
         name = argument.split("=")[0]
         if name == "--dataset":
             raise UsageError(f"{name}: this script runs all machine types. For one: train.py {argument} ...")
-        if name in ("--score", "--train_only", "--test_only"):
+        if name in ("--train_only", "--test_only"):
             raise UsageError(f"{name}: this script has chosen already ({options}). Take another script, or train.py.")
 
 

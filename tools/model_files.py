@@ -20,15 +20,17 @@ import torch
 import yaml
 from torch import nn
 
-from config import MODEL_KEYS, BaselineError, Config, RunPaths, load_yaml
+from config import FIELDS, MODEL_KEYS, BaselineError, Config, RunPaths, load_yaml
 from datasets.catalog import Machine
 from files import alone, atomic_paths, csv_text
 from networks import find_network
+from networks.scores import SCORES
 from networks.threshold import Gamma
 
 log = logging.getLogger("baseline")
 
 PACKAGES = ("numpy", "scipy", "librosa", "soundfile")
+CALIBRATIONS = FIELDS["calibration"].metadata["among"]
 SEAL = "sha256"  # key of a record's own checksum
 
 
@@ -36,7 +38,7 @@ def save_model(
     config: Config,
     paths: RunPaths,
     network: nn.Module,
-    distributions: dict[str, Gamma | None],
+    distributions: dict[str, dict[str, Gamma | None]],
     losses: Iterable[Iterable[Any]],
     identity: dict[str, Any],
     sampling_rate: int,
@@ -48,6 +50,7 @@ def save_model(
     never taken for one model. config.yaml comes last: with it, the training is finished.
 
     Args:
+        distributions: calibration → score → distribution of the scores of normal sounds, where one could be fitted.
         losses: the rows of log.csv.
         identity: what the course of the training depended on, see tools.checkpoints.
     """
@@ -77,13 +80,16 @@ def save_model(
             "model_sha256": checksum,
             "log_sha256": hashlib.sha256(loss_rows).hexdigest(),
         }
-        fits = {score: fit and asdict(fit) for score, fit in distributions.items()} | {"model_sha256": checksum}
+        fits = {
+            calibration: {score: fit and asdict(fit) for score, fit in of_scores.items()}
+            for calibration, of_scores in distributions.items()
+        } | {"model_sha256": checksum}
         distribution_file.write_text(json.dumps(_sealed(fits), indent=1) + "\n", encoding="utf-8")
         record_file.write_text(yaml.safe_dump(_sealed(record), sort_keys=False), encoding="utf-8")
 
 
 def is_trained(paths: RunPaths, identity: dict[str, Any], epochs: int) -> bool:
-    """Whether just this training has been finished here, and its files are whole."""
+    """Whether just this training has been finished here, and its files are whole and know all scores."""
     try:
         with alone(paths.model_lock):
             record, fits, _ = _read_records(paths)
@@ -94,7 +100,9 @@ def is_trained(paths: RunPaths, identity: dict[str, Any], epochs: int) -> bool:
         "training_sha256": _training_checksum(identity, epochs),
         "log_sha256": hashlib.sha256(loss_rows).hexdigest(),
     }
-    return fits is not None and record is not None and {key: record.get(key) for key in expected} == expected
+    if fits is None or record is None or any(set(fits.get(each, ())) != set(SCORES) for each in CALIBRATIONS):
+        return False
+    return {key: record.get(key) for key in expected} == expected
 
 
 def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Module, float | None, int | None]:
@@ -129,6 +137,11 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
         raise BaselineError(f"{paths.model}: not the weights of a {config.model} ({reason}). Train again.") from error
     if fits is None:
         log.warning("%s is missing: anomaly scores are written, decisions cannot be made.", paths.score_distribution)
+    elif config.score not in fits.get(config.calibration, ()):
+        log.warning(
+            "%s is of an older version and has no %s distribution of %s: no decisions. Train with --restart to add it.",
+            *(paths.score_distribution, config.calibration, config.score),
+        )
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise BaselineError(f"{paths.model}: some of its weights are not finite numbers. Train again.")
     return network, _threshold(fits, config, paths), record and record.get("sampling_rate")
@@ -145,12 +158,12 @@ def read_threshold(config: Config, paths: RunPaths) -> float | None:
 
 def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> float | None:
     try:
-        fit = (fits or {}).get(config.score)
+        fit = (fits or {}).get(config.calibration, {}).get(config.score)
         threshold = None if fit is None else Gamma(**fit).threshold(config.decision_threshold)
         if threshold is not None and not math.isfinite(threshold):
             raise ValueError(f"{config.score}: {fit} has no finite threshold")
         return threshold
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise BaselineError(f"{paths.score_distribution} cannot be used ({error}). Train again.") from error
 
 

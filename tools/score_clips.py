@@ -25,7 +25,7 @@ from tools.console import add_channel_argument, log, open_console, run_command
 
 OPTIONS = (
     *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "model_directory", "export_dir", "score", "seed"),
-    *("decision_threshold", *MODEL_KEYS),
+    *("decision_threshold", "calibration", *MODEL_KEYS),
 )
 
 
