@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from collections.abc import Iterable, Sequence
@@ -189,6 +190,16 @@ def parse_options(
     config = Config(**values)
     _check_together(config)
     return argparse.Namespace(**{name: v for name, v in vars(parsed).items() if name not in FIELDS}), config
+
+
+def seeds_of_environment() -> tuple[int, ...]:
+    """The seeds that the environment variable SEEDS names, such as `1 2 3`; none where it does not.
+
+    Raises:
+        UsageError: one of them cannot be a seed.
+    """
+    texts = os.environ.get("SEEDS", "").replace(",", " ").split()
+    return tuple(dict.fromkeys(_convert("seed", text, origin="SEEDS", base=Path()) for text in texts))
 
 
 def _check_together(config: Config) -> None:

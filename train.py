@@ -379,7 +379,7 @@ def run(config: Config, machine: Machine) -> None:
         BaselineError: something that the user can put right.
     """
     paths = machine.run_paths(config, machine.section_names(config.use_ids))
-    open_console(paths.model_name)
+    open_console(os.environ.get("NAME_IN_LOOP", paths.model_name))
     try:
         find_network(config.model), find_score(config.score)  # unknown names end the run before any work
         if not config.train_only:
@@ -414,7 +414,7 @@ def how_to_go_on(config: Config, has_checkpoint: bool) -> str:
         has_checkpoint: whether this run has written the model's checkpoint; an older one may be of another training.
     """
     kept = "interrupted; " + ("finished epochs are kept" if has_checkpoint else "no file is half written")
-    if "IN_LOOP" in os.environ:  # which says how all of them go on
+    if "NAME_IN_LOOP" in os.environ:  # from the loop over machine types, which says how all of them go on
         return kept
     arguments = sys.argv[1:]
     if has_checkpoint:

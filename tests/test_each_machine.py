@@ -10,6 +10,7 @@ import time
 import pytest
 from conftest import ROOT
 
+from config import seeds_of_environment
 from datasets.catalog import find_dataset
 from tools import each_machine
 from tools.each_machine import Loop, Model, default_jobs, find_models
@@ -44,6 +45,37 @@ def test_a_test_script_takes_another_score():
     each_machine.check_arguments(arguments, "--test_only --score MAHALA")
     _, config = find_models(find_dataset("DCASE2024T2"), "dev", ["--test_only", "--score", "MAHALA", *arguments])
     assert (config.score, config.test_only) == ("MAHALA_FRAME", True)
+
+
+def test_all_models_of_each_seed():
+    models, _ = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN, (1, 2))
+    assert [model.name for model in models[6:8]] == ["valve seed 1", "ToyCar seed 2"]
+    assert models[7].command[-2:] == ["--seed", "2"]
+    assert "/seed2/ToyCar/" in models[7].log.as_posix()
+    models, _ = find_models(find_dataset("DCASE2022T2"), "dev", TRAIN, (1, 2))
+    assert models[-1].name == "valve_section_02 seed 2"
+    assert models[-1].command[-4:] == ["--seed", "2", "--use_ids", "02"]
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("", ()), ("1 2 1", (1, 2)), (" 3, 010,5", (3, 10, 5))])
+def test_seeds_of_the_environment(monkeypatch, text, seeds):
+    monkeypatch.setenv("SEEDS", text)
+    assert seeds_of_environment() == seeds
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments", "words"),
+    [
+        ("1 two", [], "SEEDS: 'two' is not allowed; expected integer."),
+        ("1 -2", [], "SEEDS: -2 is out of range"),
+        ("1 2", ["--seed", "3"], "--seed: the environment has SEEDS='1 2'. Give one of them."),
+        ("1 2", ["--seed=3"], "--seed=3: the environment has SEEDS='1 2'. Give one of them."),
+    ],
+)
+def test_wrong_seeds(monkeypatch, capsys, text, arguments, words):
+    monkeypatch.setenv("SEEDS", text)
+    assert each_machine.main("01.sh", "Trains", "DCASE2024T2", "--train_only", "-d", *arguments) == 2
+    assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

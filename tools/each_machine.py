@@ -2,12 +2,14 @@
 
     each_machine.py SCRIPT "PURPOSE" DATASET "OPTIONS" ARGUMENTS...
 
-runs train.py with OPTIONS and ARGUMENTS (the split, then any of train.py's own) for each machine type of DATASET, and
-for each section of machine types that have several. Where DATASET is empty, the first argument names it. A machine type
-that fails does not stop the others; it is named at the end, and the exit status is 1.
+runs train.py with OPTIONS and ARGUMENTS (the split, then any of train.py's own) for each machine type of DATASET, for
+each section of machine types that have several, and for each seed where the environment names SEEDS. Where DATASET is
+empty, the first argument names it. A machine type that fails does not stop the others; it is named at the end, and the
+exit status is 1.
 """
 
 import contextlib
+import itertools
 import os
 import shlex
 import shutil
@@ -24,7 +26,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from config import ROOT, BaselineError, Config, UsageError, load_config
+from config import ROOT, BaselineError, Config, UsageError, load_config, seeds_of_environment
 from datasets.catalog import Dataset, find_dataset
 from datasets.workers import cores
 from tools.console import Interrupted, catch_signals
@@ -41,7 +43,7 @@ DEV, EVAL = ("-d", "--dev"), ("-e", "--eval")
 class Model:
     """One run of train.py."""
 
-    name: str  # machine type and, of several, section
+    name: str  # machine type and, of several, section and seed
     log: Path
     command: list[str]
 
@@ -80,7 +82,7 @@ class Loop:
     def _run(self, model: Model) -> None:
         if self._ended.is_set():
             return
-        environment = os.environ | {"JOBS": str(self.jobs), "IN_LOOP": "1"}
+        environment = os.environ | {"JOBS": str(self.jobs), "NAME_IN_LOOP": model.name}
         pipes: dict[str, Any] = {}
         if self.jobs > 1:
             environment["PROGRESS_LINES"] = "1"
@@ -158,7 +160,8 @@ usage: {script} {"DATASET " if any_dataset else ""}-d|--dev|-e|--eval [options o
 {purpose} for each machine type of {where}; for each section of machine types that have several.
   -d, --dev   development dataset      -e, --eval   evaluation dataset
 Options and their default values: baseline.yaml and {sys.executable} {ROOT / "train.py"} --help
-JOBS=2 {script} ... runs two machine types at a time; by default as many as there are cores and memory for."""
+JOBS=2 {script} ... runs two machine types at a time; by default as many as there are cores and memory for.
+SEEDS="1 2 3" {script} ... does all of it with each of these seeds; 03 then gives mean ± standard deviation."""
 
 
 def check_arguments(arguments: Sequence[str], options: str) -> None:
@@ -173,19 +176,27 @@ def check_arguments(arguments: Sequence[str], options: str) -> None:
         name = argument.split("=")[0]
         if name == "--dataset":
             raise UsageError(f"{name}: this script runs all machine types. For one: train.py {argument} ...")
+        if name == "--seed" and os.environ.get("SEEDS"):
+            raise UsageError(f"{argument}: the environment has SEEDS={os.environ['SEEDS']!r}. Give one of them.")
         if name in ("--train_only", "--test_only"):
             raise UsageError(f"{name}: this script has chosen already ({options}). Take another script, or train.py.")
 
 
-def find_models(dataset: Dataset, split: str, options: Sequence[str]) -> tuple[list[Model], Config]:
+def find_models(
+    dataset: Dataset, split: str, options: Sequence[str], seeds: Sequence[int] = ()
+) -> tuple[list[Model], Config]:
     """The models to run with these options of train.py, in the order of the catalog, and the configuration of one.
+
+    Args:
+        seeds: all models of one seed come before those of the next; none: that of the options.
 
     Raises:
         UsageError: a wrong option, or no model to run.
     """
     models = []
-    for machine in dataset.machines[split].values():
-        arguments = ["--dataset", dataset.name + machine.name, *options]
+    for seed, machine in itertools.product(seeds or [None], dataset.machines[split].values()):
+        of_seed = [] if seed is None else ["--seed", str(seed)]
+        arguments = ["--dataset", dataset.name + machine.name, *options, *of_seed]
         config = load_config(arguments)
         if config.test_only and not machine.is_tested:
             continue
@@ -199,7 +210,8 @@ def find_models(dataset: Dataset, split: str, options: Sequence[str]) -> tuple[l
         for sections, chosen in runs.items():
             paths = machine.run_paths(config, sections)
             command = [sys.executable, str(ROOT / "train.py"), *arguments, *chosen]
-            models.append(Model(paths.model_name, paths.run_log, command))
+            name = paths.model_name + (f" seed {seed}" if len(seeds) > 1 else "")
+            models.append(Model(name, paths.run_log, command))
     if not models:
         what = "machine type with test clips" if dataset.machines[split] else "machine types"
         raise UsageError(f"{dataset.name} has no {what} in its {split} data.")
@@ -250,7 +262,8 @@ def main(script: str, purpose: str, dataset_name: str, options: str, *given: str
         return 2
     split = "dev" if arguments[0] in DEV else "eval"
     try:
-        models, config = find_models(find_dataset(dataset_name), split, [*options.split(), *arguments])
+        seeds = seeds_of_environment()
+        models, config = find_models(find_dataset(dataset_name), split, [*options.split(), *arguments], seeds)
         wanted = os.environ.get("JOBS", "")
         if wanted and not (wanted.isdecimal() and int(wanted)):
             raise UsageError(f"JOBS must be a number from 1 on, not '{wanted}'.")
@@ -265,7 +278,8 @@ def main(script: str, purpose: str, dataset_name: str, options: str, *given: str
         loop.run()
     except Interrupted as stop:
         restart = ["--restart"] if config.train_only and not config.restart else []
-        print(f"interrupted. To go on: {shlex.join([script, *given, *restart])}", file=sys.stderr)
+        variable = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if seeds else ""
+        print(f"interrupted. To go on: {variable}{shlex.join([script, *given, *restart])}", file=sys.stderr)
         return stop.status
     return 1 if loop.report_failures(script) else 0
 
