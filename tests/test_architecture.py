@@ -65,7 +65,7 @@ def test_networks_know_nothing_of_files(path):
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_slow_libraries_are_imported_where_they_are_used(path):
-    if path.name not in ("plots.py", "summarize.py", "make_demo_data.py"):  # which cannot do without
+    if path.name not in ("plots.py", "make_demo_data.py"):  # which cannot do without
         assert not {name.split(".")[0] for name in imports(path, top_level_only=True)} & SLOW
 
 

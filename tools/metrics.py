@@ -1,12 +1,14 @@
-"""Metrics of one section, and their means over sections.
+"""Metrics of one section, their means over sections, and the official score.
 
 Source: https://dcase.community/challenge2024/task-first-shot-unsupervised-anomalous-sound-detection-for-machine-condition-monitoring#evaluation-metrics
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from datasets.catalog import Dataset
 
 DOMAIN_METRICS = (
     *("AUC (source)", "AUC (target)", "pAUC", "pAUC (source)", "pAUC (target)"),
@@ -35,25 +37,36 @@ def section_metrics(
         The metrics of DOMAIN_METRICS, or of SINGLE_DOMAIN_METRICS where all clips are of the source domain.
     """
     truth, target, scores = np.array(is_anomaly, bool), np.array(is_target, bool), np.array(scores, float)
-    everything = np.ones(len(truth), bool)
     decided = np.full(len(truth), np.nan) if decisions is None else np.array(decisions, float)
+    names = DOMAIN_METRICS if target.any() else SINGLE_DOMAIN_METRICS
+    areas = [
+        _auc(truth, scores, clips_of_metric(name, truth, target), largest_fpr(name, max_fpr))
+        for name in names
+        if "AUC" in name
+    ]
     if not target.any():
-        values = (
-            _auc(truth, scores, everything),
-            _auc(truth, scores, everything, max_fpr),
-            *_precision_recall_f1(truth, decided, everything),
-        )
-        return dict(zip(SINGLE_DOMAIN_METRICS, values, strict=True))
-    of_source, of_target = (_precision_recall_f1(truth, decided, domain) for domain in (~target, target))
-    values = (
-        _auc(truth, scores, ~target | truth),
-        _auc(truth, scores, target | truth),
-        _auc(truth, scores, everything, max_fpr),
-        _auc(truth, scores, ~target, max_fpr),
-        _auc(truth, scores, target, max_fpr),
-        *(value for pair in zip(of_source, of_target, strict=True) for value in pair),
-    )
-    return dict(zip(DOMAIN_METRICS, values, strict=True))
+        decided_values = _precision_recall_f1(truth, decided, ~target)
+    else:
+        of_domains = (_precision_recall_f1(truth, decided, domain) for domain in (~target, target))
+        decided_values = [value for pair in zip(*of_domains, strict=True) for value in pair]
+    return dict(zip(names, (*areas, *decided_values), strict=True))
+
+
+def clips_of_metric(metric: str, is_anomaly: np.ndarray, is_target: np.ndarray) -> np.ndarray:
+    """Which clips count in an AUC or pAUC: (clips,) bool. Anomalies of both domains count in the AUC of each."""
+    return {
+        "AUC": np.ones(len(is_target), bool),
+        "pAUC": np.ones(len(is_target), bool),
+        "AUC (source)": ~is_target | is_anomaly,
+        "AUC (target)": is_target | is_anomaly,
+        "pAUC (source)": ~is_target,
+        "pAUC (target)": is_target,
+    }[metric]
+
+
+def largest_fpr(metric: str, max_fpr: float) -> float:
+    """The false positive rate up to which the area of a metric is taken."""
+    return max_fpr if metric.startswith("pAUC") else 1.0
 
 
 def _auc(truth: np.ndarray, scores: np.ndarray, chosen: np.ndarray, max_fpr: float = 1.0) -> float:
@@ -96,15 +109,48 @@ def _precision_recall_f1(truth: np.ndarray, decided: np.ndarray, chosen: np.ndar
     return precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0
 
 
-def arithmetic_mean(values: Sequence[float] | np.ndarray) -> float:
-    """The arithmetic mean; `nan` where one value is."""
-    return float(np.mean(np.asarray(values, float))) if len(values) else float("nan")
+def arithmetic_mean(values: Sequence[float] | np.ndarray) -> float | np.ndarray:
+    """The arithmetic mean, of arrays over their first axis; `nan` where one value is."""
+    return _plain(np.mean(np.asarray(values, float), axis=0)) if len(values) else float("nan")
 
 
-def harmonic_mean(values: Sequence[float] | np.ndarray) -> float:
-    """The harmonic mean of values floored at the smallest double step, 2.2e-16, so that a 0 does not divide."""
+def harmonic_mean(values: Sequence[float] | np.ndarray) -> float | np.ndarray:
+    """The harmonic mean, of arrays over their first axis; of values floored at 2.2e-16, so that a 0 does not divide."""
     floored = np.maximum(np.asarray(values, float), sys.float_info.epsilon)
-    return float(1 / np.mean(1 / floored)) if len(values) else float("nan")
+    return _plain(1 / np.mean(1 / floored, axis=0)) if len(values) else float("nan")
+
+
+def _plain(value: np.ndarray) -> float | np.ndarray:
+    return value if np.ndim(value) else float(value)
 
 
 MEANS = {"harmonic": harmonic_mean, "arithmetic": arithmetic_mean}  # as the catalog names them
+COLUMNS = {"h-mean": "harmonic", "a-mean": "arithmetic"}  # of means over all machine types
+OFFICIAL = "official score"
+
+
+def means_over_sections(
+    values: Mapping[tuple[str, str, str], float | np.ndarray], dataset: Dataset, split: str
+) -> dict[str, dict[str, float | np.ndarray]]:
+    """For each metric of the official score, and for the score: its means, and its value of each machine type.
+
+    Args:
+        values: (machine type, section, metric) → value, or an array of values, of which each is treated alone.
+
+    Returns:
+        Metric or OFFICIAL → column → value. The columns are COLUMNS, the means over all sections of all machine types,
+        then each machine type (the mean over its sections). Where a machine type lacks a metric or a section, what
+        rests on it is `nan`: it could not be compared.
+    """
+    machines, metrics = dataset.tested(split), dataset.official_score["metrics"]
+    official = dataset.official_score["mean"]
+
+    def mean(kind: str, names: Sequence[str], counted: Sequence[str]) -> float | np.ndarray:
+        keys = [(name, section, metric) for name in names for section in machines[name].sections for metric in counted]
+        return MEANS[kind]([values[key] for key in keys]) if all(key in values for key in keys) else float("nan")
+
+    return {
+        row: {column: mean(kind, list(machines), counted) for column, kind in COLUMNS.items()}
+        | {name: mean(official, [name], counted) for name in machines}
+        for row, counted in [*((metric, [metric]) for metric in metrics), (OFFICIAL, metrics)]
+    }

@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 from files import atomic_path
 
 if TYPE_CHECKING:
-    import pandas
-
     from tools.results import SectionScores
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
@@ -103,14 +101,18 @@ def _section_title(result: "SectionScores", max_fpr: float) -> str:
     return text
 
 
-def plot_summary(path: Path, title: str, table: "pandas.DataFrame") -> None:
+def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, float]]) -> None:
     """Bars of each metric by machine type and system, with the standard deviation over seeds.
 
     Args:
-        table: columns system, metric, machine, value (percent): a row a seed.
+        values: system, metric, machine type or mean, and value (percent) of each seed. Without any, nothing is drawn.
     """
+    import pandas
     import seaborn
 
+    if not values:
+        return
+    table = pandas.DataFrame(values, columns=["system", "metric", "machine", "value"])
     metrics = list(dict.fromkeys(table["metric"]))
     n_bars = table["machine"].nunique() * table["system"].nunique()
     figure = Figure(figsize=(max(8.0, 2.0 + 0.28 * n_bars), 2.5 * len(metrics)), layout="constrained")

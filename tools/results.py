@@ -3,12 +3,14 @@
 import csv
 import logging
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from config import BaselineError, RunPaths
-from datasets.clips import Clip
+from config import BaselineError, Config, RunPaths
+from datasets.catalog import Dataset, Machine
+from datasets.clips import Clip, find_clips, parse_clip
 from files import remove, write_csv
 from tools.metrics import arithmetic_mean, harmonic_mean, section_metrics
 
@@ -127,6 +129,91 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
         return metrics
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise BaselineError(f"{path}: not a result file ({repr(error)[:300]}). Test again to mend it.") from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """The results of one system with one seed, whichever are there."""
+
+    config: Config  # of its score, seed and tag
+    dataset: Dataset
+
+    @property
+    def system(self) -> str:
+        """The score and the tag, such as `MSE` or `MAHALA wide`."""
+        return " ".join(filter(None, (self.config.score, self.config.model_name_suffix)))
+
+    @property
+    def machines(self) -> dict[str, Machine]:
+        """Name → machine type, of those that are tested."""
+        return self.dataset.tested(self.config.split)
+
+    def paths(self, machine: Machine) -> RunPaths:
+        """The files of a machine type: of its one model, where it has several of sections."""
+        return machine.run_paths(self.config, machine.sections)
+
+    def metrics(self) -> dict[tuple[str, str, str], float]:
+        """(machine type, section, metric) → value, of all that were tested.
+
+        Raises:
+            BaselineError: a file is damaged.
+        """
+        found = {}
+        for name, machine in self.machines.items():
+            if self.paths(machine).metrics.exists():
+                for section, values in read_metrics(self.paths(machine).metrics).items():
+                    found |= {(name, section, metric): value for metric, value in values.items()}
+        return found
+
+    def sections(self, machine: Machine) -> dict[str, SectionScores]:
+        """Section → its clips and their scores, of a machine type's sections that were tested.
+
+        Raises:
+            BaselineError: a file is damaged.
+        """
+        found = {}
+        for section in machine.sections:
+            scores = _read_column(self.paths(machine).anomaly_scores(section))
+            if scores is None:
+                continue
+            decisions = _read_column(self.paths(machine).decisions(section)) or {}
+            clips = clips_of_names(machine, self.config.dataset_directory, section, list(scores))
+            decided = [int(value) for value in decisions.values()] if list(decisions) == list(scores) else None
+            found[section] = SectionScores(section, clips, list(scores.values()), decided)
+        return found
+
+
+def clips_of_names(machine: Machine, dataset_directory: Path, section: str, names: Sequence[str]) -> list[Clip]:
+    """The test clips of these names, with their labels where these are known; the clips themselves may be gone.
+
+    Raises:
+        BaselineError: a name is not one of a clip.
+    """
+    directory = machine.directory(dataset_directory) / "test"
+    try:
+        there = {clip.name: clip for clip in find_clips(machine, dataset_directory, "test", (section,))}
+    except BaselineError as error:
+        log.debug("clips of %s are not there: %s", machine.name, error)
+        there = {}
+    return [there.get(name) or parse_clip(directory / name) for name in names]
+
+
+def find_runs(config: Config, dataset: Dataset, scores: Sequence[str], seeds: Sequence[int] = ()) -> list[Run]:
+    """The runs whose results are there: of each score and tag, by seed.
+
+    Args:
+        seeds: of these only; none: of all.
+    """
+    root, runs = config.result_directory / f"{config.split}_data", []
+    for score in scores:
+        found = []
+        for directory in (root / f"{config.export_dir}_{score}" / dataset.name).glob("seed*"):
+            name = re.fullmatch(r"seed(\d+)(?:_(.*))?", directory.name)
+            if name and (not seeds or int(name[1]) in seeds):
+                found.append((name[2] or "", int(name[1])))
+        for tag, seed in sorted(found):
+            runs.append(Run(replace(config, score=score, seed=seed, model_name_suffix=tag), dataset))
+    return runs
 
 
 def _read_column(path: Path) -> dict[str, float] | None:
