@@ -46,7 +46,7 @@ from datasets.clips import find_clips
 from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
 from files import alone, make_writable_directory, remove
-from networks import find_network
+from networks import find_network, make_network
 from networks.adam import Adam
 from networks.generators import seed_generators
 from networks.scores import SCORES, ResidualCovariances, Score, find_score, residual
@@ -93,7 +93,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     # --- Random draws in the order of the published baseline: split, initial weights, then each pass over the data
     seed_generators(config.seed)
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
-    network = find_network(config.model)(vectors.dimension, config.n_mels).to(device)
+    network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
     optimizer = Adam(flatten_parameters(network), config.learning_rate)
     state = TrainingState(network, optimizer, identity, device)
     if config.restart:

@@ -3,7 +3,7 @@
 Source: N. Harada, D. Niizumi, Y. Ohishi, D. Takeuchi, M. Yasuda, "First-shot anomaly sound detection for machine
 condition monitoring: A domain generalization baseline", EUSIPCO 2023, https://arxiv.org/abs/2303.00455, section III.
 
-M: mel bands, D: values of an input vector, B: vectors of a batch.
+D: values of an input vector, B: vectors of a batch.
 """
 
 import torch
@@ -16,14 +16,11 @@ BOTTLENECK = 8
 class AutoEncoder(nn.Module):
     """Linear layers D-128-128-128-128-8 and back, each but the last with batch normalisation and ReLU.
 
-    The two residual covariances (M, M) of the selective Mahalanobis score are kept with the weights; they are not
-    trained by gradients but computed after training. The names in the state dict are those of the published baseline.
+    The names in the state dict are those of the published baseline.
     """
 
     def __init__(self, input_dim: int, n_mels: int):
         super().__init__()
-        self.cov_source = nn.Parameter(torch.zeros(n_mels, n_mels), requires_grad=False)
-        self.cov_target = nn.Parameter(torch.zeros(n_mels, n_mels), requires_grad=False)
         self.encoder = nn.Sequential(
             *_layer(input_dim, HIDDEN),
             *_layer(HIDDEN, HIDDEN),

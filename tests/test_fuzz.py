@@ -321,11 +321,11 @@ def test_checkpoints(outcomes, file, tmp_path, resealed):
 @pytest.fixture
 def tiny_model(tmp_path, monkeypatch):
     """The files of a small trained model: configuration, paths, and a function that restores them."""
-    monkeypatch.setitem(NETWORKS, "tiny", Tiny)
+    monkeypatch.setitem(NETWORKS, "tiny", f"{__name__}.Tiny")
     options = ["--model", "tiny", "--n_mels", "2", "--model_directory", str(tmp_path / "models")]
     config = load_config(["--dataset", "DCASE2024T2fan", "-d", *options])
     paths = FAN.run_paths(config, FAN.sections)
-    fits = {"MSE": Gamma(2.0, 1.0, 3.0), "MAHALA": Gamma(1.5, 0.25, 2.0)}
+    fits = {"batch": {"MSE": Gamma(2.0, 1.0, 3.0), "MAHALA": Gamma(1.5, 0.25, 2.0)}, "clip": {"MSE": None}}
     save_model(config, paths, Tiny(10, 2), fits, [["loss"], [1.0]], IDENTITY, 16000, CPU)
     return config, paths
 

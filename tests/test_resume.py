@@ -132,7 +132,7 @@ class Noisy(AutoEncoder):
 
 
 def test_all_generators_are_resumed(demo_data, tmp_path, monkeypatch):
-    monkeypatch.setitem(NETWORKS, "noisy", Noisy)
+    monkeypatch.setitem(NETWORKS, "noisy", f"{__name__}.Noisy")
     once, twice = Workspace(tmp_path / "once", demo_data), Workspace(tmp_path / "twice", demo_data)
     once.run_here("--epochs", "3", "--train_only", "--model", "noisy")
     twice.run_here("--epochs", "2", "--train_only", "--model", "noisy")
@@ -147,13 +147,14 @@ def test_another_version_or_device_is_said(trained, resumable, monkeypatch, caps
     assert "written with torch 2.13.0" in capsys.readouterr().err
 
 
-def test_another_network_of_the_same_name(trained, resumable, monkeypatch):
-    class Wider(AutoEncoder):
-        def __init__(self, *sizes):
-            super().__init__(*sizes)
-            self.more = torch.nn.Linear(2, 2)
+class Wider(AutoEncoder):
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.more = torch.nn.Linear(2, 2)
 
-    monkeypatch.setitem(NETWORKS, "DCASE2023T2-AE", Wider)
+
+def test_another_network_of_the_same_name(trained, resumable, monkeypatch):
+    monkeypatch.setitem(NETWORKS, "DCASE2023T2-AE", f"{__name__}.Wider")
     with pytest.raises(BaselineError, match="does not fit this network or optimizer"):
         resumable.run_here("--epochs", "4", "--train_only", "--restart")
 

@@ -6,7 +6,7 @@ import torch
 from scipy.stats import gamma as gamma_distribution
 
 from config import UsageError
-from networks import find_network
+from networks import find_network, make_network
 from networks.scores import ResidualCovariances, find_score
 from networks.steps import flatten_parameters
 from networks.threshold import Gamma, fit_gamma
@@ -17,7 +17,7 @@ M, P = 6, 3
 @pytest.fixture
 def network():
     torch.manual_seed(0)
-    network = find_network("DCASE2023T2-AE")(M * P, M)
+    network = make_network("DCASE2023T2-AE", M * P, M)
     for name in ("cov_source", "cov_target"):
         rows = torch.randn(50, M)
         getattr(network, name).data = rows.T @ rows / 50
@@ -98,7 +98,7 @@ def test_singular_covariance_is_said_and_left_out(network, caplog):
 
 
 def test_state_dict_has_the_published_names():
-    state = find_network("DCASE2023T2-AE")(640, 128).state_dict()
+    state = make_network("DCASE2023T2-AE", 640, 128).state_dict()
     names = list(state)
     assert names[:4] == ["cov_source", "cov_target", "encoder.0.weight", "encoder.0.bias"]
     assert names[-1] == "decoder.12.bias"
@@ -120,7 +120,7 @@ def test_adam_on_one_buffer_takes_the_same_steps():
     results = []
     for flat in (False, True):
         torch.manual_seed(3)
-        network = find_network("DCASE2023T2-AE")(640, 128)
+        network = make_network("DCASE2023T2-AE", 640, 128)
         parameters = [flatten_parameters(network)] if flat else [p for p in network.parameters() if p.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=0.001)
         for _ in range(20):

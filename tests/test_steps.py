@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import mse_loss
 
 from datasets.frames import split_vectors
-from networks import find_network, steps
+from networks import make_network, steps
 from networks.adam import Adam
 from networks.steps import BufferedStep, CapturedStep, fastest_form, flatten_parameters
 from train import training_step
@@ -20,7 +20,7 @@ D, M = 60, 12
 
 def make(network=None, seed=0):
     torch.manual_seed(seed)
-    network = (network or (lambda: find_network("DCASE2023T2-AE")(D, M)))().train()
+    network = (network or (lambda: make_network("DCASE2023T2-AE", D, M)))().train()
     return network, Adam(flatten_parameters(network), 0.001)
 
 
@@ -183,7 +183,7 @@ def test_another_network_is_taken_as_it_is(network):
 
 def test_a_frozen_layer_is_taken_as_it_is():
     def frozen():
-        network = find_network("DCASE2023T2-AE")(D, M)
+        network = make_network("DCASE2023T2-AE", D, M)
         network.encoder[0].requires_grad_(False)
         return network
 
@@ -279,7 +279,7 @@ def test_first_epoch_on_a_gpu_has_the_losses_of_the_cpu():
     losses = []
     for device in ("cpu", "cuda"):
         torch.manual_seed(0)
-        network = find_network("DCASE2023T2-AE")(D, M).to(device).train()
+        network = make_network("DCASE2023T2-AE", D, M).to(device).train()
         optimizer = Adam(flatten_parameters(network), 0.001)
         step = fastest_form(partial(training_step, network, optimizer), network, optimizer, data[0].to(device))
         assert isinstance(step, BufferedStep if device == "cpu" else CapturedStep)

@@ -39,7 +39,7 @@ from datasets.features import FLOOR, compute_log_mels
 from datasets.frames import Vectors
 from datasets.workers import cores
 from files import write_text
-from networks import find_network
+from networks import make_network
 from networks.adam import Adam
 from networks.steps import fastest_form, flatten_parameters
 from tools import make_demo_data
@@ -167,7 +167,7 @@ def measure_step(bench: Bench) -> list[Figure]:
     batches = torch.randperm(len(vectors)).split(config.batch_size)[:-1]
     actions = {"products": matrix_products(config.batch_size)}
     for name in ("fast", "stated"):
-        network = find_network(config.model)(vectors.dimension, config.n_mels)
+        network = make_network(config.model, vectors.dimension, config.n_mels)
         optimizer = Adam(flatten_parameters(network), config.learning_rate)
         step = partial(training_step, network, optimizer)
         actions[name] = fastest_form(step, network, optimizer, vectors[batches[0]]) if name == "fast" else step
@@ -187,7 +187,7 @@ def measure_step(bench: Bench) -> list[Figure]:
 
 def matrix_products(batch_size: int) -> Callable[[], None]:
     """The products of one step: forward, gradients of the weights, gradients of the inputs but the first."""
-    network = find_network("DCASE2023T2-AE")(640, 128)
+    network = make_network("DCASE2023T2-AE", 640, 128)
     products = []
     for number, layer in enumerate(module for module in network.modules() if isinstance(module, nn.Linear)):
         weight = layer.weight.detach()
@@ -211,7 +211,7 @@ def measure_per_vector_loader(bench: Bench) -> Figure:
     config, clips = bench.config, find_train_clips(bench)[:40]
     vectors = Vectors(compute_log_mels(clips, config, 1), clips, config.frames, config.frame_hop_length, CPU)
     items = [(vector, 0) for clip in vectors.of_each_clip() for vector in clip.numpy()]
-    network = find_network(config.model)(vectors.dimension, config.n_mels)
+    network = make_network(config.model, vectors.dimension, config.n_mels)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     loader = torch.utils.data.DataLoader(items, batch_size=config.batch_size, shuffle=True, drop_last=True)
     batches = iter(itertools.chain.from_iterable(itertools.repeat(loader)))
@@ -278,7 +278,7 @@ def measure_epochs(bench: Bench) -> list[Figure]:
 
 def measure_checkpoint(bench: Bench) -> float:
     """Seconds that the checkpoint takes which is written after each epoch: the median of 20."""
-    network = find_network(bench.config.model)(640, 128)
+    network = make_network(bench.config.model, 640, 128)
     optimizer = Adam(flatten_parameters(network), bench.config.learning_rate)
     identity = {"clips": {clip.name: 16 * "0" for clip in find_train_clips(bench)}}
     state = TrainingState(network, optimizer, identity, CPU)

@@ -23,7 +23,7 @@ from torch import nn
 from config import FIELDS, MODEL_KEYS, BaselineError, Config, RunPaths, load_yaml
 from datasets.catalog import Machine
 from files import alone, atomic_paths, csv_text
-from networks import find_network
+from networks import make_network
 from networks.scores import SCORES
 from networks.threshold import Gamma
 
@@ -129,7 +129,7 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
             trained = ", ".join(f"--{key} {record.get(key)} (now {config.as_dict()[key]})" for key in differing)
             raise BaselineError(f"{paths.model} was trained with {trained}. Test with the same, or train again.")
 
-    network = find_network(config.model)(config.frames * config.n_mels, config.n_mels)
+    network = make_network(config.model, config.frames * config.n_mels, config.n_mels)
     try:
         network.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True))
     except Exception as error:  # of many kinds, from a damaged zip to missing weights
@@ -145,6 +145,15 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise BaselineError(f"{paths.model}: some of its weights are not finite numbers. Train again.")
     return network, _threshold(fits, config, paths), record and record.get("sampling_rate")
+
+
+def read_record(paths: RunPaths) -> dict[str, Any] | None:
+    """The parameters, versions and device that a model was trained with; None where there is no record of them.
+
+    Raises:
+        BaselineError: the record is damaged.
+    """
+    return _read_sealed(paths.config_record, load_yaml)
 
 
 def read_threshold(config: Config, paths: RunPaths) -> float | None:
@@ -169,7 +178,7 @@ def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> 
 
 def _read_records(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any] | None, bytes]:
     """config.yaml, score_distribution.json (None where one is not there) and the bytes of model.pth, if they agree."""
-    record = _read_sealed(paths.config_record, load_yaml)
+    record = read_record(paths)
     fits = _read_sealed(paths.score_distribution, json.loads)
     try:
         weights = paths.model.read_bytes()

@@ -1,6 +1,6 @@
-"""All results of a dataset → tables: on the terminal, as CSV, Markdown and LaTeX; a bar chart.
+"""All results of a dataset → tables: on the terminal, as CSV, Markdown and LaTeX; a bar chart; an HTML page.
 
-Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export_dir ...]
+Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export_dir ...] [--report]
 """
 
 import itertools
@@ -14,6 +14,7 @@ from files import make_writable_directory, write_csv, write_text
 from tools.confidence import chance_of, interval_of
 from tools.console import open_console, run_command, whole_number
 from tools.metrics import COLUMNS
+from tools.report import write_report
 from tools.summary import Summary, summarize
 from tools.tables import interval_table, latex, main_table, official_table, published_table
 
@@ -97,6 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = option_parser("03_summarize_results.sh", "Summarizes all results of a dataset.")
     parser.add_argument("dataset", help="such as DCASE2024T2")
+    parser.add_argument("--report", action="store_true", default=False, help="write report.html, too")
     text = f"how often the clips are resampled for intervals (default {RESAMPLES})"
     parser.add_argument("--resamples", type=whole_number(100_000), default=RESAMPLES, help=text)
     options, config = parse_options(parser, arguments)
@@ -110,6 +112,9 @@ def main(arguments: list[str] | None = None) -> None:
         print(table.text())
     print(f"-> {directory}")
     draw(summary, directory / "summary.png")
+    if options.report:
+        write_report(summary, directory / "report.html")
+        print(f"-> {directory / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,203 @@
+"""A summary → one HTML page that needs neither network nor server: tables, pictures, parameters, and ranked clips.
+
+Pictures are part of the page. Clips are not: they are played where the data are, by paths relative to the page.
+"""
+
+import base64
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from config import ROOT, BaselineError, Config, RunPaths
+from datasets.catalog import Machine
+from datasets.clips import Clip
+from files import write_text
+from tools.metrics import OFFICIAL
+from tools.model_files import read_record
+from tools.results import Run
+from tools.summary import Summary
+from tools.tables import Table, interval_table, main_table, official_table, percent, published_table
+
+TEMPLATE = ROOT / "tools" / "report.html"
+# Of a model's record: what tells one run from another by its place, or is no parameter of the method.
+NOT_SHOWN = ("dataset", "dev", "eval", "score", "train_only", "test_only", "restart", "checkpoint_path", "use_ids")
+
+log = logging.getLogger("baseline")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG within the page."""
+
+    caption: str
+    data: str  # base64
+
+
+@dataclass(frozen=True)
+class RankedClip:
+    """A line of the list of clips: for each system its rank (1: the highest score of its section), score, decisions."""
+
+    clip: Clip
+    address: str  # relative to the page; empty where the clip is not there
+    of_systems: list[tuple[int, float, str]]
+
+    @property
+    def domain(self) -> str:
+        return "target" if self.clip.is_target else "source"
+
+    @property
+    def label(self) -> str:
+        return {None: "", False: "normal", True: "anomaly"}[self.clip.is_anomaly]
+
+
+def write_report(summary: Summary, path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        BaselineError: a result file is damaged, or the page cannot be written.
+    """
+    import jinja2
+
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        TEMPLATE.read_text(encoding="utf-8")
+    )
+    tables = [main_table(summary), official_table(summary), published_table(summary), interval_table(summary)]
+    page = template.render(
+        title=summary.title,
+        tables=[table for table in tables if table],
+        picture=next(_pictures([("Means and machine types", path.with_name("summary.png"))]), None),
+        parameters=parameter_table(summary),
+        machines=[_machine_page(summary, machine, path.parent) for machine in _machines(summary)],
+    )
+    write_text(path, page)
+
+
+def _machines(summary: Summary) -> list[Machine]:
+    """The machine types that have results."""
+    machines = summary.dataset.tested(summary.config.split).values()
+    return [m for m in machines if any(run.paths(m).metrics.exists() for run in summary.runs)]
+
+
+def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[str, Any]:
+    pictures, reconstructions = [], []
+    for system, (run, *others) in summary.systems.items():
+        name = f"{system}, seed {run.config.seed}" if others else system
+        paths = run.paths(machine)
+        pictures += [(f"Anomaly scores, {name}", paths.score_picture), (f"ROC curves, {name}", paths.roc_picture)]
+        for picture in sorted(paths.reconstruction_dir.glob("*.png")):
+            reconstructions.append((f"Reconstruction, {name}: {picture.stem}", picture))
+    models = {p.model_dir: p for runs in summary.systems.values() for p in _models(runs[0], machine)}
+    losses = [
+        (f"Losses, {paths.model_name}, seed {paths.config.seed}", paths.loss_picture) for paths in models.values()
+    ]
+    return {
+        "name": machine.name,
+        "metrics": _metrics_table(summary, machine),
+        "pictures": list(_pictures([*pictures, *losses])),
+        "reconstructions": list(_pictures(reconstructions)),
+        "systems": list(summary.systems),
+        "sections": {section: _ranked(summary, machine, section, directory) for section in machine.sections},
+    }
+
+
+def _metrics_table(summary: Summary, machine: Machine) -> Table:
+    rows = [
+        [system, *(percent(*summary.statistics[system, row][machine.name]) for row in _rows(summary))]
+        for system in summary.systems
+    ]
+    mean = " of its sections" if len(machine.sections) > 1 else ""
+    return Table(f"{machine.name}: percent{mean}", ["system", *_rows(summary)], rows, 1)
+
+
+def _rows(summary: Summary) -> list[str]:
+    return [*summary.dataset.official_score["metrics"], OFFICIAL]
+
+
+def _ranked(summary: Summary, machine: Machine, section: str, directory: Path) -> list[RankedClip]:
+    """The clips of a section, the most anomalous of the first system first; scores are means over a system's seeds."""
+    clips: dict[str, Clip] = {}
+    columns = []
+    for runs in summary.systems.values():
+        scored = [result for run in runs if (result := run.sections(machine).get(section))]
+        for result in scored:
+            clips |= {clip.name: clip for clip in result.clips}
+        columns.append(_column(scored))
+    lines = [
+        RankedClip(
+            clip, _address(clip.path, directory), [column.get(name, (0, float("nan"), "")) for column in columns]
+        )
+        for name, clip in clips.items()
+    ]
+    return sorted(lines, key=lambda line: [rank for rank, _, _ in line.of_systems])
+
+
+def _column(scored: Sequence[Any]) -> dict[str, tuple[int, float, str]]:
+    """Name of a clip → rank, score and decisions of one system."""
+    scores: dict[str, list[float]] = {}
+    decisions: dict[str, list[int]] = {}
+    for result in scored:
+        for clip, score, decision in zip(
+            result.clips, result.scores, result.decisions or [None] * len(result.clips), strict=True
+        ):
+            scores.setdefault(clip.name, []).append(score)
+            decisions.setdefault(clip.name, []).extend([] if decision is None else [decision])
+    means = {name: float(np.mean(values)) for name, values in scores.items()}
+    ordered = sorted(means, key=means.get, reverse=True)
+    return {name: (rank, means[name], _decided(decisions[name])) for rank, name in enumerate(ordered, start=1)}
+
+
+def _decided(decisions: list[int]) -> str:
+    """`anomaly` or `normal`; of several seeds how many decided for an anomaly."""
+    if len(set(decisions)) == 1:
+        return "anomaly" if decisions[0] else "normal"
+    return f"anomaly {sum(decisions)} of {len(decisions)}" if decisions else ""
+
+
+def _address(clip: Path, directory: Path) -> str:
+    return quote(Path(os.path.relpath(clip, directory)).as_posix()) if clip.exists() else ""
+
+
+def _pictures(pictures: Sequence[tuple[str, Path]]) -> Iterator[Picture]:
+    for caption, path in pictures:
+        if path.exists():
+            yield Picture(caption, base64.b64encode(path.read_bytes()).decode())
+
+
+def _models(run: Run, machine: Machine) -> list[RunPaths]:
+    """The models of a machine type that are there: one of all its sections, or one of each."""
+    choices = dict.fromkeys([machine.sections, *((section,) for section in machine.sections)])
+    found = [machine.run_paths(run.config, sections) for sections in choices]
+    return [paths for paths in found if paths.config_record.exists()]
+
+
+def parameter_table(summary: Summary) -> Table:
+    """Parameters, device and versions of the models of each tag; where they differ among these, all values."""
+    tags = list(dict.fromkeys(_tag(run.config) for run in summary.runs))
+    values: dict[str, dict[str, dict[str, None]]] = {}  # parameter → tag → its values, in order
+    for run in summary.runs:
+        for paths in (paths for machine in _machines(summary) for paths in _models(run, machine)):
+            try:
+                record = read_record(paths) or {}
+            except BaselineError as error:
+                log.warning("%s", error)
+                continue
+            record |= {f"version of {name}": version for name, version in record.pop("versions", {}).items()}
+            for name, value in record.items():
+                if name not in NOT_SHOWN and not name.endswith(("_sha256", "_directory")):
+                    values.setdefault(name, {}).setdefault(_tag(run.config), {})[str(value)] = None
+    rows = []
+    for name, of_tags in values.items():
+        default = str(summary.config.as_dict().get(name, ""))
+        rows.append([name, default, *(", ".join(of_tags.get(tag, {})) for tag in tags)])
+    title = "Parameters, device and versions of the models"
+    return Table(title, ["", "baseline.yaml", *(tag or "models" for tag in tags)], rows, 1)
+
+
+def _tag(config: Config) -> str:
+    return config.model_name_suffix
