@@ -76,7 +76,7 @@ def train_plainly(directory: Path, epochs: int, seed: int, batch_size: int, clip
             target_losses.append(loss[is_target].mean().item() if is_target.any() else 0)
         network.eval()
         with torch.no_grad():
-            valid_losses = [vector_loss(network, x).mean().item() for x, _ in valid_loader]
+            valid_losses = [torch.nn.functional.mse_loss(network(x), x).item() for x, _ in valid_loader]
         n = len(train_loader)
         log.append([sum(losses) / n, sum(valid_losses) / len(valid_loader), sum(losses) / n])
         log[-1] += [sum(source_losses) / n, sum(target_losses) / n]
