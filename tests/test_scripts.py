@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 
 import pytest
+import torch
 import yaml
 from conftest import RAW, ROOT, Workspace, copy_project, make_clips
 
@@ -16,15 +18,15 @@ from datasets.catalog import find_dataset
 
 MACHINES = ["fan", "slider"]
 SCRIPTS = ["01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh", "03_summarize_results.sh"]
+FACTS = find_dataset("DCASE2024T2").facts
+SHORT_CATALOG = yaml.safe_dump(FACTS | {"dev": FACTS["dev"] | {"machines": {machine: ["00"] for machine in MACHINES}}})
 
 
 @pytest.fixture(scope="module")
 def finished_run(tmp_path_factory):
     """01, 02a, 02b and 03 on all machine types of a short catalog, two at a time, from a directory elsewhere."""
-    facts = find_dataset("DCASE2024T2").facts
-    facts["dev"]["machines"] = {machine: ["00"] for machine in MACHINES}
     directory = tmp_path_factory.mktemp("scripts")
-    workspace = Workspace(directory, project=copy_project(directory, dcase2024t2=yaml.safe_dump(facts)))
+    workspace = Workspace(directory, project=copy_project(directory, dcase2024t2=SHORT_CATALOG))
     make_clips(workspace.data, MACHINES)
     outputs = {}
     for script in SCRIPTS:
@@ -60,7 +62,10 @@ def test_side_by_side_equals_alone(finished_run, tmp_path):
 def test_summary_of_the_run(finished_run):
     workspace, outputs = finished_run
     directory = workspace.results / "dev_data" / "baseline" / "summarize" / "DCASE2024T2"
-    assert {path.name for path in directory.iterdir()} == {"summary.csv", "summary.md", "summary.png"}
+    assert {path.name for path in directory.iterdir()} == {
+        *("summary.csv", "summary.md", "summary.tex", "summary.png"),
+        *("intervals.csv", "differences.csv", "published.csv"),
+    }
     table = outputs["03_summarize_results.sh"]
     assert table.splitlines()[2].split() == ["system", "metric", "h-mean", "a-mean", *MACHINES]
     assert "MSE short" in table
@@ -173,3 +178,42 @@ def test_interrupt_stops_the_loop(finished_run, tmp_path):
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert not list((source.data / RAW).rglob("*.tmp"))
+
+
+def test_the_network_of_the_docs_beside_the_baseline(finished_run, tmp_path):
+    """One file and one line, as docs/extending.md gives them; then the same scripts."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), flags=re.DOTALL)
+    code, line, score, score_line = blocks
+    source, _ = finished_run
+    workspace = Workspace(tmp_path, source.data, copy_project(tmp_path, dcase2024t2=SHORT_CATALOG))
+    (workspace.project / "networks/interpolation.py").write_text(code)
+    insert(workspace.project / "networks/__init__.py", "NETWORKS = {", line)
+    insert(
+        workspace.project / "networks/scores.py",
+        "    return lambda residuals: residuals.square().mean()",
+        f"\n\n{score}",
+    )
+    insert(workspace.project / "networks/scores.py", "SCORES: dict[str, Callable[[nn.Module], Score]] = {", score_line)
+    shutil.copytree(source.results, workspace.results)
+    options = ["-d", "--epochs", "1", "--model", "Interpolation", "-tag", "interpolation"]
+    for script, *more in (SCRIPTS[:1], SCRIPTS[1:2], SCRIPTS[2:3], (SCRIPTS[1], "--score", "MAX")):
+        finished = workspace.script(script, *options, *more, JOBS="2")
+        assert finished.returncode == 0, finished.stderr
+    assert not finished.stderr
+    finished = workspace.script(SCRIPTS[3], "DCASE2024T2", "-d", "--resamples", "20")
+    systems = [line.split("  ")[0] for line in finished.stdout.splitlines()]
+    for system in ("MSE interpolation", "MSE short", "MAHALA interpolation", "MAHALA short", "MAX interpolation"):
+        assert system in systems
+    assert "MSE short − MSE interpolation" in systems
+    decided = workspace.result("MAX", "seed13711_interpolation") / "decision_result_fan_section_00_test.csv"
+    assert {row[1] for row in csv.reader(decided.open())} <= {"0", "1"}
+    weights = torch.load(workspace.model("fan", "seed13711_interpolation") / "model.pth", weights_only=True)
+    assert weights["layers.0.weight"].shape == (64, 4 * 128)
+    finished = workspace.script(SCRIPTS[0], *options, "--frames", "4", JOBS="1")
+    assert "--model Interpolation with 4 frames of 128 mel bands: a vector has no middle frame" in finished.stderr
+
+
+def insert(path, after, text):
+    contents = path.read_text()
+    assert contents.count(f"{after}\n") == 1
+    path.write_text(contents.replace(f"{after}\n", f"{after}\n{text}"))
