@@ -401,3 +401,12 @@ class RunPaths:
     @property
     def score_picture(self) -> Path:
         return self.result_dir / f"anomaly_score_{self.machine}.png"
+
+    @property
+    def roc_picture(self) -> Path:
+        return self.result_dir / f"roc_{self.machine}.png"
+
+    @property
+    def reconstruction_dir(self) -> Path:
+        """Pictures of how single clips were reconstructed."""
+        return self.result_dir / f"reconstruction_{self.machine}"

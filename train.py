@@ -311,6 +311,7 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
     summary = f"{sum(len(scored.get(section, ())) for section in thresholds)} clips scored"
     if not labelled:
         remove(paths.metrics)  # older ones do not belong to these scores
+        remove(paths.roc_picture)
     else:
         rows = write_metrics(paths, labelled, config.max_fpr)
         mean = MEANS[machine.dataset.official_score["mean"]]
@@ -321,6 +322,8 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
     known = thresholds | {section: threshold_of(section, config, machine) for section in others}
     title = f"{machine.dataset.name} {machine.name}, {config.score}"
     draw("plot_scores", paths.score_picture, title, results, known, config.max_fpr)
+    if labelled:
+        draw("plot_roc", paths.roc_picture, title, labelled, config.max_fpr)
     log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
 
 

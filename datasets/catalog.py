@@ -244,6 +244,16 @@ def find_machine(dataset_and_machine: str, split: str) -> Machine:
     return machines[name]
 
 
+def machine_of_path(clip: Path) -> Machine | None:
+    """The machine type that a clip belongs to by its place, such as `dcase2024t2/dev_data/raw/fan/test/….wav`."""
+    *_, directory, split_data, raw, name, _, _ = ("",) * 6 + clip.absolute().parts
+    split = split_data.removesuffix("_data")
+    if raw != "raw" or split not in SPLITS:
+        return None
+    datasets = (dataset for dataset in _catalog().values() if dataset.directory == directory)
+    return next((d.machines[split][name] for d in datasets if name in d.machines[split]), None)
+
+
 def longest_prefix(dataset_and_machine: str, names: Iterable[str]) -> str | None:
     """The dataset of these that `--dataset` names: of several the longest, `Pumps2` before `Pumps`."""
     return max((name for name in names if dataset_and_machine.startswith(name)), key=len, default=None)

@@ -249,6 +249,14 @@ def _mel_filters(sampling_rate: int, n_fft: int, n_mels: int, fmin: float, fmax:
     return librosa.filters.mel(sr=sampling_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
 
 
+def band_centers(sampling_rate: int, config: Config) -> np.ndarray:
+    """The centre frequencies of the mel bands: (M,) Hz."""
+    import librosa
+
+    edges = librosa.mel_frequencies(config.n_mels + 2, fmin=config.fmin, fmax=config.fmax or sampling_rate / 2)
+    return edges[1:-1]  # a band reaches from the centre of the one below to that of the one above
+
+
 def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarray:
     """One channel of a wav file, by default the first: (samples,), as floats in [-1, 1], or as integers.
 

@@ -51,6 +51,20 @@ class Vectors:
             yield self[indices]
 
 
+def sum_by_frame(values: torch.Tensor, n_mels: int, n_frames: int, frame_hop_length: int) -> torch.Tensor:
+    """What stands in a clip's vectors at each of its frames, added up: (K, D) -> (T, M).
+
+    A frame is in up to P vectors; one that `frame_hop_length` passes over is in none, and has 0.
+
+    Args:
+        n_frames: T.
+    """
+    rows = values.reshape(len(values), -1, n_mels)  # (K, P, M)
+    first, within = torch.arange(len(rows)) * frame_hop_length, torch.arange(rows.shape[1])
+    frame = first[:, None] + within  # (K, P): the frame of each row
+    return torch.zeros(n_frames, n_mels, dtype=values.dtype).index_add_(0, frame.flatten(), rows.flatten(0, 1))
+
+
 def split_vectors(n: int, validation_split: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers of the training and of the validation vectors, drawn from NumPy's global generator.
 

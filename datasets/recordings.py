@@ -8,8 +8,17 @@ from typing import NoReturn
 
 import numpy as np
 
-from config import BaselineError
-from datasets.features import Header, read_clip, read_header
+from config import BaselineError, Config
+from datasets.features import (
+    Header,
+    LogMels,
+    check_finite,
+    check_length,
+    count_frames,
+    log_mel,
+    read_clip,
+    read_header,
+)
 
 # How samples are stored → the type that holds them exactly. What is compressed otherwise is stored as floats.
 EXACT_TYPES = {
@@ -42,6 +51,21 @@ class Recording:
 
         samples = read_clip(self.path, self.channel)
         return librosa.resample(samples, orig_sr=self.header.sampling_rate, target_sr=sampling_rate)
+
+    def log_mels(self, sampling_rate: int, config: Config) -> LogMels:
+        """Its log-mel frames, of samples at this rate (Hz): what the clips of a dataset get.
+
+        Raises:
+            BaselineError: it cannot be decoded, is too short, or its samples are too large.
+        """
+        from threadpoolctl import threadpool_limits
+
+        samples = self.samples(sampling_rate)
+        check_length(self.path, count_frames(len(samples), config), config)
+        with threadpool_limits(1, user_api="blas"):  # the mel product rounds differently with another number of threads
+            frames = log_mel(samples, sampling_rate, config)  # (T, M)
+        check_finite(self.path, frames)
+        return LogMels(frames, np.array([len(frames)]), sampling_rate)
 
 
 def find_recordings(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:

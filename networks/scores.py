@@ -77,6 +77,23 @@ def find_score(name: str) -> Callable[[nn.Module], Score]:
     return SCORES[name]
 
 
+def contributions(score: Score, residuals: torch.Tensor) -> torch.Tensor:
+    """How much each residual of a clip adds to its anomaly score: (K, D) -> (K, D) float64; their sum is the score.
+
+    A residual times the score's derivative by it. For a score that is a sum of products of two residuals, as all those
+    here are, half of that adds up to the score (Euler's theorem on homogeneous functions); for the mean squared error,
+    it is the squared error over their number. What another score's add up to is scaled to the score. Where residuals
+    of different bands are weighed against each other, as by the Mahalanobis distance, some contributions are negative.
+    """
+    with torch.enable_grad():
+        variables = residuals.detach().clone().requires_grad_()
+        value = score(variables)
+        (gradient,) = torch.autograd.grad(value, variables)
+    products = variables.detach().double() * gradient
+    total = products.sum()
+    return products * (value.detach() / total) if total else products
+
+
 def _precisions(network: nn.Module) -> list[torch.Tensor]:
     """The inverse covariances (M, M) of the source and the target domain, float64."""
     covariances = (network.cov_source, "source"), (network.cov_target, "target")

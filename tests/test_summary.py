@@ -204,7 +204,7 @@ def test_published_figures_beside_ours(tmp_path, capsys):
     assert lines[published + 3][:5] == ["difference", "–", "–", "-3.32*", "–"]  # 53.32 ± 0.56
     assert "MSE: published, mean of 5 trainings: arXiv:2506.10097 Table 1" in text
     assert "1 of 3 published figures lie outside." in text  # pAUC: 49.79 ± 0.49
-    assert "MAHALA_FRAME: nothing was published for this score on these data." in text
+    assert "MAHALA_FRAME: no published figures of this score on these data are known here." in text
     directory = tmp_path / "dev_data/baseline/summarize/DCASE2025T2"
     rows = {(row["metric"], row["column"]): row for row in csv.DictReader((directory / "published.csv").open())}
     assert float(rows["AUC (source)", "ToyCar"]["difference"]) == pytest.approx(0.005)

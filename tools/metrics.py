@@ -76,7 +76,7 @@ def _auc(truth: np.ndarray, scores: np.ndarray, chosen: np.ndarray, max_fpr: flo
     """
     if len(set(truth[chosen])) < 2:  # not defined without both classes
         return float("nan")
-    fpr, tpr = _roc_curve(truth[chosen], scores[chosen])
+    fpr, tpr = roc_curve(truth[chosen], scores[chosen])
     if max_fpr == 1:
         return float(np.trapezoid(tpr, fpr))
     inside = fpr <= max_fpr
@@ -86,8 +86,13 @@ def _auc(truth: np.ndarray, scores: np.ndarray, chosen: np.ndarray, max_fpr: flo
     return float(0.5 * (1 + (area - chance) / (perfection - chance)))
 
 
-def _roc_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of the ROC curve: false and true positive rates as the threshold falls."""
+def roc_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The corners of the ROC curve: false and true positive rates (corners,) as the threshold falls.
+
+    Args:
+        truth: (clips,) bool, of both labels; True: anomalous.
+        scores: (clips,).
+    """
     falling = np.argsort(-scores, kind="stable")
     truth, scores = truth[falling], scores[falling]
     last_of_equals = np.append(np.diff(scores) != 0, True)

@@ -1,22 +1,53 @@
-"""Pictures of losses, anomaly scores and summaries, in colours that colour-blind readers can tell apart."""
+"""Pictures of losses, anomaly scores, ROC curves, reconstructions and summaries.
+
+Colours are such that colour-blind readers can tell them apart. ROC curves and reconstructions are as wide as a
+column of a paper.
+
+T: frames of a clip, M: mel bands.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from files import atomic_path
+from tools.metrics import clips_of_metric, roc_curve
 
 if TYPE_CHECKING:
     from tools.results import SectionScores
+
+COLUMN = 3.5  # inches, the width of a column in two-column papers
+# Their text is readable in a column.
+IN_A_COLUMN = {
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.linewidth": 0.6,
+    "lines.linewidth": 1.1,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+}
+HERTZ = (0, 100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000)  # ticks of frequency axes
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
 BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE, GREY = (
     *("#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7", "#666666"),
 )
+ROC_STYLES = {
+    "pAUC": (GREY, "-"),
+    "AUC": (BLUE, "-"),
+    "AUC (source)": (BLUE, "-"),
+    "AUC (target)": (VERMILLION, "--"),
+}
+LABELS = ("is_anomaly", "is_target")  # of clips
 STYLES = {False: ("normal", BLUE, "o"), True: ("anomaly", VERMILLION, "X"), None: ("no label", GREY, "o")}
 
 
@@ -101,6 +132,154 @@ def _section_title(result: "SectionScores", max_fpr: float) -> str:
     return text
 
 
+def plot_roc(path: Path, title: str, results: "Sequence[SectionScores]", max_fpr: float) -> None:
+    """ROC curves of each section's clips, by domain and of all, with the region that pAUC is the area of.
+
+    Args:
+        results: of labelled clips.
+    """
+    with matplotlib.rc_context(IN_A_COLUMN):
+        figure = Figure(figsize=(COLUMN, 0.3 + 3.1 * len(results)), layout="constrained")
+        for axes, result in zip(figure.subplots(len(results), squeeze=False)[:, 0], results, strict=True):
+            axes.set_title(f"{title}, section {result.section}", loc="left")
+            _plot_roc_curves(axes, result, max_fpr)
+        _save(figure, path, dpi=250)
+
+
+def _plot_roc_curves(axes: Axes, result: "SectionScores", max_fpr: float) -> None:
+    metrics, scores = result.metrics(max_fpr), np.array(result.scores)
+    is_anomaly, is_target = (np.array([getattr(clip, name) for clip in result.clips]) for name in LABELS)
+    for metric, (color, style) in ROC_STYLES.items():
+        if np.isnan(metrics.get(metric, np.nan)):
+            continue
+        chosen = clips_of_metric(metric, is_anomaly, is_target)
+        fpr, tpr = roc_curve(is_anomaly[chosen], scores[chosen])
+        label = f"{metric} {100 * metrics[metric]:.1f} %"
+        if metric == "pAUC":
+            inside = np.linspace(0, max_fpr, 1000)  # the curve has steps
+            heights = np.interp(inside, fpr, tpr)
+            axes.fill_between(inside, heights, color=color, alpha=0.25, linewidth=0)
+            axes.axvline(max_fpr, color=color, linewidth=0.6, linestyle=":")
+            label += f" (shaded: FPR ≤ {max_fpr:g})"
+        axes.plot(fpr, tpr, color=color, linestyle=style, label=label)
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":", label="chance")
+    axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
+    axes.grid(alpha=0.3, linewidth=0.5)
+    axes.legend(loc="lower right", framealpha=0.9, edgecolor="none", borderaxespad=0.2)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A clip's log-mel frames, what the network makes of them, and how that makes its anomaly score.
+
+    Attributes:
+        log_mel: (T, M) dB.
+        reconstruction: (T, M) dB, the mean over the vectors that a frame is in; `nan` where it is in none.
+        squared_error: (T,) dB², the mean over a frame's bands and vectors; `nan` likewise.
+        contribution: (T, M), whose sum is the anomaly score.
+        frame_rate: frames a second.
+        band_centers: (M,) Hz.
+    """
+
+    title: str
+    log_mel: np.ndarray
+    reconstruction: np.ndarray
+    squared_error: np.ndarray
+    contribution: np.ndarray
+    score_name: str
+    frame_rate: float
+    band_centers: np.ndarray
+
+
+def plot_reconstruction(path: Path, shown: Reconstruction) -> None:
+    """A clip's log-mel frames, their reconstruction, the error over time and frequency and over time, and the bands."""
+    seconds = np.arange(len(shown.log_mel)) / shown.frame_rate
+    difference = shown.reconstruction - shown.log_mel
+    # The colours' range leaves out single values, so that these do not take the contrast of all the others.
+    low, high = np.nanpercentile(shown.log_mel, [0.5, 99.5])
+    largest = np.nanpercentile(np.abs(difference), 99.5) or 1.0
+    of_energy = {"cmap": "magma", "vmin": low, "vmax": high}
+    of_error = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
+    with matplotlib.rc_context(IN_A_COLUMN):
+        figure = Figure(figsize=(COLUMN, 6.6), layout="constrained")
+        figure.get_layout_engine().set(wspace=0.01, w_pad=0.02)
+        figure.suptitle(shown.title, fontsize="medium")
+        grid = figure.add_gridspec(5, 2, width_ratios=(1, 0.035), height_ratios=(1, 1, 1, 0.8, 0.8))
+        for row, (title, values, colors, label) in enumerate(
+            (
+                ("input", shown.log_mel, of_energy, "energy (dB)"),
+                ("reconstruction", shown.reconstruction, of_energy, "energy (dB)"),
+                ("error: reconstruction − input", difference, of_error, "error (dB)"),
+            )
+        ):
+            axes = figure.add_subplot(grid[row, 0])
+            axes.set_title(title, loc="left")
+            image = _plot_map(axes, values, shown, colors)
+            axes.tick_params(labelbottom=row == 2)
+            figure.colorbar(image, cax=figure.add_subplot(grid[row, 1]), label=label)
+        axes.set_xlabel("time (s)")
+        _plot_error(figure.add_subplot(grid[3, 0]), seconds, shown)
+        _plot_bands(figure.add_subplot(grid[4, :]), shown)
+        _save(figure, path, dpi=250)
+
+
+def _plot_map(axes: Axes, values: np.ndarray, shown: Reconstruction, colors: dict) -> AxesImage:
+    n_frames, n_mels = values.shape
+    step = 1 / shown.frame_rate
+    extent = (-step / 2, (n_frames - 0.5) * step, -0.5, n_mels - 0.5)
+    axes.set_ylabel("frequency (Hz)")
+    _set_hertz(axes.yaxis, shown.band_centers)
+    return axes.imshow(values.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **colors)
+
+
+def _set_hertz(axis, band_centers: np.ndarray) -> None:
+    """Ticks in Hz on an axis of band numbers, as many as there is room for."""
+    numbers = np.arange(len(band_centers))
+    places: list[tuple[float, int]] = []
+    for hertz in HERTZ:
+        place = float(np.interp(hertz, band_centers, numbers))
+        is_inside = band_centers[0] - 50 <= hertz <= 1.05 * band_centers[-1]
+        if is_inside and (not places or place - places[-1][0] > 0.08 * len(numbers)):
+            places.append((place, hertz))
+    axis.set_major_locator(FixedLocator([place for place, _ in places]))
+    axis.set_minor_locator(NullLocator())
+    axis.set_ticklabels([f"{hertz}" for _, hertz in places])
+
+
+def _plot_error(axes: Axes, seconds: np.ndarray, shown: Reconstruction) -> None:
+    """The squared error over time; where the score is another, what each frame contributes to it, too."""
+    axes.set_title("error over time", loc="left")
+    axes.plot(seconds, shown.squared_error, color=BLUE)
+    axes.axhline(np.nanmean(shown.squared_error), color=BLUE, linewidth=0.6, linestyle="--")
+    axes.set(xlabel="time (s)", xlim=(-0.5 / shown.frame_rate, seconds[-1] + 0.5 / shown.frame_rate), ylim=(0, None))
+    axes.set_ylabel("squared error (dB²)", color=BLUE)
+    axes.grid(alpha=0.3, linewidth=0.5)
+    if shown.score_name != "MSE":
+        other = axes.twinx()
+        total = shown.contribution.sum()
+        other.plot(seconds, 100 * shown.contribution.sum(axis=1) / total, color=VERMILLION, linewidth=0.9)
+        other.set_ylabel(f"share of {shown.score_name} (%)", color=VERMILLION)
+
+
+def _plot_bands(axes: Axes, shown: Reconstruction) -> None:
+    """The share of each mel band in the score."""
+    shares = 100 * shown.contribution.sum(axis=0) / shown.contribution.sum()
+    numbers = np.arange(len(shares))
+    largest = np.argsort(-shares)[:3]
+    colors = np.where(np.isin(numbers, largest), VERMILLION, BLUE)
+    axes.bar(numbers, shares, width=1.0, color=colors, linewidth=0)
+    named = "\n".join(f"{shown.band_centers[band]:.0f} Hz: {shares[band]:.1f} %" for band in largest)
+    x, side = (0.98, "right") if largest[0] < len(shares) / 2 else (0.02, "left")  # where the largest bars are not
+    place = {"transform": axes.transAxes, "ha": side, "va": "top"}
+    axes.text(x, 0.95, named, color=VERMILLION, fontsize="small", **place)
+    axes.set_title(f"share of each mel band in {shown.score_name}", loc="left")
+    axes.set(xlabel="frequency (Hz)", ylabel="share (%)", xlim=(-0.5, len(shares) - 0.5))
+    axes.axhline(0, color="black", linewidth=0.6)
+    axes.grid(axis="y", alpha=0.3, linewidth=0.5)
+    axes.set_axisbelow(True)
+    _set_hertz(axes.xaxis, shown.band_centers)
+
+
 def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, float]]) -> None:
     """Bars of each metric by machine type and system, with the standard deviation over seeds.
 
@@ -141,6 +320,6 @@ def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, f
     _save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Figure, path: Path, dpi: int = 150) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi)

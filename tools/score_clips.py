@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
@@ -18,10 +19,13 @@ if __name__ == "__main__":
 from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Machine, find_machine
 from datasets.clips import Clip
-from datasets.features import LogMels, check_finite, check_length, count_frames, log_mel
-from datasets.recordings import Recording, find_recordings, open_recording
+from datasets.features import LogMels
+from datasets.recordings import find_recordings, open_recording
 from files import make_writable_directory, write_csv
 from tools.console import add_channel_argument, log, open_console, run_command
+
+if TYPE_CHECKING:
+    import torch
 
 OPTIONS = (
     *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "model_directory", "export_dir", "score", "seed"),
@@ -62,7 +66,8 @@ def score_recordings(
             if model_rate not in (None, rate):
                 raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. Say --resample.")
             with torch.no_grad():
-                value = float(score(residual(network, clip_vectors(recording, rate, config))))
+                vectors = clip_vectors(recording.log_mels(rate, config), path, config)
+                value = float(score(residual(network, vectors)))
             if not math.isfinite(value):
                 raise BaselineError(f"{path}: its score is not a finite number. Train the model again.")
             yield path, value, None if threshold is None else int(value > threshold)
@@ -70,25 +75,13 @@ def score_recordings(
             yield path, error, None
 
 
-def clip_vectors(recording: Recording, sampling_rate: int, config: Config):
-    """The vectors of a recording, a tensor (K, D).
-
-    Raises:
-        BaselineError: it cannot be decoded, is too short, or its samples are too large.
-    """
-    import numpy as np
+def clip_vectors(log_mels: LogMels, path: Path, config: Config) -> "torch.Tensor":
+    """The vectors of a single clip: (K, D)."""
     import torch
-    from threadpoolctl import threadpool_limits
 
     from datasets.frames import Vectors
 
-    samples = recording.samples(sampling_rate)
-    check_length(recording.path, count_frames(len(samples), config), config)
-    with threadpool_limits(1, user_api="blas"):  # the mel product rounds differently with another number of threads
-        frames = log_mel(samples, sampling_rate, config)  # (T, M)
-    check_finite(recording.path, frames)
-    clip = Clip(recording.path, section="", is_target=False, is_anomaly=None, split=None)
-    log_mels = LogMels(frames, np.array([len(frames)]), sampling_rate)
+    clip = Clip(path, section="", is_target=False, is_anomaly=None, split=None)
     return next(Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu")).of_each_clip())
 
 

@@ -115,7 +115,7 @@ def _difference(comparison: Comparison | None) -> str:
 def _published_note(summary: Summary, system: str) -> str:
     published = summary.published.get(summary.systems[system][0].config.score)
     if published is None:
-        return f"{system}: nothing was published for this score on these data."
+        return f"{system}: no published figures of this score on these data are known here."
     judged = [
         comparison.is_outside
         for (row, column), comparison in summary.comparisons[system].items()

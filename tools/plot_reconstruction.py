@@ -1,0 +1,219 @@
+"""Why a clip has its anomaly score: pictures of its log-mel frames, their reconstruction, and where the error is.
+
+    python tools/plot_reconstruction.py CLIP ... [--score MAHALA] [--output picture.pdf]
+    python tools/plot_reconstruction.py --dataset DCASE2024T2fan -d --ranked 2 [--score MAHALA]
+
+The first form takes any clips. Where they lie in a dataset, their machine type is known by that; for others --dataset
+and -d or -e name it. The second takes the clips of a machine type that have the highest and the lowest scores; where
+labels are known, of the normal and of the anomalous ones each. --seed and -tag name the model, as they do for train.py.
+
+P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, T: frames of a clip.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
+
+from config import MODEL_KEYS, BaselineError, Config, RunPaths, UsageError, option_parser, parse_options
+from datasets.catalog import Machine, find_machine, machine_of_path
+from datasets.clips import Clip, parse_clip
+from datasets.features import band_centers
+from datasets.recordings import open_recording
+from tools.console import add_channel_argument, log, open_console, run_command, whole_number
+from tools.results import Run, SectionScores
+from tools.score_clips import clip_vectors
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tools.plots import Reconstruction
+
+OPTIONS = (
+    *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "dataset_directory", "model_directory"),
+    *("result_directory", "export_dir", "score", "seed", "decision_threshold", "calibration", *MODEL_KEYS),
+)
+FORMATS = (".png", ".pdf", ".svg")
+
+
+class Models:
+    """The trained models of a machine type, each loaded once: of all its sections, or of each."""
+
+    def __init__(self, config: Config, machine: Machine):
+        self.config, self.machine = config, machine
+        self._loaded: dict[Path, tuple[nn.Module, float | None, int | None]] = {}
+
+    def paths(self, section: str) -> RunPaths:
+        """The files of the model that scores clips of this section."""
+        if self.config.use_ids or section not in self.machine.sections:
+            return self.machine.run_paths(self.config, self.machine.section_names(self.config.use_ids))
+        of_section = self.machine.run_paths(self.config, (section,))
+        return of_section if of_section.model.exists() else self.machine.run_paths(self.config, self.machine.sections)
+
+    def load(self, section: str) -> "tuple[nn.Module, float | None, int | None]":
+        """Network, decision threshold and sampling rate; see tools.model_files.load_model."""
+        from tools.model_files import load_model
+
+        paths = self.paths(section)
+        if paths.model not in self._loaded:
+            network, *rest = load_model(self.config, self.machine, paths)
+            self._loaded[paths.model] = (network.eval(), *rest)
+        return self._loaded[paths.model]
+
+
+def reconstruct(clip: Clip, channel: int | None, models: Models, rank: str) -> "Reconstruction":
+    """What the network makes of a clip, and how that makes its anomaly score, which is that of `train.py --test_only`.
+
+    Args:
+        channel: from 1; None: the only one.
+        rank: what to say of the clip's place among others; may be empty.
+
+    Raises:
+        BaselineError: the clip cannot be read, or there is no model that goes with it.
+    """
+    import torch
+
+    from datasets.frames import sum_by_frame
+    from networks.scores import contributions, find_score
+    from tools.plots import Reconstruction
+
+    config, (network, threshold, model_rate) = models.config, models.load(clip.section)
+    recording = open_recording(clip.path, channel)
+    rate = recording.header.sampling_rate
+    if model_rate not in (None, rate):
+        raise BaselineError(f"{clip.path}: {rate} Hz, but the model was trained at {model_rate} Hz. Resample the clip.")
+    log_mels = recording.log_mels(rate, config)
+    x = clip_vectors(log_mels, clip.path, config)  # (K, D)
+    with torch.no_grad():
+        reconstruction = network(x)
+    residuals = reconstruction - x
+    score = find_score(config.score)(network)
+
+    def by_frame(values: torch.Tensor) -> torch.Tensor:  # (K, D) -> (T, M)
+        return sum_by_frame(values, config.n_mels, len(log_mels.frames), config.frame_hop_length)
+
+    counts = by_frame(torch.ones_like(x))  # vectors that a frame is in; of none the means are 0 / 0
+    value = float(score(residuals))
+    decision = "" if threshold is None else f", decision threshold {threshold:.4g}"
+    return Reconstruction(
+        title=f"{_folded(clip.name)}\n{config.score} {value:.5g}{decision}{rank}",
+        log_mel=log_mels.frames,
+        reconstruction=(by_frame(reconstruction) / counts).numpy(),
+        squared_error=(by_frame(residuals.square()) / counts).mean(dim=1).numpy(),
+        contribution=by_frame(contributions(score, residuals)).numpy(),
+        score_name=config.score,
+        frame_rate=rate / config.hop_length,
+        band_centers=band_centers(rate, config),
+    )
+
+
+def _folded(name: str, width: int = 55) -> str:
+    """A clip's name in lines that a picture has room for."""
+    return "\n".join(name[start : start + width] for start in range(0, len(name), width))
+
+
+def ranked_clips(results: Sequence[SectionScores], number: int) -> list[Clip]:
+    """Of each section and label the clips with the highest and those with the lowest scores, `number` of each."""
+    chosen = {}
+    for result in results:
+        for label in {clip.is_anomaly for clip in result.clips}:
+            falling = [clip for clip in _by_rank(result) if clip.is_anomaly == label]
+            chosen |= {clip.path: clip for clip in (*falling[:number], *falling[-number:])}
+    return list(chosen.values())
+
+
+def _by_rank(result: SectionScores) -> list[Clip]:
+    """The clips of a section, the highest score first."""
+    scored = zip(result.clips, result.scores, strict=True)
+    return [clip for clip, _ in sorted(scored, key=lambda pair: -pair[1])]
+
+
+def _ranks(results: Sequence[SectionScores]) -> dict[str, str]:
+    """Name of a clip → what to say of its rank."""
+    return {
+        clip.name: f", rank {place} of {len(result.clips)}"
+        for result in results
+        for place, clip in enumerate(_by_rank(result), start=1)
+    }
+
+
+def _clip_of(path: Path) -> Clip:
+    """A clip of a dataset, or any other."""
+    try:
+        return parse_clip(path)
+    except BaselineError:
+        return Clip(path, section="", is_target=False, is_anomaly=None, split=None)
+
+
+def _arguments_of_place(clips: Sequence[Path]) -> list[str]:
+    """--dataset and -d or -e, as the clips' place says them, if it does."""
+    machines = {(m.dataset.name + m.name, m.split): m for m in map(machine_of_path, clips) if m}
+    if len(machines) > 1:
+        raise UsageError(f"clips of several machine types: {', '.join(name for name, _ in machines)}. Take one by one.")
+    return [argument for name, split in machines for argument in ("--dataset", name, f"-{split[0]}")]
+
+
+def main(arguments: list[str] | None = None) -> bool:
+    """Run the command; whether every picture could be drawn."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = option_parser("plot_reconstruction.py", "Draws why clips have their anomaly scores.", OPTIONS)
+    parser.add_argument("clips", nargs="*", type=Path, default=[], metavar="CLIP", help="wav files")
+    text = "in place of CLIP: so many clips with the highest and the lowest scores"
+    parser.add_argument("--ranked", type=whole_number(1000), default=None, help=text)
+    text = f"picture of a single clip, {', '.join(FORMATS)} (default: in the result directory)"
+    parser.add_argument("--output", type=Path, default=None, help=text)
+    add_channel_argument(parser)
+    open_console()
+    given = parser.parse_known_intermixed_args(arguments)[0]
+    if not hasattr(given, "dataset"):
+        arguments = [*_arguments_of_place(given.clips), *arguments]
+    options, config = parse_options(parser, arguments)
+    if bool(options.clips) == bool(options.ranked):
+        raise UsageError("name either clips, or how many: --ranked 2. See --help.")
+    if options.output and (len(options.clips) != 1 or options.output.suffix.lower() not in FORMATS):
+        raise UsageError(
+            f"--output {options.output}: it names the picture of one clip, and ends in {' or '.join(FORMATS)}."
+        )
+
+    from networks.scores import find_score
+
+    find_score(config.score)  # an unknown name ends the run before any work
+    machine = find_machine(config.dataset, config.split)
+    models, run = Models(config, machine), Run(config, machine.dataset)
+    results = list(run.sections(machine).values())
+    if options.ranked and not results:
+        tests = machine.dataset.script("02a_test", machine.split)
+        raise BaselineError(
+            f"{run.paths(machine).result_dir}: no anomaly scores of {machine.name} there. Run {tests} first."
+        )
+    clips = ranked_clips(results, options.ranked) if options.ranked else [_clip_of(path) for path in options.clips]
+    failures = 0
+    for clip in clips:
+        models.load(clip.section)  # without a model there is nothing to draw
+        try:
+            _draw(clip, options, models, _ranks(results) if machine_of_path(clip.path) == machine else {})
+        except BaselineError as error:
+            log.error("%s", error)
+            failures += 1
+    return not failures
+
+
+def _draw(clip: Clip, options: argparse.Namespace, models: Models, ranks: dict[str, str]) -> None:
+    from tools.plots import plot_reconstruction
+
+    # Of the two channels of a dataset's clips the baseline takes the first; of other clips' it cannot be known.
+    channel = 1 if options.channel is None and machine_of_path(clip.path) else options.channel
+    shown = reconstruct(clip, channel, models, ranks.get(clip.name, ""))
+    path = options.output or models.paths(clip.section).reconstruction_dir / f"{clip.path.stem}.png"
+    plot_reconstruction(path, shown)
+    log.info("%s -> %s", shown.title.splitlines()[-1], path)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
