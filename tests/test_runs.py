@@ -61,6 +61,7 @@ def test_files_of_a_test(trained, score):
         "decision_result_fan_section_00_test.csv",
         "result_fan.csv",
         "anomaly_score_fan.png",
+        "roc_fan.png",
     }
     for name in ("anomaly_score", "decision_result"):
         text = (directory / f"{name}_fan_section_00_test.csv").read_text()

@@ -30,7 +30,7 @@ def finished_run(tmp_path_factory):
     make_clips(workspace.data, MACHINES)
     outputs = {}
     for script in SCRIPTS:
-        arguments = ["DCASE2024T2", "-d"] if script.startswith("03") else ["-d"]
+        arguments = ["DCASE2024T2", "-d", "--report"] if script.startswith("03") else ["-d"]
         finished = workspace.script(script, *arguments, "--epochs", "1", "-tag", "short", JOBS="2")
         assert finished.returncode == 0, finished.stderr
         outputs[script] = finished.stdout
@@ -63,7 +63,7 @@ def test_summary_of_the_run(finished_run):
     workspace, outputs = finished_run
     directory = workspace.results / "dev_data" / "baseline" / "summarize" / "DCASE2024T2"
     assert {path.name for path in directory.iterdir()} == {
-        *("summary.csv", "summary.md", "summary.tex", "summary.png"),
+        *("summary.csv", "summary.md", "summary.tex", "summary.png", "report.html"),
         *("intervals.csv", "differences.csv", "published.csv"),
     }
     table = outputs["03_summarize_results.sh"]

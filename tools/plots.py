@@ -268,10 +268,10 @@ def _plot_bands(axes: Axes, shown: Reconstruction) -> None:
     largest = np.argsort(-shares)[:3]
     colors = np.where(np.isin(numbers, largest), VERMILLION, BLUE)
     axes.bar(numbers, shares, width=1.0, color=colors, linewidth=0)
-    named = "\n".join(f"{shown.band_centers[band]:.0f} Hz: {shares[band]:.1f} %" for band in largest)
-    x, side = (0.98, "right") if largest[0] < len(shares) / 2 else (0.02, "left")  # where the largest bars are not
-    place = {"transform": axes.transAxes, "ha": side, "va": "top"}
-    axes.text(x, 0.95, named, color=VERMILLION, fontsize="small", **place)
+    named = ", ".join(f"{shown.band_centers[band]:.0f} Hz {shares[band]:.1f} %" for band in largest)
+    place = {"transform": axes.transAxes, "ha": "left", "va": "top"}
+    axes.text(0.01, 0.97, f"largest: {named}", color=VERMILLION, fontsize="small", **place)
+    axes.set_ylim(top=1.3 * max(shares))  # room for that line
     axes.set_title(f"share of each mel band in {shown.score_name}", loc="left")
     axes.set(xlabel="frequency (Hz)", ylabel="share (%)", xlim=(-0.5, len(shares) - 0.5))
     axes.axhline(0, color="black", linewidth=0.6)

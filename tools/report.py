@@ -20,7 +20,7 @@ from datasets.clips import Clip
 from files import write_text
 from tools.metrics import OFFICIAL
 from tools.model_files import read_record
-from tools.results import Run
+from tools.results import Run, SectionScores
 from tools.summary import Summary
 from tools.tables import Table, interval_table, main_table, official_table, percent, published_table
 
@@ -90,20 +90,42 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
         name = f"{system}, seed {run.config.seed}" if others else system
         paths = run.paths(machine)
         pictures += [(f"Anomaly scores, {name}", paths.score_picture), (f"ROC curves, {name}", paths.roc_picture)]
-        for picture in sorted(paths.reconstruction_dir.glob("*.png")):
-            reconstructions.append((f"Reconstruction, {name}: {picture.stem}", picture))
+        reconstructions += [(f"{name}: {path.stem}", path) for path in _reconstructions(paths, machine)]
     models = {p.model_dir: p for runs in summary.systems.values() for p in _models(runs[0], machine)}
     losses = [
         (f"Losses, {paths.model_name}, seed {paths.config.seed}", paths.loss_picture) for paths in models.values()
     ]
+    scores = {system: [_sections(run, machine) for run in runs] for system, runs in summary.systems.items()}
+    options = f"--dataset {machine.dataset.name}{machine.name} -{machine.split[0]} --ranked 2"
     return {
         "name": machine.name,
         "metrics": _metrics_table(summary, machine),
         "pictures": list(_pictures([*pictures, *losses])),
         "reconstructions": list(_pictures(reconstructions)),
+        "how_to_draw": f"tools/plot_reconstruction.py {options}",
         "systems": list(summary.systems),
-        "sections": {section: _ranked(summary, machine, section, directory) for section in machine.sections},
+        "sections": {section: _ranked(scores, section, directory) for section in machine.sections},
     }
+
+
+def _reconstructions(paths: RunPaths, machine: Machine) -> list[Path]:
+    """The pictures that were drawn after the last test: older ones may be of another model."""
+    tests = [paths.anomaly_scores(section) for section in machine.sections]
+    tested = max((path.stat().st_mtime for path in tests if path.exists()), default=0.0)
+    pictures = sorted(paths.reconstruction_dir.glob("*.png"))
+    current = [path for path in pictures if path.stat().st_mtime >= tested]
+    if current != pictures:
+        older = len(pictures) - len(current)
+        log.warning("%s: %d pictures are older than the scores, and left out.", paths.reconstruction_dir, older)
+    return current
+
+
+def _sections(run: Run, machine: Machine) -> dict[str, SectionScores]:
+    try:
+        return run.sections(machine)
+    except BaselineError as error:
+        log.warning("%s, %s: no list of clips: %s", run.system, machine.name, error)
+        return {}
 
 
 def _metrics_table(summary: Summary, machine: Machine) -> Table:
@@ -119,25 +141,27 @@ def _rows(summary: Summary) -> list[str]:
     return [*summary.dataset.official_score["metrics"], OFFICIAL]
 
 
-def _ranked(summary: Summary, machine: Machine, section: str, directory: Path) -> list[RankedClip]:
-    """The clips of a section, the most anomalous of the first system first; scores are means over a system's seeds."""
+def _ranked(scores: dict[str, list[dict[str, SectionScores]]], section: str, directory: Path) -> list[RankedClip]:
+    """The clips of a section, the most anomalous of the first system first; scores are means over a system's seeds.
+
+    Args:
+        scores: system → for each seed, section → its clips and their scores.
+    """
     clips: dict[str, Clip] = {}
     columns = []
-    for runs in summary.systems.values():
-        scored = [result for run in runs if (result := run.sections(machine).get(section))]
-        for result in scored:
-            clips |= {clip.name: clip for clip in result.clips}
+    for of_seeds in scores.values():
+        scored = [sections[section] for sections in of_seeds if section in sections]
+        clips |= {clip.name: clip for result in scored for clip in result.clips}
         columns.append(_column(scored))
+    none = 0, float("nan"), ""
     lines = [
-        RankedClip(
-            clip, _address(clip.path, directory), [column.get(name, (0, float("nan"), "")) for column in columns]
-        )
+        RankedClip(clip, _address(clip.path, directory), [column.get(name, none) for column in columns])
         for name, clip in clips.items()
     ]
-    return sorted(lines, key=lambda line: [rank for rank, _, _ in line.of_systems])
+    return sorted(lines, key=lambda line: [rank or len(clips) + 1 for rank, _, _ in line.of_systems])
 
 
-def _column(scored: Sequence[Any]) -> dict[str, tuple[int, float, str]]:
+def _column(scored: Sequence[SectionScores]) -> dict[str, tuple[int, float, str]]:
     """Name of a clip → rank, score and decisions of one system."""
     scores: dict[str, list[float]] = {}
     decisions: dict[str, list[int]] = {}
