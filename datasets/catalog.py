@@ -130,6 +130,11 @@ class Dataset:
         return self.facts["official_score"]
 
     @property
+    def clips_of_a_section(self) -> int | None:
+        """How many test clips each section of the evaluation data has, where the catalog says it."""
+        return self.facts["eval"].get("clips_of_a_section")
+
+    @property
     def is_published(self) -> bool:
         """Whether it can be downloaded; one's own recordings cannot."""
         return any(machine.archives for machines in self.machines.values() for machine in machines.values())
@@ -207,6 +212,8 @@ def _check_facts(facts: dict[str, Any]) -> None:
         for archive in archives:
             if not isinstance(archive["record"], int) or not set(archive["holds"]) <= {"train", "test"}:
                 raise ValueError(f"{split}: an archive has the number of a record, and holds train, test or both")
+        if not isinstance(facts[split].get("clips_of_a_section", 0), int):
+            raise ValueError(f"{split}: clips_of_a_section is a number")
     labels = facts.get("labels", {})
     for name in (name for kind in ("anomaly", "domain") for name in labels.get(kind, [])):
         if not isinstance(name, str) or not all(re.fullmatch(FILE_NAME, part) for part in name.split("/")):

@@ -183,6 +183,25 @@ class Run:
         return found
 
 
+def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run | None:
+    """The run whose results are in this directory, as its place says; None where it is not one that a test has made.
+
+    Args:
+        config: what the place does not say.
+    """
+    from networks.scores import SCORES
+
+    *_, split_data, experiment, name, seed_and_tag = ("",) * 4 + directory.absolute().parts
+    matched = re.fullmatch(r"seed(\d+)(?:_(.*))?", seed_and_tag)
+    score = max((s for s in SCORES if experiment.endswith(f"_{s}")), key=len, default=None)
+    if name != dataset.name or split_data not in ("dev_data", "eval_data") or not matched or not score:
+        return None
+    is_dev = split_data == "dev_data"
+    found = {"dev": is_dev, "eval": not is_dev, "score": score, "export_dir": experiment.removesuffix(f"_{score}")}
+    found |= {"seed": int(matched[1]), "model_name_suffix": matched[2] or ""}
+    return Run(replace(config, result_directory=directory.absolute().parents[3], **found), dataset)
+
+
 def clips_of_names(machine: Machine, dataset_directory: Path, section: str, names: Sequence[str]) -> list[Clip]:
     """The test clips of these names, with their labels where these are known; the clips themselves may be gone.
 

@@ -1,0 +1,370 @@
+"""A challenge submission → all that is wrong with it, each with file and line.
+
+A package is a zip with task2/<label>/ for each of at most four systems, and a report beside these folders. It is
+checked for what the rules ask for, and for what the organisers' evaluator trips over: that sorts lines by name and
+matches them to its labels by position, stops at a header, a tab, a blank line or a NaN, and passes over a system that
+lacks a file.
+
+Source: https://dcase.community/challenge2024/task-first-shot-unsupervised-anomalous-sound-detection-for-machine-condition-monitoring#submission
+"""
+
+import itertools
+import math
+import re
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from config import BaselineError, load_yaml, nearest
+from datasets.catalog import Dataset, Machine
+from datasets.clips import SPLIT_DIRECTORIES, parse_clip
+
+TASK = "task2"
+MOST_SYSTEMS = 4
+LABEL = re.compile(rf"[A-Za-z-]+_[A-Za-z0-9-]+_{TASK}_[1-{MOST_SYSTEMS}]")
+LONGEST_ABBREVIATION = 10  # characters
+LARGEST_FILE = 50_000_000  # bytes
+MOST_FILES = 1000
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+SHOWN = 3  # clips that a line names
+
+DESCRIPTION = (
+    *("input_sampling_rate", "data_augmentation", "front_end", "acoustic_features", "embeddings"),
+    *("machine_learning_method", "aggregation_method", "domain_adaptation_method", "domain_generalization_method"),
+    *("ensemble_method_subsystem_count", "decision_making", "attribute_usage", "external_data_usage"),
+    "development_data_usage",
+)
+AUTHOR = ("firstname", "lastname", "email", "affiliation")
+AFFILIATION = ("institution", "department", "location")
+RESULTS = ("auc_source", "auc_target", "pauc")
+
+Package = Mapping[str, bytes]  # path within the package → contents
+
+
+def read_package(path: Path) -> tuple[dict[str, bytes], list[str]]:
+    """The files of a zip, or of a folder that holds task2/; and what cannot be read.
+
+    Raises:
+        BaselineError: it is neither.
+    """
+    if path.is_dir():
+        members = [member for member in sorted(path.rglob("*")) if member.is_file()]
+        _check_number(path, len(members))
+        sizes = {member.relative_to(path).as_posix(): member.stat().st_size for member in members}
+        return _read(sizes, lambda name: (path / name).read_bytes())
+    try:
+        with zipfile.ZipFile(path) as package:
+            members = [member for member in package.infolist() if not member.is_dir()]
+            _check_number(path, len(members))
+            names = [member.filename for member in members]
+            files, problems = _read({member.filename: member.file_size for member in members}, package.read)
+            twice = sorted({name for name in names if names.count(name) > 1})
+            return files, problems + [f"{name}: is in the zip twice. Keep one." for name in twice]
+    except (OSError, zipfile.BadZipFile, UnicodeError) as error:
+        raise BaselineError(f"{path}: neither a zip that can be read nor a folder ({error}).") from error
+
+
+def _check_number(path: Path, number: int) -> None:
+    if number > MOST_FILES:
+        raise BaselineError(f"{path}: {number} files; a submission has at most some hundred.")
+
+
+def _read(sizes: Mapping[str, int], read: Any) -> tuple[dict[str, bytes], list[str]]:
+    files, problems = {}, []
+    for name, size in sizes.items():
+        try:
+            if size > LARGEST_FILE:
+                raise ValueError(f"{size} bytes is too large for a file of a submission")
+            files[name] = read(name)
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            NotImplementedError,
+            zipfile.BadZipFile,
+            zlib.error,
+            EOFError,
+        ) as error:
+            problems.append(f"{name}: cannot be read ({error}). Make the package again, without a password.")
+    return files, problems
+
+
+def find_problems(package: Package, dataset: Dataset, dataset_directory: Path) -> list[str]:
+    """All that is wrong with a package, a line each; none: the evaluator reads it.
+
+    Args:
+        dataset: the year; of its evaluation data each machine type is needed.
+        dataset_directory: where the test clips are, if they are there; else their number is checked.
+    """
+    return list(_problems(package, dataset, dataset_directory))
+
+
+def _problems(package: Package, dataset: Dataset, dataset_directory: Path) -> Iterator[str]:
+    systems: dict[str, dict[str, bytes]] = {}  # folder → file → contents
+    reports = []
+    for name, contents in package.items():
+        task, *folders, file = PurePosixPath(name).parts or ("",)
+        if (task, len(folders)) == (TASK, 1):
+            systems.setdefault(folders[0], {})[file] = contents
+        elif (task, len(folders)) == (TASK, 0) and file.lower().endswith(".pdf"):
+            reports.append(name)
+            if not contents.startswith(b"%PDF"):
+                yield f"{name}: not a PDF."
+        else:
+            yield f"{name}: does not belong there. A package holds {TASK}/<label>/<files> and {TASK}/<report>.pdf only."
+    if not reports:
+        yield f"{TASK}/: no report. Put its PDF beside the systems' folders."
+    if not systems:
+        yield f"{TASK}/: no system. Each has a folder {TASK}/<Lastname>_<Institute>_{TASK}_<1 to {MOST_SYSTEMS}>/."
+    if len(systems) > MOST_SYSTEMS:
+        yield f"{TASK}/: {len(systems)} systems; at most {MOST_SYSTEMS} may be submitted."
+    teams = sorted({label.rpartition("_")[0] for label in systems if LABEL.fullmatch(label)})
+    if len(teams) > 1:
+        yield f"{TASK}/: labels of several teams: {', '.join(teams)}. One package is of one team."
+    clips = {m.name: _test_clips(m, dataset_directory) for m in dataset.tested("eval").values()}
+    for label, files in systems.items():
+        if not LABEL.fullmatch(label):
+            yield f"{TASK}/{label}/: the name is not a label, <Lastname>_<Institute>_{TASK}_<1 to {MOST_SYSTEMS}>."
+        yield from _problems_of_system(label, files, dataset, clips)
+
+
+def _test_clips(machine: Machine, dataset_directory: Path) -> set[str]:
+    """The names of a machine type's test clips as they were released; none where they are not there."""
+    directory = machine.directory(dataset_directory)
+    places = (directory / name for name in SPLIT_DIRECTORIES["test"])
+    return {path.name for place in places if place.is_dir() for path in place.iterdir() if path.suffix == ".wav"}
+
+
+def _problems_of_system(
+    label: str, files: Mapping[str, bytes], dataset: Dataset, clips: Mapping[str, set[str]]
+) -> Iterator[str]:
+    place, meta = f"{TASK}/{label}", f"{label}.meta.yaml"
+    expected = {
+        f"{kind}_{machine.name}_section_{section}_test.csv": (kind, machine, section)
+        for machine in dataset.tested("eval").values()
+        for section in machine.sections
+        for kind in ("anomaly_score", "decision_result")
+    }
+    for name in files:
+        if name not in (meta, *expected):
+            hint = nearest(name, [meta, *expected]) or " Remove it."
+            yield f"{place}/{name}: not a file of a submission to {dataset.name}.{hint}"
+    for name in (meta, *expected):
+        if name not in files:
+            yield f"{place}/{name}: missing."
+    if meta in files:
+        yield from (f"{place}/{meta}{problem}" for problem in _problems_of_meta(files[meta], label, dataset))
+    named: dict[tuple[str, str], set[str]] = {}  # machine type and section → clips that its first file names
+    for name, (kind, machine, section) in expected.items():
+        if name not in files:
+            continue
+        lines, problems = _parse(files[name], kind == "decision_result", section)
+        names = set(lines)
+        of_section = {clip for clip in clips[machine.name] if parse_clip(Path(clip)).section == section}
+        others = named.setdefault((machine.name, section), names)
+        if of_section:
+            problems += _differences(names, of_section, "test clip")
+        elif dataset.clips_of_a_section and len(names) != dataset.clips_of_a_section:
+            problems.append(f": {len(names)} clips, and not the {dataset.clips_of_a_section} test clips.")
+        elif names != others:
+            problems += _differences(names, others, "clip of the anomaly scores")
+        yield from (f"{place}/{name}{problem}" for problem in problems)
+
+
+def _differences(names: set[str], expected: set[str], what: str) -> list[str]:
+    problems = []
+    for surplus, text in (
+        (expected - names, f"no line of the {what}"),
+        (names - expected, f"lines that are of no {what}:"),
+    ):
+        if surplus:
+            more = f" and {len(surplus) - SHOWN} more" if len(surplus) > SHOWN else ""
+            problems.append(f": {text} {', '.join(sorted(surplus)[:SHOWN])}{more}.")
+    return problems
+
+
+def _parse(contents: bytes, is_decision: bool, section: str) -> tuple[dict[str, int], list[str]]:
+    """The clips that a score or decision CSV names, each with its line; and what is wrong, after the file's name."""
+    try:
+        text = contents.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = contents[: error.start].count(b"\n") + 1
+        return {}, [f", line {line}: not UTF-8 text. Write the file anew."]
+    lines: dict[str, int] = {}
+    problems: list[tuple[int, str]] = []
+    rows = text.split("\n")
+    rows = rows[:-1] if rows[-1] == "" else rows  # the last line may end with a line feed
+    if not rows:
+        return {}, [": empty."]
+    for number, row in enumerate(rows, start=1):
+        problem = _problem_of_row(row.removesuffix("\r"), number, is_decision, section)
+        name = row.partition(",")[0]
+        if problem is None and name in lines:
+            problem = f"{name} was there in line {lines[name]} already"
+        if problem is None:
+            lines[name] = number
+        else:
+            problems.append((number, problem))
+    return lines, list(_by_lines(problems))
+
+
+def _problem_of_row(row: str, number: int, is_decision: bool, section: str) -> str | None:
+    name, comma, value = row.partition(",")
+    if not row.strip():
+        return "blank. Remove it"
+    if "\t" in row:
+        return "a tab; clip and value are parted by a comma"
+    if row.startswith("\ufeff"):
+        return "begins with a byte order mark. Save the file as UTF-8 without it"
+    if number == 1 and not name.endswith(".wav") and not NUMBER.fullmatch(value):
+        return "a header. Remove it"
+    if not comma or "," in value:
+        return f"{row.count(',') + 1} columns where clip and value are expected"
+    try:
+        clip = parse_clip(Path(name))
+    except BaselineError:
+        return f"{name!r} is not the name of a test clip, such as section_{section}_0000.wav"
+    if clip.section != section:
+        return f"{name} is of section {clip.section}, the file of section {section}"
+    if is_decision and value not in ("0", "1"):
+        return f"{value!r} is not a decision, 0 or 1"
+    if not NUMBER.fullmatch(value) or not math.isfinite(float(value)):
+        return f"{value!r} is not a finite number"
+    return None
+
+
+def _by_lines(problems: list[tuple[int, str]]) -> Iterator[str]:
+    """The same problem of consecutive lines as one."""
+    for (_, text), group in itertools.groupby(enumerate(problems), lambda each: (each[1][0] - each[0], each[1][1])):
+        numbers = [number for _, (number, _) in group]
+        lines = f"line {numbers[0]}" if len(numbers) == 1 else f"lines {numbers[0]} to {numbers[-1]}"
+        yield f", {lines}: {text}."
+
+
+def _problems_of_meta(contents: bytes, label: str, dataset: Dataset) -> list[str]:
+    try:
+        text = contents.decode("utf-8")
+        document = load_yaml(text)
+        lines, twice = _lines_of_keys(yaml.compose(text, Loader=yaml.SafeLoader))
+    except (yaml.YAMLError, ValueError) as error:
+        return [f": not valid YAML: {' '.join(str(error).split())}"]
+    if not isinstance(document, dict):
+        return [": not the meta data of a submission: it has no keys."]
+    problems = [(key, "is there twice") for key in twice]
+    problems += check_meta(document, label, dataset)
+    return [_with_line(key, problem, lines) for key, problem in problems]
+
+
+def _with_line(key: str, problem: str, lines: Mapping[str, int]) -> str:
+    known = next((k for k in _and_above(key) if k in lines), None)
+    return (f", line {lines[known]}" if known else "") + f": {key} {problem}."
+
+
+def _and_above(key: str) -> Iterator[str]:
+    """`a.b.c`, `a.b`, `a`."""
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
+def _lines_of_keys(node: yaml.Node | None, prefix: str = "") -> tuple[dict[str, int], list[str]]:
+    """Key, such as `submission.authors.0.email`, → its line; and the keys that are there twice."""
+    lines, twice = {}, []
+    if isinstance(node, yaml.MappingNode):
+        children = [(str(key.value), key.start_mark.line, value) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        children = [(str(number), item.start_mark.line, item) for number, item in enumerate(node.value)]
+    else:
+        children = []
+    for name, line, child in children:
+        key = prefix + name
+        twice += [key] if key in lines else []
+        below, twice_below = _lines_of_keys(child, f"{key}.")
+        lines |= {key: line + 1} | below
+        twice += twice_below
+    return lines, twice
+
+
+def check_meta(document: Mapping[str, Any], label: str, dataset: Dataset) -> list[tuple[str, str]]:
+    """What is wrong with the meta data of a system: key, and the problem."""
+    return list(_check_meta(document, label, dataset))
+
+
+def _check_meta(document: Mapping[str, Any], label: str, dataset: Dataset) -> Iterator[tuple[str, str]]:
+    needed = {
+        "submission": ("label", "name", "abbreviation", "authors"),
+        "system": ("description", "complexity"),
+        "system.description": DESCRIPTION,
+        "system.complexity": ("total_parameters", "MACS"),
+        "results": ("development_dataset",),
+        "results.development_dataset": tuple(dataset.tested("dev")),
+        **{f"results.development_dataset.{machine}": RESULTS for machine in dataset.tested("dev")},
+    }
+    for parent, names in needed.items():
+        values = _at(document, parent)
+        if not isinstance(values, Mapping):
+            if isinstance(_at(document, parent.rpartition(".")[0]), Mapping) or "." not in parent:
+                yield parent, f"is missing, or has no keys; needed: {', '.join(names)}"
+            continue
+        for name in names:
+            if name not in values and f"{parent}.{name}" not in needed:
+                yield f"{parent}.{name}", "is missing"
+    for key in ("external_datasets", "source_code"):  # of the system, in the organisers' example within `system`
+        if key not in document and key not in (_at(document, "system") or ()):
+            yield key, "is missing; it may be null"
+    submission = _at(document, "submission")
+    if isinstance(submission, Mapping):
+        yield from _check_submission(submission, label)
+    yield from _check_results(_at(document, "results.development_dataset"))
+
+
+def _check_submission(submission: Mapping[str, Any], label: str) -> Iterator[tuple[str, str]]:
+    if submission.get("label", label) != label:
+        yield "submission.label", f"is {submission['label']!r}, and not the name of the folder, {label}"
+    for name in ("name", "abbreviation"):
+        if name in submission and not (isinstance(submission[name], str) and submission[name].strip()):
+            yield f"submission.{name}", f"is {submission[name]!r}; expected a text"
+    if len(str(submission.get("abbreviation", ""))) > LONGEST_ABBREVIATION:
+        yield "submission.abbreviation", f"has more than {LONGEST_ABBREVIATION} characters"
+    authors = submission.get("authors")
+    if not isinstance(authors, list) or not authors or not all(isinstance(author, Mapping) for author in authors):
+        yield "submission.authors", "is not a list of authors"
+        return
+    for number, author in enumerate(authors):
+        for name, parent, names in (("", author, AUTHOR), (".affiliation", author.get("affiliation"), AFFILIATION)):
+            key = f"submission.authors.{number}{name}"
+            if not isinstance(parent, Mapping):
+                yield key, f"has no keys; needed: {', '.join(names)}"
+                continue
+            yield from ((f"{key}.{each}", "is missing") for each in names if each not in parent)
+        if "email" in author and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", str(author["email"])):
+            yield f"submission.authors.{number}.email", f"is {author['email']!r}, not an address"
+    corresponding = [author for author in authors if author.get("corresponding") is True]
+    if len(corresponding) != 1:
+        yield "submission.authors", f"has {len(corresponding)} corresponding authors; one has `corresponding: true`"
+
+
+def _check_results(results: Any) -> Iterator[tuple[str, str]]:
+    figures = {
+        f"results.development_dataset.{machine}.{name}": values[name]
+        for machine, values in (results.items() if isinstance(results, Mapping) else ())
+        for name in RESULTS
+        if isinstance(values, Mapping) and name in values
+    }
+    for key, value in figures.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
+            yield key, f"is {value!r}; expected percent, 0 to 100"
+    numbers = [value for value in figures.values() if isinstance(value, int | float)]
+    if numbers and all(0 <= value <= 1 for value in numbers):
+        yield "results.development_dataset", "has fractions; expected percent"
+
+
+def _at(document: Any, key: str) -> Any:
+    """The value at a key such as `system.description`, or None."""
+    for name in key.split("."):
+        document = document.get(name) if isinstance(document, Mapping) else None
+    return document
