@@ -423,6 +423,7 @@ def test_what_passes_is_read_by_the_evaluator(evaluation, package, tmp_path_fact
             )
         )
         contents = contents[:start] + piece + contents[end:]
+    package = {each: package[each] for each in package if not each.startswith(f"task2/{TEAM}_2")}  # one is enough
     if find_problems({**package, name: contents}, DATASET, evaluation.data):
         return
     directory = tmp_path_factory.mktemp("read")
