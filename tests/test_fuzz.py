@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import write_wav
+from conftest import ROOT, write_wav
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,8 +36,10 @@ from networks.adam import Adam
 from networks.steps import flatten_parameters
 from networks.threshold import Gamma
 from tools.checkpoints import TrainingState
+from tools.make_submission import build
 from tools.model_files import _checksum_of, load_model, read_threshold, save_model
 from tools.results import read_metrics, read_sections
+from tools.submission import find_problems, read_package
 
 FAN = find_machine("DCASE2024T2fan", "dev")
 CPU = torch.device("cpu")
@@ -441,6 +443,53 @@ def test_manifests(outcomes, tmp_path):
 
 
 # --- What such inputs have found, and cases by hand
+
+
+SYSTEM = "task2/A_B_task2_1"
+SUBMISSION = yaml.safe_load((ROOT / "docs/submission.yaml").read_text())
+META_DATA = yaml.safe_dump(
+    {
+        "submission": {"label": "A_B_task2_1", "authors": SUBMISSION["authors"], **SUBMISSION["systems"][0]},
+        "system": {"description": SUBMISSION["description"], "complexity": {"total_parameters": 1, "MACS": 1}},
+        "results": {"development_dataset": {"fan": {"auc_source": 70.0, "auc_target": 60.0, "pauc": 55.0}}},
+    }
+).encode()
+
+
+def test_meta_data_of_submissions(outcomes, tmp_path):
+    @given(mutations(META_DATA) | st.binary(max_size=200))
+    def fuzz(contents):
+        package = {f"{SYSTEM}/A_B_task2_1.meta.yaml": contents}
+        assert outcomes.of(find_problems, package, FAN.dataset, tmp_path)  # it lacks all scores
+
+    fuzz()
+
+
+def test_packages_of_submissions(outcomes, file, tmp_path):
+    def validate(contents):
+        files, problems = read_package(file(contents))
+        return problems + find_problems(files, FAN.dataset, tmp_path)
+
+    scores = b"".join(b"section_00_%04d.wav,%d.5\n" % (n, n) for n in range(20))
+    files = {f"{SYSTEM}/A_B_task2_1.meta.yaml": META_DATA, "task2/report.pdf": b"%PDF-1.4"}
+    files |= {f"{SYSTEM}/{kind}_Scanner_section_00_test.csv": scores for kind in ("anomaly_score", "decision_result")}
+
+    @given(mutations(zip_of(files)) | mutations(zip_of(files, zipfile.ZIP_STORED)) | st.binary(max_size=200))
+    def fuzz(contents):
+        problems = outcomes.of(validate, contents)
+        assert problems is None or problems
+
+    fuzz()
+
+
+def test_files_for_submissions(outcomes, file, tmp_path):
+    config = load_config(["--dataset", "DCASE2024T2", "-e", "--result_directory", str(tmp_path)])
+
+    @given(mutations((ROOT / "docs/submission.yaml").read_bytes()) | st.binary(max_size=200))
+    def fuzz(contents):
+        assert outcomes.of(build, file(contents), FAN.dataset, config) is None  # there are no results
+
+    fuzz()
 
 
 def test_a_bomb_is_refused(unpacking):
