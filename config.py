@@ -39,7 +39,10 @@ def load_yaml(text: str) -> Any:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST_YAML or isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError(f"line {event.start_mark.line + 1}: nested too deeply, or with aliases")
-    return yaml.load(text, Loader=loader)
+    try:
+        return yaml.load(text, Loader=loader)
+    except (AttributeError, LookupError) as error:  # a value that is not of the type that its tag names
+        raise yaml.YAMLError(f"a value does not go with its tag ({error!r})") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -132,7 +132,8 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     of_batches = normal_scores(network, scores, batches_of_a_pass(vectors, train_index, valid_index, config))
     of_clips = normal_scores(network, scores, vectors.of_each_clip())
     of_batches["MSE"] = state.batch_losses  # while they were learnt, as published
-    distributions = {"batch": fit_each(of_batches), "clip": fit_each(of_clips)}  # as --calibration names them
+    values = {"batch": of_batches, "clip": of_clips}  # as --calibration names them
+    distributions = {calibration: fit_each(of_scores, calibration) for calibration, of_scores in values.items()}
 
     log.debug("writing the model")
     draw("plot_losses", paths.loss_picture, paths.model_name, *list(zip(*state.history, strict=True))[:2])
@@ -254,11 +255,11 @@ def normal_scores(
     return {name: torch.stack(column).tolist() for name, column in zip(scores, zip(*values, strict=True), strict=True)}
 
 
-def fit_each(scores: dict[str, list[float]]) -> dict[str, Gamma | None]:
-    """The gamma distribution of each score's values on normal sounds."""
+def fit_each(scores: dict[str, list[float]], calibration: str) -> dict[str, Gamma | None]:
+    """The gamma distribution of each score's values on normal sounds; a warning where there is none."""
     fits = {name: fit_gamma(values) for name, values in scores.items()}
     for name in (name for name, fit in fits.items() if fit is None):
-        log.warning("no gamma distribution fits the %s scores of normal clips: no decisions with %s.", name, name)
+        log.warning("no gamma distribution fits the %s scores: no decisions with --calibration %s.", name, calibration)
     return fits
 
 

@@ -6,6 +6,7 @@ those of one split.
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -253,7 +254,8 @@ def find_machine(dataset_and_machine: str, split: str) -> Machine:
 
 def machine_of_path(clip: Path) -> Machine | None:
     """The machine type that a clip belongs to by its place, such as `dcase2024t2/dev_data/raw/fan/test/….wav`."""
-    *_, directory, split_data, raw, name, _, _ = ("",) * 6 + clip.absolute().parts
+    parts = Path(os.path.abspath(clip)).parts  # noqa: PTH100, which would follow links to where the data really are
+    *_, directory, split_data, raw, name, _, _ = ("",) * 6 + parts
     split = split_data.removesuffix("_data")
     if raw != "raw" or split not in SPLITS:
         return None

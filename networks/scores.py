@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from config import UsageError, nearest
+from config import BaselineError, UsageError, nearest
 
 log = logging.getLogger("baseline")
 
@@ -36,7 +36,7 @@ def selective_mahalanobis(network: nn.Module) -> Score:
     precisions = _precisions(network)
 
     def score(residuals: torch.Tensor) -> torch.Tensor:
-        rows = residuals.view(-1, len(precisions[0]))  # (K, D) -> (K·P, M)
+        rows = residuals.reshape(-1, len(precisions[0]))  # (K, D) -> (K·P, M)
         mean = rows.double().mean(dim=0)  # (M,)
         return torch.stack([mean @ precision @ mean for precision in precisions]).min()
 
@@ -52,7 +52,7 @@ def selective_mahalanobis_of_vectors(network: nn.Module) -> Score:
     precisions = _precisions(network)
 
     def score(residuals: torch.Tensor) -> torch.Tensor:
-        rows = residuals.view(len(residuals), -1, len(precisions[0])).double()  # (K, D) -> (K, P, M)
+        rows = residuals.reshape(len(residuals), -1, len(precisions[0])).double()  # (K, D) -> (K, P, M)
         of_domains = torch.stack([(rows @ precision * rows).sum(dim=(1, 2)) for precision in precisions])  # (2, K)
         return of_domains.min(dim=0).values.mean() / residuals.shape[1]
 
@@ -84,11 +84,19 @@ def contributions(score: Score, residuals: torch.Tensor) -> torch.Tensor:
     here are, half of that adds up to the score (Euler's theorem on homogeneous functions); for the mean squared error,
     it is the squared error over their number. What another score's add up to is scaled to the score. Where residuals
     of different bands are weighed against each other, as by the Mahalanobis distance, some contributions are negative.
+
+    Raises:
+        BaselineError: the score cannot be differentiated.
     """
     with torch.enable_grad():
         variables = residuals.detach().clone().requires_grad_()
-        value = score(variables)
-        (gradient,) = torch.autograd.grad(value, variables)
+        try:
+            value = score(variables)
+            (gradient,) = torch.autograd.grad(value, variables)
+        except (RuntimeError, TypeError) as error:
+            raise BaselineError(
+                f"the score has no derivative, which shares in it are worked out from: {error}"
+            ) from error
     products = variables.detach().double() * gradient
     total = products.sum()
     return products * (value.detach() / total) if total else products
@@ -131,7 +139,7 @@ class ResidualCovariances:
         for domain, of_domain in enumerate((~is_target, is_target)):
             chosen = residuals[of_domain]
             if len(chosen):
-                rows = chosen.view(-1, self._sums.shape[-1]).double()  # (B, D) -> (B·P, M)
+                rows = chosen.reshape(-1, self._sums.shape[-1]).double()  # (B, D) -> (B·P, M)
                 rows = rows - rows.mean(dim=0)
                 self._sums[domain] += rows.T @ rows
                 self._vectors[domain] += len(chosen)

@@ -11,8 +11,9 @@ import pytest
 import soundfile
 import torch
 from conftest import RAW, Workspace, write_wav
+from test_other_years import names_of_later_years, write_clips
 
-from config import load_config
+from config import BaselineError, load_config
 from datasets.catalog import find_machine, machine_of_path
 from datasets.clips import parse_clip
 from datasets.features import band_centers
@@ -66,6 +67,12 @@ def test_contributions_to_other_scores():
     found = contributions(lambda r: r.abs().max(), residuals)
     assert found.tolist() == [[0, 3], [0, 0]]
     assert contributions(lambda r: r.square().mean(), torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("score", [lambda r: (r > 1).sum(), lambda r: torch.tensor(1.0), lambda r: 1.0])
+def test_a_score_without_a_derivative_is_said(score):
+    with pytest.raises(BaselineError, match="the score has no derivative"):
+        contributions(score, torch.randn(K, P * M))
 
 
 def test_sum_by_frame():
@@ -242,6 +249,45 @@ def test_first_of_two_channels(tmp_path, trained, tested):
         assert draw(each, clip, "--output", tmp_path / "picture.png") == 0
         pictures.append(matplotlib.image.imread(tmp_path / "picture.png"))
     np.testing.assert_array_equal(pictures[0][200:], pictures[1][200:])  # below the title, which has the rank
+
+
+def test_a_score_of_zero_is_drawn(tested, monkeypatch):
+    """A hinge that the clip does not reach: there are no shares."""
+    monkeypatch.setitem(SCORES, "MSE", lambda network: lambda residuals: (residuals.abs() - 1e6).clamp(min=0).sum())
+    assert draw(tested, tested.clip("section_00_source_test_anomaly_0001*")) == 0
+
+
+def test_training_clips_have_no_rank_and_pictures_of_their_own(tested, capsys):
+    clip = next((tested.data / RAW / "fan" / "train").glob("*.wav"))
+    assert draw(tested, clip) == 0
+    assert "rank" not in capsys.readouterr().out
+    assert (tested.result() / "reconstruction_fan" / f"train_{clip.stem}.png").exists()
+    copy = tested.directory / "train" / clip.name
+    copy.parent.mkdir()
+    shutil.copy(clip, copy)
+    assert draw(tested, copy, clip, "--dataset", "DCASE2024T2fan", "-d") == 2
+    assert "another clip's picture would have the same name" in capsys.readouterr().err
+
+
+def test_models_of_sections(tmp_path, capsys):
+    """2022: each section's clips with its model; --use_ids draws those of its sections only."""
+    workspace = Workspace(tmp_path)
+    directory = workspace.data / "dcase2022t2" / "dev_data" / "raw" / "fan"
+    write_clips(directory, names_of_later_years(["00", "01", "02"]), 1)
+    options = ["--epochs", "1", "--batch_size", "16"]
+    for section in ("0", "1"):
+        workspace.run_here(*options, "--use_ids", section, machine="fan", dataset="DCASE2022T2")
+    arguments = ["--dataset", "DCASE2022T2fan", "-d", "--ranked", "1"]
+    pictures = workspace.results / "dev_data/baseline_MSE/DCASE2022T2/seed13711/reconstruction_fan"
+    assert draw(workspace, *arguments, "--use_ids", "1") == 0
+    assert {path.name[:10] for path in pictures.iterdir()} == {"section_01"}
+    assert draw(workspace, *arguments) == 0
+    assert {path.name[:10] for path in pictures.iterdir()} == {"section_00", "section_01"}
+    clip = next(directory.glob("test/section_02*"))
+    assert draw(workspace, clip) == 1
+    assert "no trained model" in capsys.readouterr().err
+    assert draw(workspace, clip, "--use_ids", "1") == 1
+    assert "section 02 is not one of --use_ids 1." in capsys.readouterr().err
 
 
 def test_roc_picture_of_a_test(trained):

@@ -234,7 +234,20 @@ def edited(number, text):
         ),
         (SCORES, edited(3, "test/clip 2.wav,1"), ", line 3: 'test/clip 2.wav' is not the name of a test clip"),
         (SCORES, edited(3, '"section_00_0002.wav",1'), "is not the name of a test clip"),
-        (SCORES, lambda p, n: b"\n".join(p[n].split(b"\n")[:150]), ": 150 clips, and not the 200 test clips."),
+        (SCORES, edited(3, "test/section_00_0002.wav,1"), "is not the name of a test clip"),
+        (SCORES, edited(3, "id_00_00000002.wav,1"), ": lines of none of the test clips: id_00_00000002.wav."),
+        (
+            SCORES,
+            edited(3, "section_00_source_test_normal_0002_x.wav,1"),
+            ", line 3: section_00_source_test_normal_0002_x.wav is not a name that the test clips were released under,",
+        ),
+        (META, lambda p, n: b"system: 5", ": source_code is missing; it may be null."),
+        (META, lambda p, n: b"a: !!bool maybe", ": not valid YAML: a value does not go with its tag"),
+        (
+            SCORES,
+            lambda p, n: b"\n".join(p[n].split(b"\n")[:150]),
+            ": no line for the test clips: section_00_0150.wav, section_00_0151.wav, section_00_0152.wav and 47 more.",
+        ),
         (SCORES, lambda p, n: b"", ": empty."),
         (SCORES, lambda p, n: b"\xef\xbb\xbf" + p[n], ", line 1: begins with a byte order mark."),
         (SCORES, lambda p, n: p[n].replace(b"section_00_0001", b"section_00_000\xff"), ", line 2: not UTF-8 text."),
@@ -244,7 +257,7 @@ def edited(number, text):
         (
             DECISIONS,
             edited(2, "section_00_0777.wav,1"),
-            ": lines that are of no clip of the anomaly scores: section_00_0777.wav.",
+            ": lines of none of the test clips: section_00_0777.wav.",
         ),
         (DECISIONS, lambda p, n: None, ": missing."),
         (META, lambda p, n: None, ": missing."),
@@ -369,14 +382,14 @@ def test_lines_are_compared_with_the_test_clips_that_are_there(package, tmp_path
         (directory / name).touch()
     problems = find_problems(package, DATASET, tmp_path)
     assert problems == [
-        f"task2/{TEAM}_{n}/{kind}_HairDryer_section_00_test.csv: lines that are of no test clip: section_00_0199.wav."
+        f"task2/{TEAM}_{n}/{kind}_HairDryer_section_00_test.csv: lines of none of the test clips: section_00_0199.wav."
         for n in (1, 2)
         for kind in ("anomaly_score", "decision_result")
     ]
     for number in range(199, 205):
         (directory / f"section_00_{number:04d}.wav").touch()
     assert (
-        f"{SCORES}: no line of the test clip section_00_0200.wav, section_00_0201.wav, section_00_0202.wav and 2 more."
+        f"{SCORES}: no line for the test clips: section_00_0200.wav, section_00_0201.wav, section_00_0202.wav and 2 more."
         in find_problems(package, DATASET, tmp_path)
     )
 
@@ -452,6 +465,7 @@ def test_what_passes_is_read_by_the_evaluator(evaluation, package, tmp_path_fact
         (lambda w: w["description"].pop("front_end"), f"{META}, line "),
         (lambda w: w.update(label="me"), "the name is not a label"),
         (lambda w: w.update(report="missing.pdf"), "missing.pdf: No such file or directory."),
+        (lambda w: w.update(report="a\0b"), "embedded null byte. Mend that, or name another file."),
         (
             lambda w: w["systems"][0].update(results="results/eval_data/baseline_MSE/DCASE2024T2/seed1"),
             "seed1: no anomaly_score_*.csv there. Run ./02a_test_2024t2.sh -e first",
@@ -522,6 +536,30 @@ def test_a_damaged_zip(evaluation, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{SCORES}: cannot be read (" in said
     assert "error: 2 problems." in said  # and it is missing
+
+
+def test_a_package_of_no_size_is_neither_written_nor_read(evaluation, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("tools.submission.MOST_BYTES", 100_000)
+    path = tmp_path / "large.zip"
+    assert submit(evaluation, evaluation.directory / "submission.yaml", "--output", path) == 1
+    assert submit(evaluation, "validate", evaluation.directory / "made.zip") == 1
+    assert capsys.readouterr().err.count("39 files of 0 MB; a submission is far smaller.") == 2
+    assert not path.exists()
+
+
+def test_years_without_a_number_of_clips(evaluation, package):
+    """2022: scores and decisions must name the same clips; which ones, only the clips tell."""
+    dataset = find_dataset("DCASE2022T2")
+    csvs = {
+        "anomaly_score": b"section_03_0000.wav,1.5\nsection_03_0001.wav,2\n",
+        "decision_result": b"section_03_0000.wav,1\n",
+    }
+    files = {f"{SYSTEM}/{kind}_fan_section_03_test.csv": contents for kind, contents in csvs.items()}
+    problems = [problem for problem in find_problems(files, dataset, evaluation.data) if "fan_section_03" in problem]
+    assert problems == [
+        f"{SYSTEM}/decision_result_fan_section_03_test.csv: "
+        "no line for the clips of the anomaly scores: section_03_0001.wav."
+    ]
 
 
 def test_a_file_twice(evaluation, package, tmp_path):

@@ -253,7 +253,7 @@ def test_damaged_result_is_named(tmp_path, rows):
     path.write_text(f"section,AUC (source)\n{rows}")
     config = load_config(["--dataset", "DCASE2024T2", "-d", "--result_directory", str(tmp_path)])
     with pytest.raises(BaselineError, match="result_fan.csv: not a result file"):
-        find_runs(config, DATASET, ["MSE"])[0].metrics()
+        find_runs(config, DATASET)[0].metrics()
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,9 @@ from files import atomic_path
 from tools.console import log, open_console, run_command
 from tools.metrics import means_over_sections
 from tools.results import Run, run_of_directory
-from tools.submission import MOST_SYSTEMS, TASK, find_problems, read_package
+from tools.submission import MOST_SYSTEMS, TASK, check_size, find_problems, read_package
 
-OPTIONS = ("dataset", "dev", "eval", "dataset_directory", "model_directory")
+OPTIONS = ("dataset", "eval", "dataset_directory", "model_directory")
 KEYS = ("label", "report", "authors", "systems", "description", "external_datasets", "source_code")
 SYSTEM_KEYS = ("name", "abbreviation", "results")
 OWN_KEYS = ("description", "complexity", "development_results", "external_datasets", "source_code")  # of a system
@@ -117,13 +117,12 @@ def complexity(run: Run) -> dict[str, Any]:
     from tools.model_files import read_record
 
     machine = next(iter(run.machines.values()))
-    paths = machine.run_paths(run.config, machine.sections[:1])
-    paths = paths if paths.config_record.exists() else run.paths(machine)
+    paths = next(iter(run.models(machine)), run.paths(machine))
     record = read_record(paths)
-    if record is None:
+    if record is None or "sampling_rate" not in record:
         raise BaselineError(
-            f"{paths.config_record}: missing, so that the network's complexity cannot be worked out. Name the models' "
-            "place with --model_directory, or add `complexity` to the system."
+            f"{paths.config_record}: missing, or of an older version, so that the network's complexity cannot be "
+            "worked out. Name the models' place with --model_directory, or add `complexity` to the system."
         )
     network = make_network(record["model"], record["frames"] * record["n_mels"], record["n_mels"]).eval()
     n_frames = 1 + CLIP_SECONDS * record["sampling_rate"] // record["hop_length"]
@@ -192,8 +191,9 @@ def _check_keys(values: Any, needed: tuple[str, ...], known: tuple[str, ...], wh
 def _contents(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError as error:
-        raise BaselineError(f"cannot read {path}: {error.strerror}. Mend that, or name another file.") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
+        reason = getattr(error, "strerror", None) or error
+        raise BaselineError(f"cannot read {path}: {reason}. Mend that, or name another file.") from error
 
 
 def write_package(files: Mapping[str, bytes], path: Path) -> None:
@@ -233,6 +233,7 @@ def main(arguments: list[str] | None = None) -> bool:
     path = options.file
     if not is_validation:
         path = options.output or options.file.with_suffix(".zip")
+        check_size(path, [len(contents) for contents in files.values()])
         write_package(files, path)
     systems = sorted({name.split("/")[1] for name in files if name.count("/") == 2})
     log.info("%s: nothing is wrong with %s", path, ", ".join(systems))

@@ -23,7 +23,7 @@ if __name__ == "__main__":
 
 from config import MODEL_KEYS, BaselineError, Config, RunPaths, UsageError, option_parser, parse_options
 from datasets.catalog import Machine, find_machine, machine_of_path
-from datasets.clips import Clip, parse_clip
+from datasets.clips import SPLIT_DIRECTORIES, Clip, parse_clip
 from datasets.features import band_centers
 from datasets.recordings import open_recording
 from tools.console import add_channel_argument, log, open_console, run_command, whole_number
@@ -50,11 +50,17 @@ class Models:
         self._loaded: dict[Path, tuple[nn.Module, float | None, int | None]] = {}
 
     def paths(self, section: str) -> RunPaths:
-        """The files of the model that scores clips of this section."""
-        if self.config.use_ids or section not in self.machine.sections:
-            return self.machine.run_paths(self.config, self.machine.section_names(self.config.use_ids))
+        """The files of the model that scores clips of this section; any clips, where the machine type has no such one.
+
+        Raises:
+            BaselineError: it is not one of --use_ids.
+        """
+        sections = self.machine.section_names(self.config.use_ids)
+        if section in self.machine.sections and section not in sections:
+            raise BaselineError(f"section {section} is not one of --use_ids {' '.join(map(str, self.config.use_ids))}.")
         of_section = self.machine.run_paths(self.config, (section,))
-        return of_section if of_section.model.exists() else self.machine.run_paths(self.config, self.machine.sections)
+        is_alone = not self.config.use_ids and section in self.machine.sections and of_section.model.exists()
+        return of_section if is_alone else self.machine.run_paths(self.config, sections)
 
     def load(self, section: str) -> "tuple[nn.Module, float | None, int | None]":
         """Network, decision threshold and sampling rate; see tools.model_files.load_model."""
@@ -134,13 +140,17 @@ def _by_rank(result: SectionScores) -> list[Clip]:
     return [clip for clip, _ in sorted(scored, key=lambda pair: -pair[1])]
 
 
-def _ranks(results: Sequence[SectionScores]) -> dict[str, str]:
-    """Name of a clip → what to say of its rank."""
-    return {
-        clip.name: f", rank {place} of {len(result.clips)}"
-        for result in results
-        for place, clip in enumerate(_by_rank(result), start=1)
-    }
+def _rank(clip: Clip, run: Run, machine: Machine) -> str:
+    """What to say of the rank of a test clip of the machine type; nothing where it is not known."""
+    if machine_of_path(clip.path) != machine or clip.path.absolute().parent.name not in SPLIT_DIRECTORIES["test"]:
+        return ""
+    try:
+        result = run.section(machine, clip.section)
+    except BaselineError as error:
+        log.warning("the rank is not known: %s", error)
+        return ""
+    names = [each.name for each in _by_rank(result)] if result else []
+    return f", rank {1 + names.index(clip.name)} of {len(names)}" if clip.name in names else ""
 
 
 def _clip_of(path: Path) -> Clip:
@@ -185,34 +195,49 @@ def main(arguments: list[str] | None = None) -> bool:
 
     find_score(config.score)  # an unknown name ends the run before any work
     machine = find_machine(config.dataset, config.split)
-    models, run = Models(config, machine), Run(config, machine.dataset)
-    results = list(run.sections(machine).values())
-    if options.ranked and not results:
-        tests = machine.dataset.script("02a_test", machine.split)
-        raise BaselineError(
-            f"{run.paths(machine).result_dir}: no anomaly scores of {machine.name} there. Run {tests} first."
-        )
-    clips = ranked_clips(results, options.ranked) if options.ranked else [_clip_of(path) for path in options.clips]
-    failures = 0
-    for clip in clips:
-        models.load(clip.section)  # without a model there is nothing to draw
+    run = Run(config, machine.dataset)
+    clips = _clips_to_draw(options, run, machine)
+    pictures = [options.output or _picture(clip, run.paths(machine)) for clip in clips]
+    for clip, picture in zip(clips, pictures, strict=True):
+        if pictures.count(picture) > 1:
+            raise UsageError(f"{clip.path}: another clip's picture would have the same name. Draw it with --output.")
+    models, errors = Models(config, machine), {}
+    for clip, picture in zip(clips, pictures, strict=True):
         try:
-            _draw(clip, options, models, _ranks(results) if machine_of_path(clip.path) == machine else {})
+            # Of the two channels of a dataset's clips the baseline takes the first; of others it cannot be known.
+            channel = 1 if options.channel is None and machine_of_path(clip.path) else options.channel
+            _draw(clip, channel, models, _rank(clip, run, machine), picture)
         except BaselineError as error:
-            log.error("%s", error)
-            failures += 1
-    return not failures
+            errors[str(error)] = error  # one that all clips meet, such as a missing model, is said once
+    for text in errors:
+        log.error("%s", text)
+    return not errors
 
 
-def _draw(clip: Clip, options: argparse.Namespace, models: Models, ranks: dict[str, str]) -> None:
+def _clips_to_draw(options: argparse.Namespace, run: Run, machine: Machine) -> list[Clip]:
+    if options.clips:
+        return [_clip_of(path) for path in options.clips]
+    sections = machine.section_names(run.config.use_ids)
+    results = [result for section in sections if (result := run.section(machine, section))]
+    if not results:
+        where, tests = run.paths(machine).result_dir, machine.dataset.script("02a_test", machine.split)
+        raise BaselineError(f"{where}: no anomaly scores of {machine.name} there. Run {tests} first.")
+    return ranked_clips(results, options.ranked)
+
+
+def _picture(clip: Clip, paths: RunPaths) -> Path:
+    """Where the picture of a clip goes: by its name, and that of its folder where it is no test clip."""
+    folder = clip.path.absolute().parent.name
+    name = clip.path.stem if folder in SPLIT_DIRECTORIES["test"] else f"{folder}_{clip.path.stem}"
+    return paths.reconstruction_dir / f"{name}.png"
+
+
+def _draw(clip: Clip, channel: int | None, models: Models, rank: str, picture: Path) -> None:
     from tools.plots import plot_reconstruction
 
-    # Of the two channels of a dataset's clips the baseline takes the first; of other clips' it cannot be known.
-    channel = 1 if options.channel is None and machine_of_path(clip.path) else options.channel
-    shown = reconstruct(clip, channel, models, ranks.get(clip.name, ""))
-    path = options.output or models.paths(clip.section).reconstruction_dir / f"{clip.path.stem}.png"
-    plot_reconstruction(path, shown)
-    log.info("%s -> %s", shown.title.splitlines()[-1], path)
+    shown = reconstruct(clip, channel, models, rank)
+    plot_reconstruction(picture, shown)
+    log.info("%s -> %s", shown.title.splitlines()[-1], picture)
 
 
 if __name__ == "__main__":

@@ -190,6 +190,11 @@ class Reconstruction:
     frame_rate: float
     band_centers: np.ndarray
 
+    @property
+    def shares(self) -> np.ndarray:
+        """The contributions (T, M) as percent of the score; 0 where it is 0."""
+        return 100 * self.contribution / (self.contribution.sum() or np.inf)
+
 
 def plot_reconstruction(path: Path, shown: Reconstruction) -> None:
     """A clip's log-mel frames, their reconstruction, the error over time and frequency and over time, and the bands."""
@@ -256,22 +261,21 @@ def _plot_error(axes: Axes, seconds: np.ndarray, shown: Reconstruction) -> None:
     axes.grid(alpha=0.3, linewidth=0.5)
     if shown.score_name != "MSE":
         other = axes.twinx()
-        total = shown.contribution.sum()
-        other.plot(seconds, 100 * shown.contribution.sum(axis=1) / total, color=VERMILLION, linewidth=0.9)
+        other.plot(seconds, shown.shares.sum(axis=1), color=VERMILLION, linewidth=0.9)
         other.set_ylabel(f"share of {shown.score_name} (%)", color=VERMILLION)
 
 
 def _plot_bands(axes: Axes, shown: Reconstruction) -> None:
     """The share of each mel band in the score."""
-    shares = 100 * shown.contribution.sum(axis=0) / shown.contribution.sum()
+    shares = shown.shares.sum(axis=0)
     numbers = np.arange(len(shares))
     largest = np.argsort(-shares)[:3]
     colors = np.where(np.isin(numbers, largest), VERMILLION, BLUE)
     axes.bar(numbers, shares, width=1.0, color=colors, linewidth=0)
-    named = ", ".join(f"{shown.band_centers[band]:.0f} Hz {shares[band]:.1f} %" for band in largest)
+    named = ", ".join(f"{shown.band_centers[band]:.0f} Hz {shares[band]:.0f} %" for band in largest)
     place = {"transform": axes.transAxes, "ha": "left", "va": "top"}
     axes.text(0.01, 0.97, f"largest: {named}", color=VERMILLION, fontsize="small", **place)
-    axes.set_ylim(top=1.3 * max(shares))  # room for that line
+    axes.set_ylim(top=1.3 * max(shares.max(), 1e-9))  # room for that line
     axes.set_title(f"share of each mel band in {shown.score_name}", loc="left")
     axes.set(xlabel="frequency (Hz)", ylabel="share (%)", xlim=(-0.5, len(shares) - 0.5))
     axes.axhline(0, color="black", linewidth=0.6)

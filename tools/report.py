@@ -6,6 +6,7 @@ Pictures are part of the page. Clips are not: they are played where the data are
 import base64
 import logging
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from config import ROOT, BaselineError, Config, RunPaths
+from config import ROOT, BaselineError, Config, RunPaths, load_config
 from datasets.catalog import Machine
 from datasets.clips import Clip
 from files import write_text
@@ -26,7 +27,11 @@ from tools.tables import Table, interval_table, main_table, official_table, perc
 
 TEMPLATE = ROOT / "tools" / "report.html"
 # Of a model's record: what tells one run from another by its place, or is no parameter of the method.
-NOT_SHOWN = ("dataset", "dev", "eval", "score", "train_only", "test_only", "restart", "checkpoint_path", "use_ids")
+NOT_SHOWN = (
+    *("dataset", "dev", "eval", "train_only", "test_only", "restart", "checkpoint_path", "use_ids"),
+    *("score", "max_fpr", "decision_threshold", "calibration"),  # of tests, which may have others
+)
+PLACES = ("dataset_directory", "model_directory", "result_directory", "export_dir")
 
 log = logging.getLogger("baseline")
 
@@ -49,7 +54,9 @@ class RankedClip:
 
     @property
     def domain(self) -> str:
-        return "target" if self.clip.is_target else "source"
+        if self.clip.is_target:
+            return "target"
+        return "" if self.clip.is_anomaly is None else "source"  # its name does not say
 
     @property
     def label(self) -> str:
@@ -60,7 +67,7 @@ def write_report(summary: Summary, path: Path) -> None:
     """Write the page.
 
     Raises:
-        BaselineError: a result file is damaged, or the page cannot be written.
+        BaselineError: the page cannot be written.
     """
     import jinja2
 
@@ -91,21 +98,32 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
         paths = run.paths(machine)
         pictures += [(f"Anomaly scores, {name}", paths.score_picture), (f"ROC curves, {name}", paths.roc_picture)]
         reconstructions += [(f"{name}: {path.stem}", path) for path in _reconstructions(paths, machine)]
-    models = {p.model_dir: p for runs in summary.systems.values() for p in _models(runs[0], machine)}
+    models = {p.model_dir: p for runs in summary.systems.values() for p in runs[0].models(machine)}
     losses = [
         (f"Losses, {paths.model_name}, seed {paths.config.seed}", paths.loss_picture) for paths in models.values()
     ]
     scores = {system: [_sections(run, machine) for run in runs] for system, runs in summary.systems.items()}
-    options = f"--dataset {machine.dataset.name}{machine.name} -{machine.split[0]} --ranked 2"
+    given = [f"--dataset {machine.dataset.name}{machine.name} -{machine.split[0]} --ranked 2"]
+    given += [f"--{key} {shlex.quote(value)}" for key, value in _other_places(summary.config).items()]
     return {
         "name": machine.name,
         "metrics": _metrics_table(summary, machine),
         "pictures": list(_pictures([*pictures, *losses])),
         "reconstructions": list(_pictures(reconstructions)),
-        "how_to_draw": f"tools/plot_reconstruction.py {options}",
+        "how_to_draw": f".venv/bin/python tools/plot_reconstruction.py {' '.join(given)}",
         "systems": list(summary.systems),
         "sections": {section: _ranked(scores, section, directory) for section in machine.sections},
     }
+
+
+def _other_places(config: Config) -> dict[str, str]:
+    """Directories that are not those of baseline.yaml."""
+    defaults, given = _defaults().as_dict(PLACES), config.as_dict(PLACES)
+    return {key: value for key, value in given.items() if value != defaults[key]}
+
+
+def _defaults() -> Config:
+    return load_config(["--dataset", "any", "-d"])
 
 
 def _reconstructions(paths: RunPaths, machine: Machine) -> list[Path]:
@@ -193,19 +211,12 @@ def _pictures(pictures: Sequence[tuple[str, Path]]) -> Iterator[Picture]:
             yield Picture(caption, base64.b64encode(path.read_bytes()).decode())
 
 
-def _models(run: Run, machine: Machine) -> list[RunPaths]:
-    """The models of a machine type that are there: one of all its sections, or one of each."""
-    choices = dict.fromkeys([machine.sections, *((section,) for section in machine.sections)])
-    found = [machine.run_paths(run.config, sections) for sections in choices]
-    return [paths for paths in found if paths.config_record.exists()]
-
-
 def parameter_table(summary: Summary) -> Table:
     """Parameters, device and versions of the models of each tag; where they differ among these, all values."""
     tags = list(dict.fromkeys(_tag(run.config) for run in summary.runs))
     values: dict[str, dict[str, dict[str, None]]] = {}  # parameter → tag → its values, in order
     for run in summary.runs:
-        for paths in (paths for machine in _machines(summary) for paths in _models(run, machine)):
+        for paths in (paths for machine in _machines(summary) for paths in run.models(machine)):
             try:
                 record = read_record(paths) or {}
             except BaselineError as error:
@@ -215,9 +226,9 @@ def parameter_table(summary: Summary) -> Table:
             for name, value in record.items():
                 if name not in NOT_SHOWN and not name.endswith(("_sha256", "_directory")):
                     values.setdefault(name, {}).setdefault(_tag(run.config), {})[str(value)] = None
-    rows = []
+    rows, defaults = [], _defaults().as_dict()
     for name, of_tags in values.items():
-        default = str(summary.config.as_dict().get(name, ""))
+        default = str(defaults.get(name, ""))
         rows.append([name, default, *(", ".join(of_tags.get(tag, {})) for tag in tags)])
     title = "Parameters, device and versions of the models"
     return Table(title, ["", "baseline.yaml", *(tag or "models" for tag in tags)], rows, 1)

@@ -14,6 +14,8 @@ from datasets.clips import Clip, find_clips, parse_clip
 from files import remove, write_csv
 from tools.metrics import arithmetic_mean, harmonic_mean, section_metrics
 
+SEED_AND_TAG = re.compile(r"seed(0|[1-9]\d*)(?:_(.*))?")  # the name of a run's directory, see RunPaths
+
 log = logging.getLogger("baseline")
 
 
@@ -66,7 +68,7 @@ def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> l
     found = []
     for section, clips in clips_of_section.items():
         try:
-            scores, decisions = _read_column(paths.anomaly_scores(section)), _read_column(paths.decisions(section))
+            scores = _read_column(paths.anomaly_scores(section))
         except BaselineError as error:
             log.warning("section %s is left out: %s", section, error)
             continue
@@ -75,11 +77,8 @@ def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> l
         if list(scores) != [clip.name for clip in clips]:
             log.warning("%s is not of the clips that are there now, and is left out.", paths.anomaly_scores(section))
             continue
-        if decisions is not None and (list(decisions) != list(scores) or not set(decisions.values()) <= {0, 1}):
-            log.warning("%s is not of these clips, and is left out. Test again to mend it.", paths.decisions(section))
-            decisions = None
-        decided = None if decisions is None else [int(decision) for decision in decisions.values()]
-        found.append(SectionScores(section, clips, list(scores.values()), decided))
+        decisions = _read_decisions(paths, section, list(scores))
+        found.append(SectionScores(section, clips, list(scores.values()), decisions))
     return found
 
 
@@ -115,7 +114,10 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = {row.pop("section"): row for row in csv.DictReader(file)}
+            lines = [(row.pop("section"), row) for row in csv.DictReader(file)]
+        rows = dict(lines)
+        if len(rows) != len(lines):
+            raise ValueError("a section is there twice")
         metrics = {
             section: {name: float(value) for name, value in row.items()}
             for section, row in rows.items()
@@ -165,22 +167,33 @@ class Run:
                     found |= {(name, section, metric): value for metric, value in values.items()}
         return found
 
+    def section(self, machine: Machine, section: str) -> SectionScores | None:
+        """The clips of a section and their scores, or None where it was not tested.
+
+        Raises:
+            BaselineError: the score file is damaged.
+        """
+        paths = self.paths(machine)
+        scores = _read_column(paths.anomaly_scores(section))
+        if scores is None:
+            return None
+        clips = clips_of_names(machine, self.config.dataset_directory, section, list(scores))
+        return SectionScores(section, clips, list(scores.values()), _read_decisions(paths, section, list(scores)))
+
     def sections(self, machine: Machine) -> dict[str, SectionScores]:
         """Section → its clips and their scores, of a machine type's sections that were tested.
 
         Raises:
-            BaselineError: a file is damaged.
+            BaselineError: a score file is damaged.
         """
-        found = {}
-        for section in machine.sections:
-            scores = _read_column(self.paths(machine).anomaly_scores(section))
-            if scores is None:
-                continue
-            decisions = _read_column(self.paths(machine).decisions(section)) or {}
-            clips = clips_of_names(machine, self.config.dataset_directory, section, list(scores))
-            decided = [int(value) for value in decisions.values()] if list(decisions) == list(scores) else None
-            found[section] = SectionScores(section, clips, list(scores.values()), decided)
-        return found
+        found = {section: self.section(machine, section) for section in machine.sections}
+        return {section: result for section, result in found.items() if result is not None}
+
+    def models(self, machine: Machine) -> list[RunPaths]:
+        """The files of the trained models of a machine type that are there: one of all its sections, or one of each."""
+        choices = dict.fromkeys([machine.sections, *((section,) for section in machine.sections)])
+        found = [machine.run_paths(self.config, sections) for sections in choices]
+        return [paths for paths in found if paths.model.exists()]
 
 
 def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run | None:
@@ -192,7 +205,7 @@ def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run |
     from networks.scores import SCORES
 
     *_, split_data, experiment, name, seed_and_tag = ("",) * 4 + directory.absolute().parts
-    matched = re.fullmatch(r"seed(\d+)(?:_(.*))?", seed_and_tag)
+    matched = SEED_AND_TAG.fullmatch(seed_and_tag)
     score = max((s for s in SCORES if experiment.endswith(f"_{s}")), key=len, default=None)
     if name != dataset.name or split_data not in ("dev_data", "eval_data") or not matched or not score:
         return None
@@ -217,17 +230,19 @@ def clips_of_names(machine: Machine, dataset_directory: Path, section: str, name
     return [there.get(name) or parse_clip(directory / name) for name in names]
 
 
-def find_runs(config: Config, dataset: Dataset, scores: Sequence[str], seeds: Sequence[int] = ()) -> list[Run]:
+def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> list[Run]:
     """The runs whose results are there: of each score and tag, by seed.
 
     Args:
         seeds: of these only; none: of all.
     """
+    from networks.scores import SCORES
+
     root, runs = config.result_directory / f"{config.split}_data", []
-    for score in scores:
+    for score in SCORES:
         found = []
         for directory in (root / f"{config.export_dir}_{score}" / dataset.name).glob("seed*"):
-            name = re.fullmatch(r"seed(\d+)(?:_(.*))?", directory.name)
+            name = SEED_AND_TAG.fullmatch(directory.name)
             if name and (not seeds or int(name[1]) in seeds):
                 found.append((name[2] or "", int(name[1])))
         for tag, seed in sorted(found):
@@ -235,10 +250,27 @@ def find_runs(config: Config, dataset: Dataset, scores: Sequence[str], seeds: Se
     return runs
 
 
+def _read_decisions(paths: RunPaths, section: str, names: list[str]) -> list[int] | None:
+    """The decisions of these clips; None, and a warning, where the file has others or is damaged."""
+    path = paths.decisions(section)
+    try:
+        decisions = _read_column(path)
+    except BaselineError as error:
+        log.warning("decisions are left out: %s", error)
+        return None
+    if decisions is not None and (list(decisions) != names or not set(decisions.values()) <= {0, 1}):
+        log.warning("%s is not of these clips, and is left out. Test again to mend it.", path)
+        return None
+    return None if decisions is None else [int(decision) for decision in decisions.values()]
+
+
 def _read_column(path: Path) -> dict[str, float] | None:
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            column = {name: float(value) for name, value in csv.reader(file)}
+            rows = [(name, float(value)) for name, value in csv.reader(file)]
+        column = dict(rows)
+        if len(column) != len(rows):
+            raise ValueError("a clip is there twice")
         if not all(map(math.isfinite, column.values())):
             raise ValueError("a value is not a finite number")
         return column

@@ -55,19 +55,24 @@ def read_package(path: Path) -> tuple[dict[str, bytes], list[str]]:
     try:
         if path.is_dir():
             members = [member for member in sorted(path.rglob("*")) if member.is_file()]
-            _check_size(path, [member.stat().st_size for member in members])
+            check_size(path, [member.stat().st_size for member in members])
             return _read({member.relative_to(path).as_posix(): member.read_bytes for member in members})
         with zipfile.ZipFile(path) as package:
             members = [member for member in package.infolist() if not member.is_dir()]
-            _check_size(path, [member.file_size for member in members])
+            check_size(path, [member.file_size for member in members])
             files, problems = _read({member.filename: partial(package.read, member) for member in members})
-    except (OSError, zipfile.BadZipFile, UnicodeError) as error:
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
         raise BaselineError(f"{path}: neither a zip that can be read nor a folder ({error}).") from error
     names = Counter(member.filename for member in members)
     return files, problems + [f"{name}: is in the zip twice. Keep one." for name, n in names.items() if n > 1]
 
 
-def _check_size(path: Path, sizes: list[int]) -> None:
+def check_size(path: Path, sizes: list[int]) -> None:
+    """Check that the files of a package have a size that such files may have.
+
+    Raises:
+        BaselineError: they have not.
+    """
     if len(sizes) > MOST_FILES or sum(sizes) > MOST_BYTES:
         raise BaselineError(f"{path}: {len(sizes)} files of {sum(sizes) / 1e6:.0f} MB; a submission is far smaller.")
 
@@ -87,7 +92,7 @@ def find_problems(package: Package, dataset: Dataset, dataset_directory: Path) -
 
     Args:
         dataset: the year; of its evaluation data each machine type is needed.
-        dataset_directory: where the test clips are, if they are there; else their number is checked.
+        dataset_directory: where the test clips are, if they are there; else the catalog says how many there are.
     """
     return list(_problems(package, dataset, dataset_directory))
 
@@ -154,21 +159,21 @@ def _problems_of_system(
         lines, problems = _parse(files[name], kind == "decision_result", section)
         names = set(lines)
         of_section = {clip for clip in clips[machine.name] if parse_clip(Path(clip)).section == section}
+        if not of_section and dataset.clips_of_a_section:
+            of_section = {f"section_{section}_{number:04d}.wav" for number in range(dataset.clips_of_a_section)}
         others = named.setdefault((machine.name, section), names)
         if of_section:
-            problems += _differences(names, of_section, "test clip")
-        elif dataset.clips_of_a_section and len(names) != dataset.clips_of_a_section:
-            problems.append(f": {len(names)} clips, and not the {dataset.clips_of_a_section} test clips.")
+            problems += _differences(names, of_section, "test clips")
         elif names != others:
-            problems += _differences(names, others, "clip of the anomaly scores")
+            problems += _differences(names, others, "clips of the anomaly scores")
         yield from (f"{place}/{name}{problem}" for problem in problems)
 
 
 def _differences(names: set[str], expected: set[str], what: str) -> list[str]:
     problems = []
     for surplus, text in (
-        (expected - names, f"no line of the {what}"),
-        (names - expected, f"lines that are of no {what}:"),
+        (expected - names, f"no line for the {what}:"),
+        (names - expected, f"lines of none of the {what}:"),
     ):
         if surplus:
             more = f" and {len(surplus) - SHOWN} more" if len(surplus) > SHOWN else ""
@@ -216,7 +221,11 @@ def _problem_of_row(row: str, number: int, is_decision: bool, section: str) -> s
     try:
         clip = parse_clip(Path(name))
     except BaselineError:
+        clip = None
+    if clip is None or clip.name != name:
         return f"{name!r} is not the name of a test clip, such as section_{section}_0000.wav"
+    if clip.is_anomaly is not None or clip.split == "train":
+        return f"{name} is not a name that the test clips were released under, such as section_{section}_0000.wav"
     if clip.section != section:
         return f"{name} is of section {clip.section}, the file of section {section}"
     if is_decision and value not in ("0", "1"):
@@ -299,7 +308,7 @@ def _check_meta(document: Mapping[str, Any], label: str, dataset: Dataset) -> It
             if name not in values and f"{parent}.{name}" not in needed:
                 yield f"{parent}.{name}", "is missing"
     for key in ("external_datasets", "source_code"):  # of the system, in the organisers' example within `system`
-        if key not in document and key not in (_at(document, "system") or ()):
+        if not any(isinstance(place, Mapping) and key in place for place in (document, _at(document, "system"))):
             yield key, "is missing; it may be null"
     submission = _at(document, "submission")
     if isinstance(submission, Mapping):

@@ -11,10 +11,8 @@ from pathlib import Path
 from config import option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset
 from files import make_writable_directory, write_csv, write_text
-from tools.confidence import chance_of, interval_of
 from tools.console import open_console, run_command, whole_number
 from tools.metrics import COLUMNS
-from tools.report import write_report
 from tools.summary import Summary, summarize
 from tools.tables import interval_table, latex, main_table, official_table, published_table
 
@@ -41,22 +39,19 @@ def write_tables(summary: Summary, directory: Path) -> None:
 
 def _write_intervals(summary: Summary, path: Path) -> None:
     rows = [
-        [system, row, column, summary.statistics[system, row][column][0], *interval_of(values)]
-        for system, figures in summary.resampled.items()
-        for (row, column), values in figures.items()
+        [system, *figure, summary.value(system, figure), *interval]
+        for system in summary.systems
+        for figure, interval in summary.intervals(system).items()
     ]
     write_csv(path, [["system", "metric", "column", "value", "low", "high"], *rows])
 
 
 def _write_differences(summary: Summary, path: Path) -> None:
-    rows = []
-    for first, second in itertools.combinations(summary.resampled, 2):
-        for (row, column), values in summary.resampled[first].items():
-            if (row, column) in summary.resampled[second]:
-                differences = summary.resampled[second][row, column] - values
-                ours = [summary.statistics[system, row][column][0] for system in (first, second)]
-                interval = interval_of(differences)
-                rows.append([second, first, row, column, ours[1] - ours[0], *interval, chance_of(differences)])
+    rows = [
+        [second, first, *figure, difference.value, *difference.interval, difference.p]
+        for first, second in itertools.combinations(summary.systems, 2)
+        for figure, difference in summary.differences(first, second).items()
+    ]
     write_csv(path, [["system", "minus", "metric", "column", "difference", "low", "high", "p"], *rows])
 
 
@@ -100,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dataset", help="such as DCASE2024T2")
     parser.add_argument("--report", action="store_true", default=False, help="write report.html, too")
     text = f"how often the clips are resampled for intervals (default {RESAMPLES})"
-    parser.add_argument("--resamples", type=whole_number(100_000), default=RESAMPLES, help=text)
+    parser.add_argument("--resamples", type=whole_number(10_000), default=RESAMPLES, help=text)
     options, config = parse_options(parser, arguments)
     dataset = find_dataset(config.dataset)
     open_console()
@@ -113,6 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"-> {directory}")
     draw(summary, directory / "summary.png")
     if options.report:
+        from tools.report import write_report
+
         write_report(summary, directory / "report.html")
         print(f"-> {directory / 'report.html'}")
 

@@ -11,11 +11,23 @@ import numpy as np
 
 from config import BaselineError, Config
 from datasets.catalog import Dataset
-from networks.scores import SCORES
-from tools.confidence import Resampled, resample_systems
+from tools.confidence import CHANCE, Figure, Resampled, chance_of, interval_of, paired_differences, resample_systems
 from tools.metrics import COLUMNS, means_over_sections
 from tools.published import Comparison, Published, compare, read_published
 from tools.results import Run, find_runs
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far a figure of one system is above that of another, over the same clips."""
+
+    value: float
+    interval: tuple[float, float]
+    p: float
+
+    @property
+    def is_more_than_chance(self) -> bool:
+        return self.p < CHANCE
 
 
 @dataclass(frozen=True)
@@ -26,7 +38,7 @@ class Summary:
         runs: those with metrics, the seeds of each system one after the other.
         values: (system, seed) → row → column → value; `nan` where there is none.
         statistics: (system, row) → column → mean and standard deviation over seeds.
-        resampled: system → its figures in each resample of the clips, where they could be resampled.
+        resampled: system → its figures in each resample of the clips, of those that could be resampled.
         published: score → what was published of it.
         comparisons: system → (row, column) → ours beside the published figure, of scores with published figures.
     """
@@ -58,6 +70,26 @@ class Summary:
         kind = self.dataset.official_score["mean"]
         return next(column for column, mean in COLUMNS.items() if mean == kind)
 
+    def value(self, system: str, figure: Figure) -> float:
+        """The mean over the system's seeds; `nan` where it has none."""
+        row, column = figure
+        return self.statistics[system, row][column][0]
+
+    def intervals(self, system: str) -> dict[Figure, tuple[float, float]]:
+        """The interval of each figure of a system whose clips could be resampled."""
+        figures = self.resampled[system].figures if system in self.resampled else {}
+        return {figure: interval_of(values, self.value(system, figure)) for figure, values in figures.items()}
+
+    def differences(self, first: str, second: str) -> dict[Figure, Difference]:
+        """The second system less the first, of each figure that rests on the same clips in both."""
+        if first not in self.resampled or second not in self.resampled:
+            return {}
+        found = {}
+        for figure, values in paired_differences(self.resampled[first], self.resampled[second]).items():
+            value = self.value(second, figure) - self.value(first, figure)
+            found[figure] = Difference(value, interval_of(values, value), chance_of(values, value))
+        return found
+
     @property
     def title(self) -> str:
         return f"{self.dataset.name}, {'development' if self.config.dev else 'evaluation'} data"
@@ -84,7 +116,7 @@ def summarize(config: Config, dataset: Dataset, seeds: Sequence[int], resamples:
         BaselineError: there are no results, or a file is damaged.
     """
     runs, values = [], {}
-    for run in find_runs(config, dataset, list(SCORES), seeds):
+    for run in find_runs(config, dataset, seeds):
         metrics = run.metrics()
         if metrics:
             runs.append(run)
@@ -128,7 +160,7 @@ def _nothing_found(config: Config, dataset: Dataset, seeds: Sequence[int]) -> Ba
     where = root / f"{config.export_dir}_<score>" / dataset.name
     tests = (dataset.script(step, config.split) for step in ("02a_test", "02b_test"))
     hint = f"Run {' and '.join(tests)} first."
-    if any(root.glob(f"{config.export_dir}_*/{dataset.name}/seed*/anomaly_score_*.csv")):
+    if not seeds and any(root.glob(f"{config.export_dir}_*/{dataset.name}/seed*/anomaly_score_*.csv")):
         hint = "There are anomaly scores, but the labels of these clips are not known."
     of_seeds = f" of SEEDS='{' '.join(map(str, seeds))}'" if seeds else ""
     return BaselineError(f"{where}: no result_<machine>.csv{of_seeds} to summarize. {hint}")

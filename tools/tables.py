@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from tabulate import tabulate
 
-from tools.confidence import LEVEL, chance_of, interval_of
+from tools.confidence import LEVEL
 from tools.metrics import COLUMNS, OFFICIAL
 from tools.published import DEVIATIONS, Comparison
 from tools.summary import Summary
@@ -38,7 +38,10 @@ class Table:
         if not self.rows:
             return []
         alignment = ["left"] * self.names + ["right"] * (len(self.headers) - self.names)
-        return [tabulate(self.rows, self.headers, tablefmt=form, disable_numparse=True, colalign=alignment)]
+        rows = self.rows
+        if form == "github":
+            rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]  # a tag may hold it
+        return [tabulate(rows, self.headers, tablefmt=form, disable_numparse=True, colalign=alignment)]
 
 
 def percent(value: float, deviation: float = float("nan"), sign: str = "") -> str:
@@ -65,26 +68,27 @@ def main_table(summary: Summary) -> Table:
 def official_table(summary: Summary) -> Table | None:
     """The official scores with their intervals, and the differences between systems; None where none is known."""
     figure = OFFICIAL, summary.official_column
-    score = {system: summary.statistics[system, OFFICIAL][figure[1]][0] for system in summary.systems}
-    known = {system: figures[figure] for system, figures in summary.resampled.items() if figure in figures}
-    rows = [[system, percent(score[system]), _interval(values), "", ""] for system, values in known.items()]
+    known = {s: intervals[figure] for s in summary.systems if figure in (intervals := summary.intervals(s))}
+    rows = [[s, percent(summary.value(s, figure)), _interval(interval), "", ""] for s, interval in known.items()]
+    notes = ["Resampled are clips, the same ones for all systems, and not seeds: those of a system are averaged."]
     for first, second in itertools.combinations(known, 2):
-        differences = known[second] - known[first]
-        p = chance_of(differences)
-        interval = _interval(differences, "+")
-        shown = percent(score[second] - score[first], sign="+")
-        rows.append([f"{second} − {first}", shown, interval, f"{p:.3f}", "yes" if p < 1 - LEVEL else "no"])
+        difference = summary.differences(first, second).get(figure)
+        if difference is None:
+            notes.append(f"{second} and {first} were tested on different clips: their difference is not known.")
+            continue
+        shown = percent(difference.value, sign="+"), _interval(difference.interval, "+"), f"{difference.p:.3f}"
+        rows.append([f"{second} − {first}", *shown, "yes" if difference.is_more_than_chance else "no"])
     title = f"{OFFICIAL.capitalize()} with the {INTERVAL} of a bootstrap over clips, percent; differences are paired"
     headers = ["system", OFFICIAL, INTERVAL, "p", "larger than chance"]
-    notes = ["Resampled are clips, the same ones for all systems, and not seeds: those of a system are averaged."]
     return Table(title, headers, rows, 1, notes) if rows else None
 
 
 def interval_table(summary: Summary) -> Table | None:
     """The intervals of all figures; None where none is known."""
     rows = []
+    of_systems = {system: summary.intervals(system) for system in summary.systems}
     for system, row in summary.statistics:
-        known = summary.resampled.get(system, {})
+        known = of_systems[system]
         cells = [_interval(known[row, column]) if (row, column) in known else NONE for column in summary.columns]
         rows += [[system, row, *cells]] if known else []
     title = f"{INTERVAL}s of a bootstrap over clips, percent"
@@ -129,8 +133,8 @@ def _published_note(summary: Summary, system: str) -> str:
     return note + f"{sum(judged)} of {len(judged)} published figures lie outside{basis}."
 
 
-def _interval(values: np.ndarray, sign: str = "") -> str:
-    low, high = interval_of(values)
+def _interval(interval: tuple[float, float], sign: str = "") -> str:
+    low, high = interval
     return f"[{percent(low, sign=sign)}, {percent(high, sign=sign)}]"
 
 
