@@ -388,10 +388,8 @@ def test_lines_are_compared_with_the_test_clips_that_are_there(package, tmp_path
     ]
     for number in range(199, 205):
         (directory / f"section_00_{number:04d}.wav").touch()
-    assert (
-        f"{SCORES}: no line for the test clips: section_00_0200.wav, section_00_0201.wav, section_00_0202.wav and 2 more."
-        in find_problems(package, DATASET, tmp_path)
-    )
+    named = "section_00_0200.wav, section_00_0201.wav, section_00_0202.wav and 2 more."
+    assert f"{SCORES}: no line for the test clips: {named}" in find_problems(package, DATASET, tmp_path)
 
 
 def test_order_of_lines_and_line_ends_do_not_matter(evaluation, package, tmp_path):
