@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, Workspace
+from conftest import ROOT, Workspace, no_handlers_left
 from plain_evaluator import evaluate
 
 from config import load_config
@@ -88,7 +88,8 @@ def submit(workspace, *arguments):
     arguments = list(map(str, arguments))
     first = ["validate", "DCASE2024T2"] if arguments[0] == "validate" else ["DCASE2024T2"]
     rest = arguments[1:] if arguments[0] == "validate" else arguments
-    return run_command(lambda: make_submission.main([*first, *rest, "--dataset_directory", str(workspace.data)]))
+    with no_handlers_left():
+        return run_command(lambda: make_submission.main([*first, *rest, "--dataset_directory", str(workspace.data)]))
 
 
 def unpack(package, directory):
