@@ -83,10 +83,10 @@ def test_interval_is_that_of_scipy(max_fpr):
 
     data = scores[~is_anomaly], scores[is_anomaly]
     expected = scipy.stats.bootstrap(
-        data, statistic, n_resamples=1000, vectorized=False, method="percentile", rng=np.random.default_rng(0)
+        data, statistic, n_resamples=500, vectorized=False, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
     found = weighted_auc(is_anomaly, scores, draw_counts(is_anomaly, 4000, seed=1), max_fpr)
-    assert interval_of(found, float(np.median(found))) == pytest.approx((expected.low, expected.high), abs=0.012)
+    assert interval_of(found, float(np.median(found))) == pytest.approx((expected.low, expected.high), abs=0.015)
 
 
 def test_interval_by_hand():
