@@ -37,8 +37,10 @@ def load_yaml(text: str) -> Any:
     depth = 0
     for event in yaml.parse(text, Loader=loader):  # the loader itself would run out of stack
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST_YAML or isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: nested too deeply, or with aliases")
+        if depth > DEEPEST_YAML:
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: nested too deeply")
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: *{event.anchor} is an alias. Write the value out")
     try:
         return yaml.load(text, Loader=loader)
     except (AttributeError, LookupError) as error:  # a value that is not of the type that its tag names

@@ -15,9 +15,10 @@ from datasets.labels import Labels, read_labels
 CLIP_NAMES = (
     re.compile(
         r"section_(?P<section>\d\d)(_(?P<domain>source|target))?(_(?P<split>train|test))?(_(?P<label>normal|anomaly))?"
-        r"_\d{4,}(_[^\x00-\x1f\x7f]*)?\.(wav|WAV)"
+        r"_\d{4,}(_[^\x00-\x1f\x7f]*)?\.(wav|WAV)",
+        flags=re.ASCII,
     ),
-    re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.(wav|WAV)"),
+    re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.(wav|WAV)", flags=re.ASCII),
 )
 SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "target_test")}
 RENAMED_DIRECTORY = "test_rename"  # the clips of test/ once more, with their labels in their names

@@ -136,7 +136,7 @@ def test_what_a_picture_shows(tested):
     machine = find_machine("DCASE2024T2fan", "dev")
     clip = parse_clip(tested.clip("section_00_target_test_normal_0000*"))
     models = plot_reconstruction.Models(config, machine)
-    shown = plot_reconstruction.reconstruct(clip, None, models, "")
+    shown = plot_reconstruction.reconstruct(clip, None, models, None)
     network, *_ = models.load("00")
     log_mel = torch.from_numpy(shown.log_mel)
     x = log_mel.flatten().unfold(0, 640, 128)
@@ -196,8 +196,9 @@ def test_frames_in_no_vector(tmp_path, trained):
 @pytest.mark.parametrize(
     ("arguments", "error", "status"),
     [
-        ([], "--dataset (dataset and machine type, such as DCASE2024T2fan) is required", 2),
-        (["--dataset", "DCASE2024T2fan", "-d"], "name either clips, or how many: --ranked 2", 2),
+        ([], "name either clips, or how many of the best and the worst", 2),
+        (["{other}"], "--dataset (dataset and machine type, such as DCASE2024T2fan) is required", 2),
+        (["--dataset", "DCASE2024T2fan", "-d"], "name either clips, or how many", 2),
         (["{clip}", "--ranked", "1"], "name either clips, or how many", 2),
         (["--dataset", "DCASE2024T2fan", "-d", "--ranked", "0"], "expected a whole number from 1", 2),
         (["{clip}", "{clip}", "--output", "a.png"], "it names the picture of one clip", 2),
@@ -206,7 +207,7 @@ def test_frames_in_no_vector(tmp_path, trained):
         (["{valve}"], "no trained model", 1),
         (["{clip}", "--score", "MAHLA"], "unknown score 'MAHLA'. Did you mean 'MAHALA'?", 2),
         (["{clip}", "--frames", "4"], "was trained with --frames 5 (now 4)", 1),
-        (["missing.wav", "--dataset", "DCASE2024T2fan", "-d"], "missing.wav", 1),
+        (["missing.wav", "--dataset", "DCASE2024T2fan", "-d"], "missing.wav: no such file.", 2),
         (
             ["--dataset", "DCASE2024T2valve", "-d", "--ranked", "1"],
             "no anomaly scores of valve there. Run ./02a_test",
@@ -215,7 +216,11 @@ def test_frames_in_no_vector(tmp_path, trained):
     ],
 )
 def test_wrong_arguments(tested, capsys, arguments, error, status):
-    places = {"clip": tested.clip("*anomaly_0001*"), "valve": tested.clip("*anomaly_0001*", "valve")}
+    places = {
+        "other": write_wav(tested.directory / "a.wav"),
+        "clip": tested.clip("*anomaly_0001*"),
+        "valve": tested.clip("*anomaly_0001*", "valve"),
+    }
     assert draw(tested, *(argument.format(**places) for argument in arguments)) == status
     said = capsys.readouterr().err
     assert error in said
@@ -261,12 +266,36 @@ def test_training_clips_have_no_rank_and_pictures_of_their_own(tested, capsys):
     clip = next((tested.data / RAW / "fan" / "train").glob("*.wav"))
     assert draw(tested, clip) == 0
     assert "rank" not in capsys.readouterr().out
-    assert (tested.result() / "reconstruction_fan" / f"train_{clip.stem}.png").exists()
+    assert (tested.result() / "reconstruction_fan" / "others" / f"train_{clip.stem}.png").exists()
     copy = tested.directory / "train" / clip.name
     copy.parent.mkdir()
     shutil.copy(clip, copy)
     assert draw(tested, copy, clip, "--dataset", "DCASE2024T2fan", "-d") == 2
     assert "another clip's picture would have the same name" in capsys.readouterr().err
+
+
+def test_scores_of_another_model_give_no_rank(tested, capsys):
+    """As after a training that was not tested yet."""
+    path = tested.result() / "anomaly_score_fan_section_00_test.csv"
+    path.write_text("".join(f"{name},{float(value) + 1}\n" for name, value in csv.reader(path.open())))
+    clip = tested.clip("section_00_source_test_anomaly_0001*")
+    assert draw(tested, clip) == 0
+    said = capsys.readouterr()
+    assert "rank" not in said.out
+    assert f"warning: {clip.name}: the last test gave " in said.err
+
+
+@pytest.mark.parametrize("name", ["$\\foo$ %_^.wav", 240 * "x" + ".wav", "録音.wav"])
+def test_names_of_any_kind(tested, tmp_path, name):
+    clip = write_wav(tmp_path / "clips" / name, seconds=1)
+    assert draw(tested, clip, "--dataset", "DCASE2024T2fan", "-d") == 0
+    picture = next((tested.result() / "reconstruction_fan" / "others").iterdir())
+    assert picture.name.startswith(f"clips_{clip.stem[:20]}")
+
+
+def test_silence(tested, tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000), 16000)
+    assert draw(tested, tmp_path / "silence.wav", "--dataset", "DCASE2024T2fan", "-d") == 0
 
 
 def test_models_of_sections(tmp_path, capsys):

@@ -27,7 +27,7 @@ from tools.submission import find_problems, read_package
 
 DATASET = find_dataset("DCASE2024T2")
 MACHINES = list(DATASET.machines["eval"])
-TEAM = "Lastname_Institute_task2"
+TEAM = "Doe_Lab_task2"
 SYSTEM = f"task2/{TEAM}_1"
 SCORES = f"{SYSTEM}/anomaly_score_HairDryer_section_00_test.csv"
 DECISIONS = f"{SYSTEM}/decision_result_HairDryer_section_00_test.csv"
@@ -70,6 +70,7 @@ def evaluation(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("submission"))
     write_evaluation(workspace)
     wanted = yaml.safe_load((ROOT / "docs/submission.yaml").read_text())
+    wanted["label"] = "Doe_Lab"
     for system in wanted["systems"]:
         system["complexity"] = dict(COMPLEXITY)
     (workspace.directory / "report.pdf").write_bytes(b"%PDF-1.4\n")
@@ -222,25 +223,40 @@ def edited(number, text):
         (SCORES, lambda p, n: p[n] + b"\n", ", line 201: blank. Remove it."),
         (SCORES, edited(7, ""), ", line 7: blank. Remove it."),
         (SCORES, edited(7, "  "), ", line 7: blank. Remove it."),
+        (SCORES, lambda p, n: p[n].replace(b",", b";"), ", lines 1 to 200: 'section_00_0000.wav;"),
+        (
+            SCORES,
+            lambda p, n: p[n].replace(b",", b", "),
+            "(and so on) has quotation marks or blanks. Write clip,value without them.",
+        ),
         (SCORES, edited(3, "section_00_0002.wav,nan"), ", line 3: 'nan' is not a finite number."),
         (SCORES, edited(3, "section_00_0002.wav,1e999999"), ", line 3: '1e999999' is not a finite number."),
         (SCORES, edited(3, "section_00_0002.wav,"), ", line 3: '' is not a finite number."),
-        (SCORES, edited(3, "section_00_0002.wav"), ", line 3: 1 columns where clip and value are expected."),
-        (SCORES, edited(3, "section_00_0002.wav,1,2"), ", line 3: 3 columns where clip and value are expected."),
+        (
+            SCORES,
+            edited(3, "section_00_0002.wav"),
+            ", line 3: 'section_00_0002.wav' has 1 columns where clip and value are expected.",
+        ),
+        (
+            SCORES,
+            edited(3, "section_00_0002.wav,1,2"),
+            ", line 3: 'section_00_0002.wav,1,2' has 3 columns where clip and value are expected.",
+        ),
         (SCORES, edited(3, "section_00_0001.wav,1"), ", line 3: section_00_0001.wav was there in line 2 already."),
         (
             SCORES,
             edited(3, "section_01_0002.wav,1"),
             ", line 3: section_01_0002.wav is of section 01, the file of section 00.",
         ),
-        (SCORES, edited(3, "test/clip 2.wav,1"), ", line 3: 'test/clip 2.wav' is not the name of a test clip"),
-        (SCORES, edited(3, '"section_00_0002.wav",1'), "is not the name of a test clip"),
+        (SCORES, edited(3, "test/clip2.wav,1"), ", line 3: 'test/clip2.wav' is not the name of a test clip"),
+        (SCORES, edited(3, '"section_00_0002.wav",1'), "has quotation marks or blanks."),
+        (SCORES, edited(3, "section_00_٠٠٠٢.wav,1"), "is not the name of a test clip"),
         (SCORES, edited(3, "test/section_00_0002.wav,1"), "is not the name of a test clip"),
         (SCORES, edited(3, "id_00_00000002.wav,1"), ": lines of none of the test clips: id_00_00000002.wav."),
         (
             SCORES,
             edited(3, "section_00_source_test_normal_0002_x.wav,1"),
-            ", line 3: section_00_source_test_normal_0002_x.wav is not a name that the test clips were released under,",
+            ", line 3: 'section_00_source_test_normal_0002_x.wav' is not a name that the test clips were released",
         ),
         (META, lambda p, n: b"system: 5", ": source_code is missing; it may be null."),
         (META, lambda p, n: b"a: !!bool maybe", ": not valid YAML: a value does not go with its tag"),
@@ -266,8 +282,8 @@ def edited(number, text):
         (META, lambda p, n: b"text", ": not the meta data of a submission: it has no keys."),
         (
             META,
-            lambda p, n: p[n].replace(b"label: Last", b"label: First"),
-            f", line 2: submission.label is 'Firstname_Institute_task2_1', and not the name of the folder, {TEAM}_1.",
+            lambda p, n: p[n].replace(b"label: Doe", b"label: Roe"),
+            f", line 2: submission.label is 'Roe_Lab_task2_1', and not the name of the folder, {TEAM}_1.",
         ),
         (
             META,
@@ -292,6 +308,21 @@ def edited(number, text):
             "system.description is missing, or has no keys; needed: input_sampling_rate,",
         ),
         (META, lambda p, n: p[n].replace(b"front_end", b"frontend"), "system.description.front_end is missing."),
+        (
+            META,
+            lambda p, n: p[n].replace(b"267928", b"many"),
+            "system.complexity.total_parameters is 'many'; expected a number",
+        ),
+        (
+            META,
+            lambda p, n: p[n].replace(b"81.6 M", b""),
+            "system.complexity.MACS is None; expected a number, or a text",
+        ),
+        (
+            META,
+            lambda p, n: p[n].replace(b"lastname: Lastname", b"lastname: ''"),
+            "submission.authors.0.lastname is ''; expected a text.",
+        ),
         (META, lambda p, n: p[n].replace(b"MACS", b"MAC"), "system.complexity.MACS is missing."),
         (META, lambda p, n: p[n].replace(b"source_code", b"source"), ": source_code is missing; it may be null."),
         (
@@ -319,9 +350,8 @@ def test_fractions_in_place_of_percent(evaluation, package):
     for values in meta["results"]["development_dataset"].values():
         values.update({key: value / 100 for key, value in values.items()})
     problems = find_problems({**package, META: yaml.safe_dump(meta).encode()}, DATASET, evaluation.data)
-    assert [problem.partition(": ")[2] for problem in problems] == [
-        "results.development_dataset has fractions; expected percent."
-    ]
+    assert len(problems) == 3 * 7
+    assert all("a fraction; expected percent." in problem for problem in problems)
 
 
 def renamed(package, old, new):
@@ -348,8 +378,8 @@ def renamed(package, old, new):
         (lambda p: renamed(p, f"{TEAM}_1", f"{TEAM}_5"), f"task2/{TEAM}_5/: the name is not a label"),
         (lambda p: renamed(p, f"{TEAM}_1", "Baseline"), "task2/Baseline/: the name is not a label"),
         (
-            lambda p: renamed(p, f"{TEAM}_1", "Other_Institute_task2_1"),
-            "labels of several teams: Lastname_Institute_task2, Other_Institute_task2.",
+            lambda p: renamed(p, f"{TEAM}_1", "Other_Lab_task2_1"),
+            "labels of several teams: Doe_Lab_task2, Other_Lab_task2.",
         ),
         (
             lambda p: {**p, **{f"task2/{TEAM}_{n}/x": b"" for n in (3, 4, 5)}},
@@ -373,7 +403,7 @@ def test_every_problem_is_reported(evaluation, package, tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"error: {SCORES}, line 2: blank. Remove it.\n" in said
     assert f"error: {DECISIONS}, line 9: '2' is not a decision, 0 or 1.\n" in said
-    assert "error: 4 problems.\n" in said  # and each file lacks a clip
+    assert "error: 3 problems.\n" in said  # and the first file lacks a clip
 
 
 def test_lines_are_compared_with_the_test_clips_that_are_there(package, tmp_path):
@@ -459,10 +489,20 @@ def test_what_passes_is_read_by_the_evaluator(evaluation, package, tmp_path_fact
         ),
         (lambda w: w["systems"][1].pop("results"), "submission.yaml: system 2: the key 'results' is missing."),
         (lambda w: w["systems"][1].update(result=1), "system 2: unknown key 'result'. Did you mean 'results'?"),
-        (lambda w: w["systems"].append("MSE"), "system 3: expected the keys name, abbreviation, results."),
-        (lambda w: w.update(description="AE"), "`description` has keys and values"),
-        (lambda w: w["description"].pop("front_end"), f"{META}, line "),
+        (lambda w: w["systems"].append("MSE"), "system 3: expected keys and values: name, abbreviation, results,"),
+        (lambda w: w.update(description="AE"), "description: expected keys and values: input_sampling_rate,"),
+        (lambda w: w["description"].pop("front_end"), "description: the key 'front_end' is missing."),
+        (
+            lambda w: w["description"].update(frontend=1),
+            "description: unknown key 'frontend'. Did you mean 'front_end'?",
+        ),
+        (lambda w: w["systems"][1].update(description={"x": 1}), "description of system 2: unknown key 'x'."),
         (lambda w: w.update(label="me"), "the name is not a label"),
+        (lambda w: w.update(label="Lastname_Institute"), "`label` is that of the example."),
+        (
+            lambda w: w["systems"][0].update(results="results/eval_data/baseline_MSE/DCASE2023T2/seed1"),
+            "has results of DCASE2023T2, and not of DCASE2024T2.",
+        ),
         (lambda w: w.update(report="missing.pdf"), "missing.pdf: No such file or directory."),
         (lambda w: w.update(report="a\0b"), "embedded null byte. Mend that, or name another file."),
         (
@@ -534,7 +574,7 @@ def test_a_damaged_zip(evaluation, tmp_path, capsys):
     assert submit(evaluation, "validate", path) == 1
     said = capsys.readouterr().err
     assert f"{SCORES}: cannot be read (" in said
-    assert "error: 2 problems." in said  # and it is missing
+    assert "error: 1 problem." in said
 
 
 def test_a_package_of_no_size_is_neither_written_nor_read(evaluation, tmp_path, capsys, monkeypatch):
@@ -576,3 +616,10 @@ def test_a_file_twice(evaluation, package, tmp_path):
 def test_wrong_arguments(arguments, capsys):
     assert run_command(lambda: make_submission.main(arguments)) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_it_says_what_names_were_compared_with(evaluation, capsys):
+    assert submit(evaluation, "validate", evaluation.directory / "made.zip") == 0
+    said = capsys.readouterr().out
+    assert f"nothing is wrong with {TEAM}_1, {TEAM}_2" in said
+    assert "compared with the names that were released; the test clips are not there: 3DPrinter," in said

@@ -12,7 +12,7 @@ import sys
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 if __name__ == "__main__":
@@ -21,18 +21,19 @@ if __name__ == "__main__":
 
 import yaml
 
-from config import BaselineError, Config, UsageError, load_yaml, nearest, option_parser, parse_options
-from datasets.catalog import Dataset, find_dataset
+from config import TRAINING_KEYS, BaselineError, Config, UsageError, load_yaml, nearest, option_parser, parse_options
+from datasets.catalog import Dataset, dataset_names, find_dataset
 from files import atomic_path
 from tools.console import log, open_console, run_command
 from tools.metrics import means_over_sections
 from tools.results import Run, run_of_directory
-from tools.submission import MOST_SYSTEMS, TASK, check_size, find_problems, read_package
+from tools.submission import DESCRIPTION, MOST_SYSTEMS, TASK, check_size, find_problems, read_package, released_clips
 
 OPTIONS = ("dataset", "eval", "dataset_directory", "model_directory")
 KEYS = ("label", "report", "authors", "systems", "description", "external_datasets", "source_code")
 SYSTEM_KEYS = ("name", "abbreviation", "results")
 OWN_KEYS = ("description", "complexity", "development_results", "external_datasets", "source_code")  # of a system
+EXAMPLE_LABEL = "Lastname_Institute"  # of docs/submission.yaml
 CLIP_SECONDS = 10  # of the clip whose operations are counted
 
 
@@ -50,6 +51,9 @@ def build(path: Path, dataset: Dataset, config: Config) -> dict[str, bytes]:
     for number, system in enumerate(wanted["systems"], start=1):
         label = f"{wanted['label']}_{TASK}_{number}"
         directory = path.parent / str(system["results"])
+        other = directory.absolute().parent.name
+        if other != dataset.name and other in dataset_names():
+            raise BaselineError(f"{path}: {directory} has results of {other}, and not of {dataset.name}.")
         run = run_of_directory(directory, config, dataset)
         if run and run.config.dev:
             raise BaselineError(f"{path}: {directory} has results of the development data. Name those of eval_data.")
@@ -137,10 +141,16 @@ def complexity(run: Run) -> dict[str, Any]:
 def development_results(run: Run) -> dict[str, dict[str, float]]:
     """The metrics of each machine type of the development data, in percent, of the same system.
 
+    Models that were trained otherwise are warned of.
+
     Raises:
         BaselineError: some are not there.
     """
     of_dev = Run(replace(run.config, dev=True, eval=False), run.dataset)
+    trainings = [_training(each) for each in (run, of_dev)]
+    if None not in trainings and trainings[0] != trainings[1]:
+        differing = [key for key, value in trainings[0].items() if trainings[1][key] != value]
+        log.warning("%s: models of development and evaluation data differ in %s.", run.system, ", ".join(differing))
     means = means_over_sections(of_dev.metrics(), run.dataset, "dev")
     metrics = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC"}
     found = {
@@ -157,6 +167,15 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
+def _training(run: Run) -> dict[str, Any] | None:
+    """The parameters that the models of a run were trained with, says the first one's record; None: there is none."""
+    from tools.model_files import read_record
+
+    paths = next((paths for machine in run.machines.values() for paths in run.models(machine)), None)
+    record = read_record(paths) if paths else None
+    return record and {key: record.get(key) for key in ("epochs", *TRAINING_KEYS)}
+
+
 def _read(path: Path) -> dict[str, Any]:
     """The user's file, checked for its form; what the values say is checked in the finished package."""
     try:
@@ -166,20 +185,23 @@ def _read(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:
         raise BaselineError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     _check_keys(wanted, KEYS, KEYS, str(path))
+    if wanted["label"] == EXAMPLE_LABEL:
+        raise BaselineError(f"{path}: `label` is that of the example. Put in your own name and institute, and so on.")
+    _check_keys(wanted["description"], DESCRIPTION, DESCRIPTION, f"{path}: description")
     systems = wanted["systems"]
     if not isinstance(systems, list) or not 1 <= len(systems) <= MOST_SYSTEMS:
         raise BaselineError(f"{path}: `systems` is a list of 1 to {MOST_SYSTEMS} systems.")
     for number, system in enumerate(systems, start=1):
         _check_keys(system, SYSTEM_KEYS, (*SYSTEM_KEYS, *OWN_KEYS), f"{path}: system {number}")
-    for owner in (wanted, *systems):
-        if not isinstance(owner.get("description", {}), dict):
-            raise BaselineError(f"{path}: `description` has keys and values; docs/submission.yaml shows which.")
+        _check_keys(system.get("description", {}), (), DESCRIPTION, f"{path}: description of system {number}")
     return wanted
 
 
 def _check_keys(values: Any, needed: tuple[str, ...], known: tuple[str, ...], where: str) -> None:
     if not isinstance(values, dict):
-        raise BaselineError(f"{where}: expected the keys {', '.join(needed)}. docs/submission.yaml is an example.")
+        raise BaselineError(
+            f"{where}: expected keys and values: {', '.join(known)}. docs/submission.yaml is an example."
+        )
     for key in values:
         if key not in known:
             raise BaselineError(f"{where}: unknown key '{key}'.{nearest(str(key), known)}")
@@ -221,22 +243,31 @@ def main(arguments: list[str] | None = None) -> bool:
     if not dataset.tested("eval"):
         raise UsageError(f"{dataset.name} has no evaluation data.")
     if is_validation:
-        files, problems = read_package(options.file)
+        path = options.file
+        files, problems = read_package(path)
     else:
+        path = options.output or options.file.with_suffix(".zip")
+        if options.file.suffix == ".zip" or path.suffix != ".zip":
+            raise UsageError(
+                f"{options.file} -> {path}: a YAML file is made into a .zip. To check one: make_submission.py validate."
+            )
         files, problems = build(options.file, dataset, config), []
+        check_size(path, [len(contents) for contents in files.values()])
     problems += find_problems(files, dataset, config.dataset_directory)
     for problem in problems:
         log.error("%s", problem)
     if problems:
-        log.error("%d problems%s.", len(problems), "" if is_validation else "; no package was written")
+        number = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        log.error("%s%s.", number, "" if is_validation else "; no package was written")
         return False
-    path = options.file
     if not is_validation:
-        path = options.output or options.file.with_suffix(".zip")
-        check_size(path, [len(contents) for contents in files.values()])
         write_package(files, path)
-    systems = sorted({name.split("/")[1] for name in files if name.count("/") == 2})
+    systems = sorted({PurePosixPath(name).parts[1] for name in files if len(PurePosixPath(name).parts) == 3})
     log.info("%s: nothing is wrong with %s", path, ", ".join(systems))
+    unseen = [m.name for m in dataset.tested("eval").values() if not released_clips(m, config.dataset_directory)]
+    if unseen:
+        names = "the names that were released" if dataset.clips_of_a_section else "each other"
+        log.info("Names of clips were compared with %s; the test clips are not there: %s", names, ", ".join(unseen))
     return True
 
 

@@ -139,7 +139,7 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
         log.warning("%s is missing: anomaly scores are written, decisions cannot be made.", paths.score_distribution)
     elif config.score not in fits.get(config.calibration, ()):
         log.warning(
-            "%s is of an older version and has no %s distribution of %s: no decisions. Train with --restart to add it.",
+            "%s was written before there was a %s distribution of %s: no decisions. Train with --restart to add it.",
             *(paths.score_distribution, config.calibration, config.score),
         )
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):

@@ -11,6 +11,7 @@ P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, T: frames 
 """
 
 import argparse
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -40,6 +41,8 @@ OPTIONS = (
     *("result_directory", "export_dir", "score", "seed", "decision_threshold", "calibration", *MODEL_KEYS),
 )
 FORMATS = (".png", ".pdf", ".svg")
+SAME_SCORE = 1e-4  # relative difference of a score that was computed again, on a GPU say
+LONGEST_NAME = 180  # bytes of a picture's name, for file systems take 255, and temporary names are longer
 
 
 class Models:
@@ -73,12 +76,12 @@ class Models:
         return self._loaded[paths.model]
 
 
-def reconstruct(clip: Clip, channel: int | None, models: Models, rank: str) -> "Reconstruction":
+def reconstruct(clip: Clip, channel: int | None, models: Models, others: SectionScores | None) -> "Reconstruction":
     """What the network makes of a clip, and how that makes its anomaly score, which is that of `train.py --test_only`.
 
     Args:
         channel: from 1; None: the only one.
-        rank: what to say of the clip's place among others; may be empty.
+        others: the section's scores, among which the clip has its rank; None: it has none.
 
     Raises:
         BaselineError: the clip cannot be read, or there is no model that goes with it.
@@ -108,7 +111,7 @@ def reconstruct(clip: Clip, channel: int | None, models: Models, rank: str) -> "
     value = float(score(residuals))
     decision = "" if threshold is None else f", decision threshold {threshold:.4g}"
     return Reconstruction(
-        title=f"{_folded(clip.name)}\n{config.score} {value:.5g}{decision}{rank}",
+        title=f"{_folded(clip.name)}\n{config.score} {value:.5g}{decision}{_rank(clip, value, others)}",
         log_mel=log_mels.frames,
         reconstruction=(by_frame(reconstruction) / counts).numpy(),
         squared_error=(by_frame(residuals.square()) / counts).mean(dim=1).numpy(),
@@ -140,17 +143,32 @@ def _by_rank(result: SectionScores) -> list[Clip]:
     return [clip for clip, _ in sorted(scored, key=lambda pair: -pair[1])]
 
 
-def _rank(clip: Clip, run: Run, machine: Machine) -> str:
-    """What to say of the rank of a test clip of the machine type; nothing where it is not known."""
-    if machine_of_path(clip.path) != machine or clip.path.absolute().parent.name not in SPLIT_DIRECTORIES["test"]:
+def _rank(clip: Clip, value: float, others: SectionScores | None) -> str:
+    """What to say of the rank of a clip; nothing where it is not known."""
+    written = dict(zip((each.name for each in others.clips), others.scores, strict=True)) if others else {}
+    if clip.name not in written:
         return ""
+    if not math.isclose(value, written[clip.name], rel_tol=SAME_SCORE):
+        log.warning(
+            "%s: the last test gave %.5g, another model's score: no rank. Test again.", clip.name, written[clip.name]
+        )
+        return ""
+    return f", rank {1 + [each.name for each in _by_rank(others)].index(clip.name)} of {len(written)}"
+
+
+def _others(clip: Clip, run: Run, machine: Machine) -> SectionScores | None:
+    """The scores of the section of a test clip of the machine type; None for other clips, or where there are none."""
+    if not _is_test_clip(clip, machine):
+        return None
     try:
-        result = run.section(machine, clip.section)
+        return run.section(machine, clip.section)
     except BaselineError as error:
         log.warning("the rank is not known: %s", error)
-        return ""
-    names = [each.name for each in _by_rank(result)] if result else []
-    return f", rank {1 + names.index(clip.name)} of {len(names)}" if clip.name in names else ""
+        return None
+
+
+def _is_test_clip(clip: Clip, machine: Machine) -> bool:
+    return machine_of_path(clip.path) == machine and clip.path.absolute().parent.name in SPLIT_DIRECTORIES["test"]
 
 
 def _clip_of(path: Path) -> Clip:
@@ -181,11 +199,14 @@ def main(arguments: list[str] | None = None) -> bool:
     add_channel_argument(parser)
     open_console()
     given = parser.parse_known_intermixed_args(arguments)[0]
+    if bool(given.clips) == bool(given.ranked):
+        raise UsageError("name either clips, or how many of the best and the worst: --ranked 2. See --help.")
+    for path in given.clips:
+        if not path.exists():
+            raise UsageError(f"{path}: no such file.")
     if not hasattr(given, "dataset"):
         arguments = [*_arguments_of_place(given.clips), *arguments]
     options, config = parse_options(parser, arguments)
-    if bool(options.clips) == bool(options.ranked):
-        raise UsageError("name either clips, or how many: --ranked 2. See --help.")
     if options.output and (len(options.clips) != 1 or options.output.suffix.lower() not in FORMATS):
         raise UsageError(
             f"--output {options.output}: it names the picture of one clip, and ends in {' or '.join(FORMATS)}."
@@ -197,7 +218,7 @@ def main(arguments: list[str] | None = None) -> bool:
     machine = find_machine(config.dataset, config.split)
     run = Run(config, machine.dataset)
     clips = _clips_to_draw(options, run, machine)
-    pictures = [options.output or _picture(clip, run.paths(machine)) for clip in clips]
+    pictures = [options.output or _picture(clip, run.paths(machine), machine) for clip in clips]
     for clip, picture in zip(clips, pictures, strict=True):
         if pictures.count(picture) > 1:
             raise UsageError(f"{clip.path}: another clip's picture would have the same name. Draw it with --output.")
@@ -206,7 +227,7 @@ def main(arguments: list[str] | None = None) -> bool:
         try:
             # Of the two channels of a dataset's clips the baseline takes the first; of others it cannot be known.
             channel = 1 if options.channel is None and machine_of_path(clip.path) else options.channel
-            _draw(clip, channel, models, _rank(clip, run, machine), picture)
+            _draw(clip, channel, models, _others(clip, run, machine), picture)
         except BaselineError as error:
             errors[str(error)] = error  # one that all clips meet, such as a missing model, is said once
     for text in errors:
@@ -225,17 +246,18 @@ def _clips_to_draw(options: argparse.Namespace, run: Run, machine: Machine) -> l
     return ranked_clips(results, options.ranked)
 
 
-def _picture(clip: Clip, paths: RunPaths) -> Path:
-    """Where the picture of a clip goes: by its name, and that of its folder where it is no test clip."""
-    folder = clip.path.absolute().parent.name
-    name = clip.path.stem if folder in SPLIT_DIRECTORIES["test"] else f"{folder}_{clip.path.stem}"
-    return paths.reconstruction_dir / f"{name}.png"
+def _picture(clip: Clip, paths: RunPaths, machine: Machine) -> Path:
+    """Where the picture of a clip goes: of others than the machine type's test clips, to a place of its own."""
+    name = f"{clip.path.stem.encode()[:LONGEST_NAME].decode(errors='ignore')}.png"
+    if _is_test_clip(clip, machine):
+        return paths.reconstruction_dir / name
+    return paths.reconstruction_dir / "others" / f"{clip.path.absolute().parent.name}_{name}"
 
 
-def _draw(clip: Clip, channel: int | None, models: Models, rank: str, picture: Path) -> None:
+def _draw(clip: Clip, channel: int | None, models: Models, others: SectionScores | None, picture: Path) -> None:
     from tools.plots import plot_reconstruction
 
-    shown = reconstruct(clip, channel, models, rank)
+    shown = reconstruct(clip, channel, models, others)
     plot_reconstruction(picture, shown)
     log.info("%s -> %s", shown.title.splitlines()[-1], picture)
 

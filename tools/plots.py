@@ -34,6 +34,8 @@ IN_A_COLUMN = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "legend.fontsize": 7,
+    "text.parse_math": False,  # names of clips may hold dollar signs
+    "pdf.fonttype": 42,  # TrueType: Type 3 fonts are refused by many publishers
 }
 HERTZ = (0, 100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000)  # ticks of frequency axes
 
@@ -201,7 +203,7 @@ def plot_reconstruction(path: Path, shown: Reconstruction) -> None:
     seconds = np.arange(len(shown.log_mel)) / shown.frame_rate
     difference = shown.reconstruction - shown.log_mel
     # The colours' range leaves out single values, so that these do not take the contrast of all the others.
-    low, high = np.nanpercentile(shown.log_mel, [0.5, 99.5])
+    low, high = np.nanpercentile(np.concatenate([shown.log_mel, shown.reconstruction]), [0.5, 99.5])
     largest = np.nanpercentile(np.abs(difference), 99.5) or 1.0
     of_energy = {"cmap": "magma", "vmin": low, "vmax": high}
     of_error = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}
@@ -295,33 +297,34 @@ def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, f
 
     if not values:
         return
-    table = pandas.DataFrame(values, columns=["system", "metric", "machine", "value"])
-    metrics = list(dict.fromkeys(table["metric"]))
-    n_bars = table["machine"].nunique() * table["system"].nunique()
-    figure = Figure(figsize=(max(8.0, 2.0 + 0.28 * n_bars), 2.5 * len(metrics)), layout="constrained")
-    figure.suptitle(f"{title} (dotted: chance)")
-    palette = dict(zip(table["system"].unique(), (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION) * 9, strict=False))
-    for axes, metric in zip(figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0], metrics, strict=True):
-        seaborn.barplot(
-            table[table["metric"] == metric],
-            x="machine",
-            y="value",
-            hue="system",
-            errorbar="sd",
-            palette=palette,
-            ax=axes,
-            err_kws={"linewidth": 1.2},
-        )
-        axes.axhline(50, color="black", linewidth=1, linestyle=":")
-        axes.set(xlabel="", ylabel=f"{metric} (%)", ylim=(0, 100))
-        axes.get_legend().remove()
-        axes.grid(axis="y", alpha=0.3)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(axis="x", rotation=20 if table["machine"].nunique() > 6 else 0)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
-    _save(figure, path)
+    with matplotlib.rc_context({"text.parse_math": False}):  # tags may hold dollar signs
+        table = pandas.DataFrame(values, columns=["system", "metric", "machine", "value"])
+        metrics = list(dict.fromkeys(table["metric"]))
+        n_bars = table["machine"].nunique() * table["system"].nunique()
+        figure = Figure(figsize=(max(8.0, 2.0 + 0.28 * n_bars), 2.5 * len(metrics)), layout="constrained")
+        figure.suptitle(f"{title} (dotted: chance)")
+        palette = dict(zip(table["system"].unique(), (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION) * 9, strict=False))
+        for axes, metric in zip(figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0], metrics, strict=True):
+            seaborn.barplot(
+                table[table["metric"] == metric],
+                x="machine",
+                y="value",
+                hue="system",
+                errorbar="sd",
+                palette=palette,
+                ax=axes,
+                err_kws={"linewidth": 1.2},
+            )
+            axes.axhline(50, color="black", linewidth=1, linestyle=":")
+            axes.set(xlabel="", ylabel=f"{metric} (%)", ylim=(0, 100))
+            axes.get_legend().remove()
+            axes.grid(axis="y", alpha=0.3)
+            axes.set_axisbelow(True)
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.tick_params(axis="x", rotation=20 if table["machine"].nunique() > 6 else 0)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+        _save(figure, path)
 
 
 def _save(figure: Figure, path: Path, dpi: int = 150) -> None:

@@ -104,6 +104,10 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
     ]
     scores = {system: [_sections(run, machine) for run in runs] for system, runs in summary.systems.items()}
     given = [f"--dataset {machine.dataset.name}{machine.name} -{machine.split[0]} --ranked 2"]
+    first = summary.runs[0].config
+    given += [f"-tag {shlex.quote(first.model_name_suffix)}"] if first.model_name_suffix else []
+    given += [f"--seed {first.seed}"] if first.seed != _defaults().seed else []
+    given += [f"--score {first.score}"] if first.score != _defaults().score else []
     given += [f"--{key} {shlex.quote(value)}" for key, value in _other_places(summary.config).items()]
     return {
         "name": machine.name,
@@ -112,6 +116,7 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
         "reconstructions": list(_pictures(reconstructions)),
         "how_to_draw": f".venv/bin/python tools/plot_reconstruction.py {' '.join(given)}",
         "systems": list(summary.systems),
+        "has_seeds": any(len(runs) > 1 for runs in summary.systems.values()),
         "sections": {section: _ranked(scores, section, directory) for section in machine.sections},
     }
 

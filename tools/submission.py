@@ -14,7 +14,7 @@ import re
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -43,10 +43,10 @@ AUTHOR = ("firstname", "lastname", "email", "affiliation")
 AFFILIATION = ("institution", "department", "location")
 RESULTS = ("auc_source", "auc_target", "pauc")
 
-Package = Mapping[str, bytes]  # path within the package → contents
+Package = Mapping[str, bytes | None]  # path within the package → contents; None: it cannot be read
 
 
-def read_package(path: Path) -> tuple[dict[str, bytes], list[str]]:
+def read_package(path: Path) -> tuple[dict[str, bytes | None], list[str]]:
     """The files of a zip, or of a folder that holds task2/; and what cannot be read.
 
     Raises:
@@ -77,12 +77,14 @@ def check_size(path: Path, sizes: list[int]) -> None:
         raise BaselineError(f"{path}: {len(sizes)} files of {sum(sizes) / 1e6:.0f} MB; a submission is far smaller.")
 
 
-def _read(readers: Mapping[str, Callable[[], bytes]]) -> tuple[dict[str, bytes], list[str]]:
-    files, problems = {}, []
+def _read(readers: Mapping[str, Callable[[], bytes]]) -> tuple[dict[str, bytes | None], list[str]]:
+    files: dict[str, bytes | None] = {}
+    problems = []
     for name, read in readers.items():
         try:
             files[name] = read()
         except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            files[name] = None
             problems.append(f"{name}: cannot be read ({error}). Make the package again, without a password.")
     return files, problems
 
@@ -98,15 +100,15 @@ def find_problems(package: Package, dataset: Dataset, dataset_directory: Path) -
 
 
 def _problems(package: Package, dataset: Dataset, dataset_directory: Path) -> Iterator[str]:
-    systems: dict[str, dict[str, bytes]] = {}  # folder → file → contents
+    systems: dict[str, dict[str, bytes | None]] = {}  # folder → file → contents
     reports = []
     for name, contents in package.items():
-        task, *folders, file = PurePosixPath(name).parts or ("",)
-        if (task, len(folders)) == (TASK, 1):
-            systems.setdefault(folders[0], {})[file] = contents
-        elif (task, len(folders)) == (TASK, 0) and file.lower().endswith(".pdf"):
+        parts = PurePosixPath(name).parts
+        if len(parts) == 3 and parts[0] == TASK:
+            systems.setdefault(parts[1], {})[parts[2]] = contents
+        elif len(parts) == 2 and parts[0] == TASK and name.lower().endswith(".pdf"):
             reports.append(name)
-            if not contents.startswith(b"%PDF"):
+            if contents is not None and not contents.startswith(b"%PDF"):
                 yield f"{name}: not a PDF."
         else:
             yield f"{name}: does not belong there. A package holds {TASK}/<label>/<files> and {TASK}/<report>.pdf only."
@@ -119,23 +121,21 @@ def _problems(package: Package, dataset: Dataset, dataset_directory: Path) -> It
     teams = sorted({label.rpartition("_")[0] for label in systems if LABEL.fullmatch(label)})
     if len(teams) > 1:
         yield f"{TASK}/: labels of several teams: {', '.join(teams)}. One package is of one team."
-    clips = {m.name: _test_clips(m, dataset_directory) for m in dataset.tested("eval").values()}
+    clips = {m.name: released_clips(m, dataset_directory) for m in dataset.tested("eval").values()}
     for label, files in systems.items():
         if not LABEL.fullmatch(label):
             yield f"{TASK}/{label}/: the name is not a label, <Lastname>_<Institute>_{TASK}_<1 to {MOST_SYSTEMS}>."
         yield from _problems_of_system(label, files, dataset, clips)
 
 
-def _test_clips(machine: Machine, dataset_directory: Path) -> set[str]:
+def released_clips(machine: Machine, dataset_directory: Path) -> set[str]:
     """The names of a machine type's test clips as they were released; none where they are not there."""
     directory = machine.directory(dataset_directory)
     places = (directory / name for name in SPLIT_DIRECTORIES["test"])
     return {path.name for place in places if place.is_dir() for path in place.iterdir() if path.suffix == ".wav"}
 
 
-def _problems_of_system(
-    label: str, files: Mapping[str, bytes], dataset: Dataset, clips: Mapping[str, set[str]]
-) -> Iterator[str]:
+def _problems_of_system(label: str, files: Package, dataset: Dataset, clips: Mapping[str, set[str]]) -> Iterator[str]:
     place, meta = f"{TASK}/{label}", f"{label}.meta.yaml"
     expected = {
         f"{kind}_{machine.name}_section_{section}_test.csv": (kind, machine, section)
@@ -145,19 +145,18 @@ def _problems_of_system(
     }
     for name in files:
         if name not in (meta, *expected):
-            hint = nearest(name, [meta, *expected]) or " Remove it."
+            hint = _hint(name, [meta, *expected], dataset)
             yield f"{place}/{name}: not a file of a submission to {dataset.name}.{hint}"
     for name in (meta, *expected):
         if name not in files:
             yield f"{place}/{name}: missing."
-    if meta in files:
+    if files.get(meta) is not None:
         yield from (f"{place}/{meta}{problem}" for problem in _problems_of_meta(files[meta], label, dataset))
     named: dict[tuple[str, str], set[str]] = {}  # machine type and section → clips that its first file names
     for name, (kind, machine, section) in expected.items():
-        if name not in files:
+        if files.get(name) is None:
             continue
-        lines, problems = _parse(files[name], kind == "decision_result", section)
-        names = set(lines)
+        names, problems = _parse(files[name], kind == "decision_result", section)
         of_section = {clip for clip in clips[machine.name] if parse_clip(Path(clip)).section == section}
         if not of_section and dataset.clips_of_a_section:
             of_section = {f"section_{section}_{number:04d}.wav" for number in range(dataset.clips_of_a_section)}
@@ -181,66 +180,82 @@ def _differences(names: set[str], expected: set[str], what: str) -> list[str]:
     return problems
 
 
-def _parse(contents: bytes, is_decision: bool, section: str) -> tuple[dict[str, int], list[str]]:
-    """The clips that a score or decision CSV names, each with its line; and what is wrong, after the file's name."""
+def _hint(name: str, expected: Iterable[str], dataset: Dataset) -> str:
+    """What is to be done with a file that is none of a submission."""
+    machine = re.fullmatch(r"(anomaly_score|decision_result)_(.+)_section_\d\d_test\.csv", name)
+    if machine and machine[2] in dataset.tested("dev"):
+        return f" {machine[2]} is a machine type of the development data. Remove it."
+    return nearest(name, expected) or " Remove it."
+
+
+def _parse(contents: bytes, is_decision: bool, section: str) -> tuple[set[str], list[str]]:
+    """The clips that a score or decision CSV names; and what is wrong, after the file's name."""
     try:
         text = contents.decode("utf-8")
     except UnicodeDecodeError as error:
         line = contents[: error.start].count(b"\n") + 1
-        return {}, [f", line {line}: not UTF-8 text. Write the file anew."]
-    lines: dict[str, int] = {}
-    problems: list[tuple[int, str]] = []
+        return set(), [f", line {line}: not UTF-8 text. Write the file anew."]
+    first_lines: dict[str, int] = {}
+    problems: list[tuple[int, str, str]] = []  # line, what stands there, what is wrong with it
     rows = text.split("\n")
     rows = rows[:-1] if rows[-1] == "" else rows  # the last line may end with a line feed
     if not rows:
-        return {}, [": empty."]
+        return set(), [": empty."]
     for number, row in enumerate(rows, start=1):
-        problem = _problem_of_row(row.removesuffix("\r"), number, is_decision, section)
-        name = row.partition(",")[0]
-        if problem is None and name in lines:
-            problem = f"{name} was there in line {lines[name]} already"
+        row = row.removesuffix("\r")
+        name, _, value = row.partition(",")
+        problem = _problem_of_row(row, number, section)
         if problem is None:
-            lines[name] = number
+            if name in first_lines:
+                problems.append((number, "", f"{name} was there in line {first_lines[name]} already"))
+            elif is_decision and value not in ("0", "1"):
+                problems.append((number, repr(value), "is not a decision, 0 or 1"))
+            elif not NUMBER.fullmatch(value) or not math.isfinite(float(value)):
+                problems.append((number, repr(value), "is not a finite number"))
+            first_lines.setdefault(name, number)
         else:
-            problems.append((number, problem))
-    return lines, list(_by_lines(problems))
+            problems.append((number, *problem))
+    return set(first_lines), list(_by_lines(problems))
 
 
-def _problem_of_row(row: str, number: int, is_decision: bool, section: str) -> str | None:
+def _problem_of_row(row: str, number: int, section: str) -> tuple[str, str] | None:
+    """What is wrong with a line before its value is looked at: what stands there, and the problem; None: nothing."""
     name, comma, value = row.partition(",")
     if not row.strip():
-        return "blank. Remove it"
-    if "\t" in row:
-        return "a tab; clip and value are parted by a comma"
+        return "", "blank. Remove it"
     if row.startswith("\ufeff"):
-        return "begins with a byte order mark. Save the file as UTF-8 without it"
-    if number == 1 and not name.endswith(".wav") and not NUMBER.fullmatch(value):
-        return "a header. Remove it"
+        return "", "begins with a byte order mark. Save the file as UTF-8 without it"
+    if "\t" in row:
+        return "", "a tab; clip and value are parted by a comma"
+    if number == 1 and ".wav" not in row and not NUMBER.fullmatch(value):
+        return "", "a header. Remove it"
+    if '"' in row or " " in row:
+        return repr(row[:60]), "has quotation marks or blanks. Write clip,value without them"
     if not comma or "," in value:
-        return f"{row.count(',') + 1} columns where clip and value are expected"
+        return repr(row[:60]), f"has {row.count(',') + 1} columns where clip and value are expected"
     try:
         clip = parse_clip(Path(name))
     except BaselineError:
         clip = None
     if clip is None or clip.name != name:
-        return f"{name!r} is not the name of a test clip, such as section_{section}_0000.wav"
+        return repr(name), f"is not the name of a test clip, such as section_{section}_0000.wav"
     if clip.is_anomaly is not None or clip.split == "train":
-        return f"{name} is not a name that the test clips were released under, such as section_{section}_0000.wav"
+        return repr(name), (
+            f"is not a name that the test clips were released under, such as section_{section}_0000.wav. Test with the "
+            "clips as released, and the organisers' label files where you have labels"
+        )
     if clip.section != section:
-        return f"{name} is of section {clip.section}, the file of section {section}"
-    if is_decision and value not in ("0", "1"):
-        return f"{value!r} is not a decision, 0 or 1"
-    if not NUMBER.fullmatch(value) or not math.isfinite(float(value)):
-        return f"{value!r} is not a finite number"
+        return name, f"is of section {clip.section}, the file of section {section}"
     return None
 
 
-def _by_lines(problems: list[tuple[int, str]]) -> Iterator[str]:
-    """The same problem of consecutive lines as one."""
-    for (_, text), group in itertools.groupby(enumerate(problems), lambda each: (each[1][0] - each[0], each[1][1])):
-        numbers = [number for _, (number, _) in group]
-        lines = f"line {numbers[0]}" if len(numbers) == 1 else f"lines {numbers[0]} to {numbers[-1]}"
-        yield f", {lines}: {text}."
+def _by_lines(problems: list[tuple[int, str, str]]) -> Iterator[str]:
+    """The same problem of consecutive lines as one, with what stands in the first of them."""
+    for _, group in itertools.groupby(enumerate(problems), lambda each: (each[1][0] - each[0], each[1][2])):
+        (first, shown, text), *others = [problem for _, problem in group]
+        lines = f"lines {first} to {others[-1][0]}" if others else f"line {first}"
+        more = " (and so on) " if others and shown else " " if shown else ""
+        yield f", {lines}: {shown}{more}{text}."
 
 
 def _problems_of_meta(contents: bytes, label: str, dataset: Dataset) -> list[str]:
@@ -313,7 +328,16 @@ def _check_meta(document: Mapping[str, Any], label: str, dataset: Dataset) -> It
     submission = _at(document, "submission")
     if isinstance(submission, Mapping):
         yield from _check_submission(submission, label)
+    yield from _check_complexity(_at(document, "system.complexity"))
     yield from _check_results(_at(document, "results.development_dataset"))
+
+
+def _check_complexity(complexity: Any) -> Iterator[tuple[str, str]]:
+    for name, what in (("total_parameters", "a number of parameters"), ("MACS", "a number, or a text such as 81.6 M")):
+        value = complexity.get(name, 1) if isinstance(complexity, Mapping) else 1
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+        if not is_number and not (name == "MACS" and isinstance(value, str) and re.search(r"\d", value)):
+            yield f"system.complexity.{name}", f"is {value!r}; expected {what}"
 
 
 def _check_submission(submission: Mapping[str, Any], label: str) -> Iterator[tuple[str, str]]:
@@ -334,7 +358,11 @@ def _check_submission(submission: Mapping[str, Any], label: str) -> Iterator[tup
             if not isinstance(parent, Mapping):
                 yield key, f"has no keys; needed: {', '.join(names)}"
                 continue
-            yield from ((f"{key}.{each}", "is missing") for each in names if each not in parent)
+            for each in names:
+                if each not in parent:
+                    yield f"{key}.{each}", "is missing"
+                elif each not in ("affiliation", "department") and not (isinstance(parent[each], str) and parent[each]):
+                    yield f"{key}.{each}", f"is {parent[each]!r}; expected a text"
         if "email" in author and not re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", str(author["email"])):
             yield f"submission.authors.{number}.email", f"is {author['email']!r}, not an address"
     corresponding = [author for author in authors if author.get("corresponding") is True]
@@ -352,9 +380,8 @@ def _check_results(results: Any) -> Iterator[tuple[str, str]]:
     for key, value in figures.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 100:
             yield key, f"is {value!r}; expected percent, 0 to 100"
-    numbers = [value for value in figures.values() if isinstance(value, int | float)]
-    if numbers and all(0 <= value <= 1 for value in numbers):
-        yield "results.development_dataset", "has fractions; expected percent"
+        elif 0 < value <= 1:
+            yield key, f"is {value!r}, a fraction; expected percent"
 
 
 def _at(document: Any, key: str) -> Any:

@@ -5,8 +5,12 @@ Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export
 
 import itertools
 import math
+import signal
 import sys
 from pathlib import Path
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
 
 from config import option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset

@@ -35,6 +35,7 @@ class Summary:
     """See the top of this file.
 
     Attributes:
+        seeds: those that were asked for; none: all that are there.
         runs: those with metrics, the seeds of each system one after the other.
         values: (system, seed) → row → column → value; `nan` where there is none.
         statistics: (system, row) → column → mean and standard deviation over seeds.
@@ -45,6 +46,7 @@ class Summary:
 
     config: Config
     dataset: Dataset
+    seeds: Sequence[int]
     runs: list[Run]
     values: dict[tuple[str, int], dict[str, dict[str, float]]]
     statistics: dict[tuple[str, str], dict[str, tuple[float, float]]]
@@ -96,12 +98,16 @@ class Summary:
 
     @property
     def missing(self) -> list[str]:
-        """A line for each run that lacks a metric of some machine types."""
+        """A line for each run that lacks a metric of some machine types, and for seeds that are not there."""
         lines = []
         for (system, seed), rows in self.values.items():
             lacking = [c for c in self.columns if c not in COLUMNS and any(np.isnan(row[c]) for row in rows.values())]
             if lacking:
                 lines.append(f"{system}, seed {seed}: no full results of {', '.join(lacking)}; its means are left out.")
+        for system, runs in self.systems.items():
+            untested = [seed for seed in self.seeds if seed not in [run.config.seed for run in runs]]
+            if untested:
+                lines.append(f"{system}: no results of seed {', '.join(map(str, untested))}, which SEEDS names.")
         return lines
 
 
@@ -131,7 +137,7 @@ def summarize(config: Config, dataset: Dataset, seeds: Sequence[int], resamples:
             rows = {row: columns for (system, row), columns in statistics.items() if system == run.system}
             comparisons[run.system] = compare(rows, published[run.config.score])
     resampled = resample_systems(runs, config.max_fpr, resamples)
-    return Summary(config, dataset, runs, values, statistics, resampled, published, comparisons)
+    return Summary(config, dataset, seeds, runs, values, statistics, resampled, published, comparisons)
 
 
 def over_seeds(

@@ -48,20 +48,23 @@ def percent(value: float, deviation: float = float("nan"), sign: str = "") -> st
     """A fraction in percent, with its standard deviation where there is one: `71.05 ± 0.50`."""
     if np.isnan(value):
         return NONE
-    return f"{100 * value:{sign}.2f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.2f}")
+    return f"{round(100 * value, 2) + 0.0:{sign}.2f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.2f}")
 
 
 def main_table(summary: Summary) -> Table:
     """The metrics and the official score of each system."""
     seeds = sorted({run.config.seed for run in summary.runs})
     title = f"{summary.title}: percent, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; "
-    title += f"the {OFFICIAL} is its {summary.official_column}"
+    title += f"the challenge's {OFFICIAL} stands in the column {summary.official_column}"
     title += "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
     rows = [
         [system, row, *(percent(*columns[column]) for column in summary.columns)]
         for (system, row), columns in summary.statistics.items()
     ]
     notes = [f"warning: {line}" for line in summary.missing]
+    of_systems = {system: [run.config.seed for run in runs] for system, runs in summary.systems.items()}
+    if any(each != seeds for each in of_systems.values()):
+        notes.append("Seeds: " + "; ".join(f"{s} {', '.join(map(str, each))}" for s, each in of_systems.items()) + ".")
     return Table(title, ["system", "metric", *summary.columns], _without_repeats(rows), 2, notes)
 
 
@@ -103,11 +106,11 @@ def published_table(summary: Summary) -> Table:
         cells = [found.get((row, column)) for column in summary.columns]
         if any(cells):
             published = [percent(c.published.mean, c.published.deviation) if c else NONE for c in cells]
-            rows += [[system, row, "published", *published], ["", "", "difference", *map(_difference, cells)]]
+            rows += [[system, row, "published", *published], [system, row, "difference", *map(_difference, cells)]]
     title = "Compared with published figures"
     title += f", percent; *: outside ± {DEVIATIONS} std, the published ones, or else of our seeds" if rows else ""
     notes = [_published_note(summary, system) for system in summary.systems]
-    return Table(title, ["system", "metric", "", *summary.columns], _without_repeats(rows), 3, notes)
+    return Table(title, ["system", "metric", "", *summary.columns], _without_repeats(rows, 2), 3, notes)
 
 
 def _difference(comparison: Comparison | None) -> str:
@@ -138,10 +141,14 @@ def _interval(interval: tuple[float, float], sign: str = "") -> str:
     return f"[{percent(low, sign=sign)}, {percent(high, sign=sign)}]"
 
 
-def _without_repeats(rows: list[list[str]]) -> list[list[str]]:
-    """Each system's name in its first row only."""
-    before = ["", *(row[0] for row in rows)]
-    return [["" if row[0] == last else row[0], *row[1:]] for row, last in zip(rows, before, strict=False)]
+def _without_repeats(rows: list[list[str]], names: int = 1) -> list[list[str]]:
+    """Each of the names at the left, such as the system's, in its first row only."""
+    shown, before = [], []
+    for row in rows:
+        same = [row[: k + 1] == before[: k + 1] for k in range(names)]
+        shown.append(["" if is_same else cell for cell, is_same in zip(row, same, strict=False)] + row[names:])
+        before = row
+    return shown
 
 
 def latex(summary: Summary) -> str:
@@ -162,4 +169,9 @@ def latex(summary: Summary) -> str:
     first_mean = next(place for place, line in enumerate(lines) if line.startswith(f"{next(iter(COLUMNS))} &"))
     lines[first_mean:first_mean] = ["\\midrule"]
     lines[3:3] = rules  # below the names of the systems
-    return "\n".join([f"% {main_table(summary).title}", "% \\usepackage{booktabs}", *lines]) + "\n"
+    heading = [
+        f"% {main_table(summary).title}",
+        "% \\usepackage{booktabs}",
+        "% Where it is too wide: \\usepackage{graphicx}, \\resizebox{\\linewidth}{!}{\\input{summary}}",
+    ]
+    return "\n".join([*heading, *lines]) + "\n"
