@@ -30,7 +30,7 @@ MOST_SYSTEMS = 4
 LABEL = re.compile(rf"[A-Za-z-]+_[A-Za-z0-9-]+_{TASK}_[1-{MOST_SYSTEMS}]")
 LONGEST_ABBREVIATION = 10  # characters
 MOST_FILES, MOST_BYTES = 1000, 300_000_000
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", flags=re.ASCII)
 SHOWN = 3  # clips that a line names
 
 DESCRIPTION = (
