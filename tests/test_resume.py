@@ -79,7 +79,7 @@ def test_distributions_of_a_new_score_are_added(trained, resumable, caplog):
     fits = {"MSE": {"shape": 1, "loc": 0, "scale": 1}} | {"model_sha256": json.loads(path.read_text())["model_sha256"]}
     path.write_text(json.dumps(_sealed(fits)))
     resumable.run_here("--test_only")
-    assert "is of an older version and has no batch distribution of MSE: no decisions. Train with --res" in caplog.text
+    assert "was written before there was a batch distribution of MSE: no decisions. Train with --res" in caplog.text
     restart(resumable)
     assert_equal_models(resumable, trained)
 
