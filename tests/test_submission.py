@@ -623,3 +623,16 @@ def test_it_says_what_names_were_compared_with(evaluation, capsys):
     said = capsys.readouterr().out
     assert f"nothing is wrong with {TEAM}_1, {TEAM}_2" in said
     assert "compared with the names that were released; the test clips are not there: 3DPrinter," in said
+
+
+def test_other_training_of_the_development_models_is_said(evaluation, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(make_submission, "_training", lambda run: {"epochs": 100 if run.config.dev else 8, "seed": 1})
+    assert submit(evaluation, evaluation.directory / "submission.yaml", "--output", tmp_path / "a.zip") == 0
+    assert "warning: MSE: models of development and evaluation data differ in epochs." in capsys.readouterr().err
+
+
+def test_training_of_a_run(trained, tmp_path):
+    run = Run(load_config(["--dataset", "DCASE2024T2", "-d", *trained.options]), DATASET)
+    found = make_submission._training(run)
+    assert (found["epochs"], found["seed"], found["frames"]) == (3, 13711, 5)
+    assert make_submission._training(Run(load_of(Workspace(tmp_path)), DATASET)) is None

@@ -241,6 +241,10 @@ def test_of_these_seeds_only(tmp_path, capsys, monkeypatch):
     table, text, _ = summarize_all(tmp_path, capsys)
     assert float(table["MSE", "AUC (source)", "mean"]["ToyCar"]) == pytest.approx(0.74)
     assert "percent, seeds 1, 10;" in text
+    assert "SEEDS names" not in text
+    monkeypatch.setenv("SEEDS", "10 1 7 8")
+    _, text, _ = summarize_all(tmp_path, capsys)
+    assert "warning: MSE: no results of seed 7, 8, which SEEDS names." in text
     monkeypatch.setenv("SEEDS", "3")
     with pytest.raises(BaselineError, match=r"no result_<machine>.csv of SEEDS='3' to summarize"):
         summarize.main(["DCASE2024T2", "-d", "--result_directory", str(tmp_path)])
@@ -262,3 +266,11 @@ def test_damaged_result_is_named(tmp_path, rows):
 def test_wrong_arguments(arguments, capsys):
     assert run_command(lambda: summarize.main(arguments)) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_seeds_of_each_system_are_told(tmp_path, capsys):
+    for score, seeds in (("MSE", (1, 2)), ("MAHALA", (1,))):
+        for seed in seeds:
+            write_results(tmp_path, score, f"seed{seed}", [0.7, 0.6, 0.5])
+    _, text, _ = summarize_all(tmp_path, capsys)
+    assert "Seeds: MSE 1, 2; MAHALA 1." in text
