@@ -83,7 +83,7 @@ def _bias(values: np.ndarray, value: float) -> float:
 
 
 def _share_below(values: np.ndarray, value: float) -> float:
-    """The share of values below `value`, those equal to it by half, and one more at each end, that none is 0 or 1."""
+    """The share of values below `value`, those equal by half; half a value more at each end, lest it be 0 or 1."""
     equal = np.isclose(values, value, rtol=1e-12, atol=1e-12)
     return float((np.sum((values < value) & ~equal) + np.sum(equal) / 2 + 0.5) / (len(values) + 1))
 

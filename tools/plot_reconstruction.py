@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from config import MODEL_KEYS, BaselineError, Config, RunPaths, UsageError, option_parser, parse_options
 from datasets.catalog import Machine, find_machine, machine_of_path
-from datasets.clips import SPLIT_DIRECTORIES, Clip, parse_clip
+from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, parse_clip
 from datasets.features import band_centers
 from datasets.recordings import open_recording
 from tools.console import add_channel_argument, log, open_console, run_command, whole_number
@@ -40,6 +40,7 @@ OPTIONS = (
     *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "dataset_directory", "model_directory"),
     *("result_directory", "export_dir", "score", "seed", "decision_threshold", "calibration", *MODEL_KEYS),
 )
+TEST_DIRECTORIES = (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
 FORMATS = (".png", ".pdf", ".svg")
 SAME_SCORE = 1e-4  # relative difference of a score that was computed again, on a GPU say
 LONGEST_NAME = 180  # bytes of a picture's name, for file systems take 255, and temporary names are longer
@@ -156,19 +157,13 @@ def _rank(clip: Clip, value: float, others: SectionScores | None) -> str:
     return f", rank {1 + [each.name for each in _by_rank(others)].index(clip.name)} of {len(written)}"
 
 
-def _others(clip: Clip, run: Run, machine: Machine) -> SectionScores | None:
-    """The scores of the section of a test clip of the machine type; None for other clips, or where there are none."""
-    if not _is_test_clip(clip, machine):
-        return None
+def _others(run: Run, machine: Machine, section: str) -> SectionScores | None:
+    """The scores of a section's test clips; None where there are none."""
     try:
-        return run.section(machine, clip.section)
+        return run.section(machine, section)
     except BaselineError as error:
-        log.warning("the rank is not known: %s", error)
+        log.warning("the ranks are not known: %s", error)
         return None
-
-
-def _is_test_clip(clip: Clip, machine: Machine) -> bool:
-    return machine_of_path(clip.path) == machine and clip.path.absolute().parent.name in SPLIT_DIRECTORIES["test"]
 
 
 def _clip_of(path: Path) -> Clip:
@@ -218,16 +213,19 @@ def main(arguments: list[str] | None = None) -> bool:
     machine = find_machine(config.dataset, config.split)
     run = Run(config, machine.dataset)
     clips = _clips_to_draw(options, run, machine)
-    pictures = [options.output or _picture(clip, run.paths(machine), machine) for clip in clips]
+    machines = {clip.path: machine_of_path(clip.path) for clip in clips}  # by their place
+    tested = [clip.path for clip in clips if machines[clip.path] == machine and _folder(clip) in TEST_DIRECTORIES]
+    pictures = [options.output or _picture(clip, clip.path in tested, run.paths(machine)) for clip in clips]
     for clip, picture in zip(clips, pictures, strict=True):
         if pictures.count(picture) > 1:
             raise UsageError(f"{clip.path}: another clip's picture would have the same name. Draw it with --output.")
+    others = {s: _others(run, machine, s) for s in {clip.section for clip in clips if clip.path in tested}}
     models, errors = Models(config, machine), {}
     for clip, picture in zip(clips, pictures, strict=True):
+        # Of the two channels of a dataset's clips the baseline takes the first; of others it cannot be known.
+        channel = 1 if options.channel is None and machines[clip.path] else options.channel
         try:
-            # Of the two channels of a dataset's clips the baseline takes the first; of others it cannot be known.
-            channel = 1 if options.channel is None and machine_of_path(clip.path) else options.channel
-            _draw(clip, channel, models, _others(clip, run, machine), picture)
+            _draw(clip, channel, models, others[clip.section] if clip.path in tested else None, picture)
         except BaselineError as error:
             errors[str(error)] = error  # one that all clips meet, such as a missing model, is said once
     for text in errors:
@@ -246,12 +244,14 @@ def _clips_to_draw(options: argparse.Namespace, run: Run, machine: Machine) -> l
     return ranked_clips(results, options.ranked)
 
 
-def _picture(clip: Clip, paths: RunPaths, machine: Machine) -> Path:
+def _picture(clip: Clip, is_tested: bool, paths: RunPaths) -> Path:
     """Where the picture of a clip goes: of others than the machine type's test clips, to a place of its own."""
     name = f"{clip.path.stem.encode()[:LONGEST_NAME].decode(errors='ignore')}.png"
-    if _is_test_clip(clip, machine):
-        return paths.reconstruction_dir / name
-    return paths.reconstruction_dir / "others" / f"{clip.path.absolute().parent.name}_{name}"
+    return paths.reconstruction_dir / (name if is_tested else f"others/{_folder(clip)}_{name}")
+
+
+def _folder(clip: Clip) -> str:
+    return clip.path.absolute().parent.name
 
 
 def _draw(clip: Clip, channel: int | None, models: Models, others: SectionScores | None, picture: Path) -> None:

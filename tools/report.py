@@ -31,7 +31,11 @@ NOT_SHOWN = (
     *("dataset", "dev", "eval", "train_only", "test_only", "restart", "checkpoint_path", "use_ids"),
     *("score", "max_fpr", "decision_threshold", "calibration"),  # of tests, which may have others
 )
-PLACES = ("dataset_directory", "model_directory", "result_directory", "export_dir")
+# What tools/plot_reconstruction.py must be told, where it is not as in baseline.yaml.
+DRAWN_BY = (
+    *("score", "seed", "model_name_suffix"),
+    *("dataset_directory", "model_directory", "result_directory", "export_dir"),
+)
 
 log = logging.getLogger("baseline")
 
@@ -103,28 +107,24 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
         (f"Losses, {paths.model_name}, seed {paths.config.seed}", paths.loss_picture) for paths in models.values()
     ]
     scores = {system: [_sections(run, machine) for run in runs] for system, runs in summary.systems.items()}
-    given = [f"--dataset {machine.dataset.name}{machine.name} -{machine.split[0]} --ranked 2"]
-    first = summary.runs[0].config
-    given += [f"-tag {shlex.quote(first.model_name_suffix)}"] if first.model_name_suffix else []
-    given += [f"--seed {first.seed}"] if first.seed != _defaults().seed else []
-    given += [f"--score {first.score}"] if first.score != _defaults().score else []
-    given += [f"--{key} {shlex.quote(value)}" for key, value in _other_places(summary.config).items()]
     return {
         "name": machine.name,
         "metrics": _metrics_table(summary, machine),
         "pictures": list(_pictures([*pictures, *losses])),
         "reconstructions": list(_pictures(reconstructions)),
-        "how_to_draw": f".venv/bin/python tools/plot_reconstruction.py {' '.join(given)}",
+        "how_to_draw": _how_to_draw(summary, machine),
         "systems": list(summary.systems),
         "has_seeds": any(len(runs) > 1 for runs in summary.systems.values()),
         "sections": {section: _ranked(scores, section, directory) for section in machine.sections},
     }
 
 
-def _other_places(config: Config) -> dict[str, str]:
-    """Directories that are not those of baseline.yaml."""
-    defaults, given = _defaults().as_dict(PLACES), config.as_dict(PLACES)
-    return {key: value for key, value in given.items() if value != defaults[key]}
+def _how_to_draw(summary: Summary, machine: Machine) -> str:
+    """The command that draws the first system's best and worst clips."""
+    first, defaults = summary.runs[0].config.as_dict(DRAWN_BY), _defaults().as_dict(DRAWN_BY)
+    options = [f"--{key} {shlex.quote(str(value))}" for key, value in first.items() if value != defaults[key]]
+    command = f".venv/bin/python tools/plot_reconstruction.py --dataset {machine.dataset.name}{machine.name}"
+    return " ".join([command, f"-{machine.split[0]} --ranked 2", *options])
 
 
 def _defaults() -> Config:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from config import BaselineError, Config, RunPaths
 from datasets.catalog import Dataset, Machine
-from datasets.clips import Clip, find_clips, parse_clip
+from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, find_clips, parse_clip
 from files import remove, write_csv
 from tools.metrics import arithmetic_mean, harmonic_mean, section_metrics
 
@@ -221,13 +221,21 @@ def clips_of_names(machine: Machine, dataset_directory: Path, section: str, name
     Raises:
         BaselineError: a name is not one of a clip.
     """
-    directory = machine.directory(dataset_directory) / "test"
+    places = [machine.directory(dataset_directory) / name for name in (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)]
+    clips = [parse_clip(places[0] / name) for name in names]
+    if all(clip.is_anomaly is not None for clip in clips):  # nothing else needs to be looked up
+        return [replace(clip, path=_place(clip.name, places)) for clip in clips]
     try:
         there = {clip.name: clip for clip in find_clips(machine, dataset_directory, "test", (section,))}
     except BaselineError as error:
         log.debug("clips of %s are not there: %s", machine.name, error)
         there = {}
-    return [there.get(name) or parse_clip(directory / name) for name in names]
+    return [there.get(clip.name, clip) for clip in clips]
+
+
+def _place(name: str, directories: Sequence[Path]) -> Path:
+    """Where the clip is, or would be."""
+    return next((path for each in directories if (path := each / name).exists()), directories[0] / name)
 
 
 def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> list[Run]:

@@ -3,7 +3,6 @@
 Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export_dir ...] [--report]
 """
 
-import itertools
 import math
 import signal
 import sys
@@ -44,8 +43,8 @@ def write_tables(summary: Summary, directory: Path) -> None:
 def _write_intervals(summary: Summary, path: Path) -> None:
     rows = [
         [system, *figure, summary.value(system, figure), *interval]
-        for system in summary.systems
-        for figure, interval in summary.intervals(system).items()
+        for system, intervals in summary.intervals.items()
+        for figure, interval in intervals.items()
     ]
     write_csv(path, [["system", "metric", "column", "value", "low", "high"], *rows])
 
@@ -53,8 +52,8 @@ def _write_intervals(summary: Summary, path: Path) -> None:
 def _write_differences(summary: Summary, path: Path) -> None:
     rows = [
         [second, first, *figure, difference.value, *difference.interval, difference.p]
-        for first, second in itertools.combinations(summary.systems, 2)
-        for figure, difference in summary.differences(first, second).items()
+        for (first, second), differences in summary.differences.items()
+        for figure, difference in differences.items()
     ]
     write_csv(path, [["system", "minus", "metric", "column", "difference", "low", "high", "p"], *rows])
 

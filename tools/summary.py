@@ -4,6 +4,7 @@ A system is a score and a tag, such as `MSE` or `MAHALA wide`; a row is a metric
 column is a mean over all machine types, or a machine type. All figures are fractions.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,7 +40,8 @@ class Summary:
         runs: those with metrics, the seeds of each system one after the other.
         values: (system, seed) → row → column → value; `nan` where there is none.
         statistics: (system, row) → column → mean and standard deviation over seeds.
-        resampled: system → its figures in each resample of the clips, of those that could be resampled.
+        intervals: system → figure → its interval, of figures whose clips could be resampled.
+        differences: (first system, second system) → figure → second less first, of figures over the same clips.
         published: score → what was published of it.
         comparisons: system → (row, column) → ours beside the published figure, of scores with published figures.
     """
@@ -50,7 +52,8 @@ class Summary:
     runs: list[Run]
     values: dict[tuple[str, int], dict[str, dict[str, float]]]
     statistics: dict[tuple[str, str], dict[str, tuple[float, float]]]
-    resampled: dict[str, Resampled]
+    intervals: dict[str, dict[Figure, tuple[float, float]]]
+    differences: dict[tuple[str, str], dict[Figure, Difference]]
     published: dict[str, Published]
     comparisons: dict[str, dict[tuple[str, str], Comparison]]
 
@@ -76,21 +79,6 @@ class Summary:
         """The mean over the system's seeds; `nan` where it has none."""
         row, column = figure
         return self.statistics[system, row][column][0]
-
-    def intervals(self, system: str) -> dict[Figure, tuple[float, float]]:
-        """The interval of each figure of a system whose clips could be resampled."""
-        figures = self.resampled[system].figures if system in self.resampled else {}
-        return {figure: interval_of(values, self.value(system, figure)) for figure, values in figures.items()}
-
-    def differences(self, first: str, second: str) -> dict[Figure, Difference]:
-        """The second system less the first, of each figure that rests on the same clips in both."""
-        if first not in self.resampled or second not in self.resampled:
-            return {}
-        found = {}
-        for figure, values in paired_differences(self.resampled[first], self.resampled[second]).items():
-            value = self.value(second, figure) - self.value(first, figure)
-            found[figure] = Difference(value, interval_of(values, value), chance_of(values, value))
-        return found
 
     @property
     def title(self) -> str:
@@ -137,7 +125,27 @@ def summarize(config: Config, dataset: Dataset, seeds: Sequence[int], resamples:
             rows = {row: columns for (system, row), columns in statistics.items() if system == run.system}
             comparisons[run.system] = compare(rows, published[run.config.score])
     resampled = resample_systems(runs, config.max_fpr, resamples)
-    return Summary(config, dataset, seeds, runs, values, statistics, resampled, published, comparisons)
+    intervals, differences = over_clips(resampled, statistics)
+    return Summary(config, dataset, seeds, runs, values, statistics, intervals, differences, published, comparisons)
+
+
+def over_clips(
+    resampled: dict[str, Resampled], statistics: dict[tuple[str, str], dict[str, tuple[float, float]]]
+) -> tuple[dict[str, dict[Figure, tuple[float, float]]], dict[tuple[str, str], dict[Figure, Difference]]]:
+    """The intervals of each system, and the differences of each two; see Summary."""
+    intervals, differences = {}, {}
+    means = {
+        system: {(row, column): statistics[system, row][column][0] for row, column in resampled[system].figures}
+        for system in resampled
+    }
+    for system, each in resampled.items():
+        intervals[system] = {figure: interval_of(v, means[system][figure]) for figure, v in each.figures.items()}
+    for first, second in itertools.combinations(resampled, 2):
+        found = differences[first, second] = {}
+        for figure, values in paired_differences(resampled[first], resampled[second]).items():
+            value = means[second][figure] - means[first][figure]
+            found[figure] = Difference(value, interval_of(values, value), chance_of(values, value))
+    return intervals, differences
 
 
 def over_seeds(

@@ -71,11 +71,11 @@ def main_table(summary: Summary) -> Table:
 def official_table(summary: Summary) -> Table | None:
     """The official scores with their intervals, and the differences between systems; None where none is known."""
     figure = OFFICIAL, summary.official_column
-    known = {s: intervals[figure] for s in summary.systems if figure in (intervals := summary.intervals(s))}
+    known = {s: intervals[figure] for s, intervals in summary.intervals.items() if figure in intervals}
     rows = [[s, percent(summary.value(s, figure)), _interval(interval), "", ""] for s, interval in known.items()]
     notes = ["Resampled are clips, the same ones for all systems, and not seeds: those of a system are averaged."]
     for first, second in itertools.combinations(known, 2):
-        difference = summary.differences(first, second).get(figure)
+        difference = summary.differences[first, second].get(figure)
         if difference is None:
             notes.append(f"{second} and {first} were tested on different clips: their difference is not known.")
             continue
@@ -89,9 +89,8 @@ def official_table(summary: Summary) -> Table | None:
 def interval_table(summary: Summary) -> Table | None:
     """The intervals of all figures; None where none is known."""
     rows = []
-    of_systems = {system: summary.intervals(system) for system in summary.systems}
     for system, row in summary.statistics:
-        known = of_systems[system]
+        known = summary.intervals.get(system, {})
         cells = [_interval(known[row, column]) if (row, column) in known else NONE for column in summary.columns]
         rows += [[system, row, *cells]] if known else []
     title = f"{INTERVAL}s of a bootstrap over clips, percent"
