@@ -260,6 +260,17 @@ def test_value_and_interval_are_of_the_same_seeds(tmp_path, capsys):
     assert found == set(MACHINES) - {"fan"}
 
 
+def test_rows_are_in_the_order_of_the_tables(tmp_path):
+    for score in ("MSE", "MAHALA"):
+        write_system(tmp_path, score, 1, 1.0)
+    summarize.main(["DCASE2024T2", "-d", "--result_directory", str(tmp_path), "--resamples", "20"])
+    directory = tmp_path / "dev_data/baseline/summarize/DCASE2024T2"
+    order = [(metric, column) for metric in [*METRICS, "official score"] for column in ["h-mean", "a-mean", *MACHINES]]
+    for name, repeats in (("intervals", 2), ("differences", 1)):
+        rows = csv.DictReader((directory / f"{name}.csv").open())
+        assert [(row["metric"], row["column"]) for row in rows] == repeats * order
+
+
 def test_other_clips_are_not_compared(tmp_path, capsys, caplog):
     """One machine type's clips are others, by one name: no difference there, nor of what rests on it."""
     write_system(tmp_path, "MSE", 1, 0.7)

@@ -121,7 +121,7 @@ def resample_systems(runs: Sequence[Run], max_fpr: float, resamples: int) -> dic
     return systems
 
 
-def _resample_run(run: Run, max_fpr: float, resamples: int) -> tuple[set[Figure], Resampled]:
+def _resample_run(run: Run, max_fpr: float, resamples: int) -> tuple[list[Figure], Resampled]:
     """The figures that a run has, and those of its sections that can be resampled."""
     values, clips, written = {}, {}, run.metrics()
     for name, machine in run.machines.items():
@@ -138,7 +138,7 @@ def _resample_run(run: Run, max_fpr: float, resamples: int) -> tuple[set[Figure]
                 values[name, section, metric] = resampled
     known, rows = (means_over_sections(each, run.dataset, run.config.split) for each in (written, values))
     figures = {(row, column): v for row, columns in rows.items() for column, v in columns.items() if np.ndim(v)}
-    has = {(row, column) for row, columns in known.items() for column, v in columns.items() if not math.isnan(v)}
+    has = [(row, column) for row, columns in known.items() for column, v in columns.items() if not math.isnan(v)]
     return has, Resampled(figures, clips)
 
 

@@ -132,7 +132,7 @@ def ranked_clips(results: Sequence[SectionScores], number: int) -> list[Clip]:
     """Of each section and label the clips with the highest and those with the lowest scores, `number` of each."""
     chosen = {}
     for result in results:
-        for label in {clip.is_anomaly for clip in result.clips}:
+        for label in dict.fromkeys(clip.is_anomaly for clip in result.clips):
             falling = [clip for clip in _by_rank(result) if clip.is_anomaly == label]
             chosen |= {clip.path: clip for clip in (*falling[:number], *falling[-number:])}
     return list(chosen.values())
@@ -219,7 +219,7 @@ def main(arguments: list[str] | None = None) -> bool:
     for clip, picture in zip(clips, pictures, strict=True):
         if pictures.count(picture) > 1:
             raise UsageError(f"{clip.path}: another clip's picture would have the same name. Draw it with --output.")
-    others = {s: _others(run, machine, s) for s in {clip.section for clip in clips if clip.path in tested}}
+    others = {s: _others(run, machine, s) for s in sorted({clip.section for clip in clips if clip.path in tested})}
     models, errors = Models(config, machine), {}
     for clip, picture in zip(clips, pictures, strict=True):
         # Of the two channels of a dataset's clips the baseline takes the first; of others it cannot be known.
