@@ -570,11 +570,12 @@ def test_killed_at_random_moments(published, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
         unfinished += not raw.exists()
+        whole *= 0.9 if raw.exists() else 1.1  # the first run may have been a slow one, or a quick one
         if raw.exists():
             assert files_below(raw).keys() == {*NAMES, "dev_fan.zip.json"}
         assert get(published, tmp_path) == []
         assert_complete(tmp_path)
-    assert unfinished > 3
+    assert 3 < unfinished < 20
 
 
 # --- The commands ---
