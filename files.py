@@ -102,6 +102,15 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
+def version_of(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is written anew; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def remove(path: Path) -> None:
     """Remove a file, if it is there.
 
@@ -127,6 +136,9 @@ def make_writable_directory(directory: Path) -> None:
 def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
     """Let one process at a time run the block. The lock file stays; a killed process holds it no longer.
 
+    Where the file system has no locks (some Lustre file systems, NFS 3 without its lock service) the block is run
+    without, and a warning says so.
+
     Args:
         lock: the lock file; its directory is made when it is not there.
         waiting: what to say where another process has the lock.
@@ -150,6 +162,8 @@ def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
     except OSError as error:
         if needed:
             raise cannot_write(lock, error) from error
+    except RuntimeError as error:  # fasteners' word for errors of locking itself
+        log.warning("%s: no locks there (%s). Two runs at once are not kept apart.", lock, error.__context__)
     try:
         yield waited
     finally:

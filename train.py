@@ -45,7 +45,7 @@ from tqdm import tqdm
 from datasets.clips import find_clips
 from datasets.features import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
-from files import alone, make_writable_directory, remove
+from files import alone, make_writable_directory, remove, version_of
 from networks import find_network, make_network
 from networks.adam import Adam
 from networks.generators import seed_generators
@@ -430,15 +430,6 @@ def how_to_go_on(config: Config, has_checkpoint: bool) -> str:
         _, arguments = parser.parse_known_args(arguments)
         arguments += [] if config.restart else ["--restart"]
     return f"{kept}. To go on: {shlex.join([sys.executable, sys.argv[0], *arguments])}"
-
-
-def version_of(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is written anew; None where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
 
 
 if __name__ == "__main__":

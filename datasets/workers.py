@@ -27,8 +27,10 @@ def cores() -> int:
     """How many cores this run may use: its share of them where JOBS runs go side by side."""
     import joblib  # knows of limits of containers, too
 
-    available = joblib.cpu_count()
-    jobs = os.environ.get("JOBS", "")
+    available, jobs = joblib.cpu_count(), os.environ.get("JOBS", "")
+    allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    if allocated.isdecimal():  # not every cluster keeps a job from the node's other cores
+        available = min(available, int(allocated))
     return max(1, available // int(jobs)) if jobs.isdecimal() and int(jobs) else available
 
 

@@ -1,5 +1,7 @@
 """Files that are complete or absent, locks, and what killed processes leave."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -140,6 +142,23 @@ def test_a_lock_that_cannot_be_written(tmp_path):
         pass
     with alone(tmp_path / "file" / ".lock", needed=False) as waited:
         assert not waited
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog, number):
+    """Such as Lustre mounted without them: the work is done, files are complete, and a warning says what is missing."""
+
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with alone(tmp_path / ".lock") as waited, atomic_path(tmp_path / "a.txt") as temporary:
+        assert not waited
+        temporary.write_text("new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+    assert "no locks there" in caplog.text
+    assert {path.name for path in tmp_path.iterdir()} == {"a.txt", ".lock"}
 
 
 def test_a_directory_in_the_place_of_a_file_is_found_before_any_is_replaced(tmp_path):

@@ -197,5 +197,14 @@ print(float(features.load_log_mels(clips, config, 1, pathlib.Path({str(tmp_path 
 @pytest.mark.parametrize(("jobs", "share"), [("1", 12), ("", 12), ("4", 3), ("5", 2), ("40", 1), ("0", 12), ("x", 12)])
 def test_cores_are_shared_among_jobs(monkeypatch, jobs, share):
     monkeypatch.setattr(joblib, "cpu_count", lambda: 12)
+    monkeypatch.delenv("SLURM_CPUS_ON_NODE", raising=False)
     monkeypatch.setenv("JOBS", jobs)
+    assert cores() == share
+
+
+@pytest.mark.parametrize(("allocated", "share"), [("1", 1), ("6", 3), ("64", 6), ("", 6)])
+def test_cores_are_those_of_the_allocation(monkeypatch, allocated, share):
+    monkeypatch.setattr(joblib, "cpu_count", lambda: 12)
+    monkeypatch.setenv("JOBS", "2")
+    monkeypatch.setenv("SLURM_CPUS_ON_NODE", allocated)
     assert cores() == share
