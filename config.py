@@ -88,6 +88,7 @@ class Config:
     dataset_directory: Path = _option("directory of the datasets")
     model_directory: Path = _option("directory of the trained models")
     result_directory: Path = _option("directory of the results")
+    cache_directory: Path | None = _option("directory of the cached features (default: beside the clips)")
     export_dir: str = _option("name of this experiment in directory names", name=True)
     model: str = _option("network")
     score: str = _option("anomaly score, MSE, MAHALA or MAHALA_FRAME")
@@ -126,6 +127,18 @@ class Config:
         names = keys or [field.name for field in dataclasses.fields(self)]
         values = {name: getattr(self, name) for name in names}
         return {k: next((to(v) for kind, to in plain.items() if isinstance(v, kind)), v) for k, v in values.items()}
+
+    def as_arguments(self) -> list[str]:
+        """The command line that gives just this configuration, whatever baseline.yaml holds by then."""
+        arguments = []
+        for name, value in self.as_dict().items():
+            if FIELDS[name].metadata["flag"] is not None:
+                arguments += [f"--{name}"] if value else []
+            elif isinstance(value, list):
+                arguments += [f"--{name}", *map(str, value)] if value else []
+            else:
+                arguments.append(f"--{name}={'null' if value is None else value}")
+        return arguments
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}

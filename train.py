@@ -73,9 +73,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 
     # --- Data: all vectors of the training clips
     clips = find_clips(machine, config.dataset_directory, "train", machine.section_names(config.use_ids))
-    log_mels = load_log_mels(
-        clips, config, channels(config, machine), machine.cache_directory(config.dataset_directory)
-    )
+    log_mels = load_log_mels(clips, config, channels(config, machine), machine.cache_directory(config))
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
     n_train = len(vectors) - math.ceil(len(vectors) * config.validation_split)
@@ -271,9 +269,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     score = find_score(config.score)(network)
 
     clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
-    log_mels = load_log_mels(
-        clips, config, channels(config, machine), machine.cache_directory(config.dataset_directory)
-    )
+    log_mels = load_log_mels(clips, config, channels(config, machine), machine.cache_directory(config))
     if sampling_rate not in (None, log_mels.sampling_rate):
         raise BaselineError(
             f"{clips[0].path}: sampling rate {log_mels.sampling_rate} Hz, but the model was trained on clips with "

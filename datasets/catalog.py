@@ -55,9 +55,9 @@ class Machine:
         """Where its clips are: `dcase2024t2/dev_data/raw/fan`."""
         return self.split_directory(dataset_directory) / "raw" / self.name
 
-    def cache_directory(self, dataset_directory: Path) -> Path:
+    def cache_directory(self, config: Config) -> Path:
         """Where its features are cached: `dcase2024t2/dev_data/processed/fan`."""
-        return self.split_directory(dataset_directory) / "processed" / self.name
+        return self.split_directory(config.cache_directory or config.dataset_directory) / "processed" / self.name
 
     @property
     def archives(self) -> list[Archive]:

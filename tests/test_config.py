@@ -51,6 +51,30 @@ def test_defaults_of_the_contract():
     assert config.as_dict(expected) == expected
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--use_ids", "0", "2", "--restart", "--checkpoint_path", "a b/c.pth", "--mono", "False"],
+        [
+            "--model_name_suffix=-wide",
+            "-lr",
+            "1e-05",
+            "--fmax",
+            "8000",
+            "--win_length",
+            "512",
+            "--cache_directory",
+            "~/cache",
+        ],
+    ],
+)
+def test_as_arguments_says_all_of_a_configuration(tmp_path, options):
+    config = load_config([*MINIMUM, *options])
+    changed = with_line(tmp_path, "--epochs: 7")
+    assert load_config(config.as_arguments(), changed) == config
+
+
 def test_command_line_goes_before_the_file():
     config = load_config(
         [*MINIMUM, "-lr", "1e-2", "--epochs=7", "-tag", "wide", "--fmax", "8000", "--use_ids", "0", "2"]

@@ -113,6 +113,13 @@ def test_unlabelled_clips_are_scored_without_metrics(workspace):
     assert not (directory / "result_HairDryer.csv").exists()
 
 
+def test_features_are_cached_where_it_is_said(workspace, demo_data):
+    own_copy(workspace, demo_data)
+    workspace.run_here("--epochs", "1", "--cache_directory", str(workspace.directory / "scratch"))
+    assert {path.name for path in (workspace.data / RAW.parent).iterdir()} == {"raw"}
+    assert len(list((workspace.directory / "scratch" / RAW.parent / "processed" / "fan").glob("log_mel_*.npz"))) == 2
+
+
 def test_a_picture_that_cannot_be_drawn_costs_nothing_else(trained, tmp_path, capsys):
     workspace = Workspace(tmp_path, trained.data)
     shutil.copytree(trained.models, workspace.models)
