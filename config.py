@@ -150,6 +150,8 @@ FEATURE_KEYS = ("n_mels", "n_fft", "hop_length", "power", "fmin", "fmax", "win_l
 MODEL_KEYS = ("model", "frames", "frame_hop_length", *FEATURE_KEYS)
 # What the course of a training depends on, besides its clips: --restart must agree in these.
 TRAINING_KEYS = (*MODEL_KEYS, "seed", "batch_size", "learning_rate", "shuffle", "validation_split")
+# What the results of a test depend on, besides its clips and the model.
+TEST_KEYS = (*MODEL_KEYS, "mono", "score", "max_fpr", "decision_threshold", "calibration")
 
 
 def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE) -> Config:
@@ -400,6 +402,11 @@ class RunPaths:
     @property
     def metrics(self) -> Path:
         return self.result_dir / f"result_{self.machine}.csv"
+
+    @property
+    def test_record(self) -> Path:
+        """What the results of a test were made from."""
+        return self.result_dir / f"test_{self.model_name}.json"
 
     @property
     def training_lock(self) -> Path:

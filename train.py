@@ -56,7 +56,7 @@ from tools.checkpoints import DamagedCheckpointError, TrainingState, training_id
 from tools.console import SIGNALS, Interrupted, TrainingProgress, catch_signals, open_console, open_log_file
 from tools.metrics import MEANS
 from tools.model_files import is_trained, load_model, read_threshold, save_model
-from tools.results import SectionScores, read_sections, write_metrics, write_section
+from tools.results import SectionScores, read_sections, write_metrics, write_section, write_test_record
 
 LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_loss_target")
 
@@ -264,16 +264,16 @@ def fit_each(scores: dict[str, list[float]], calibration: str) -> dict[str, Gamm
 @torch.no_grad()
 def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
     """Score the test clips with the trained model; write scores, decisions and, where labels are known, metrics."""
-    network, threshold, sampling_rate = load_model(config, machine, paths)
-    network.to(device).eval()
+    model = load_model(config, machine, paths)
+    network, threshold = model.network.to(device).eval(), model.threshold
     score = find_score(config.score)(network)
 
     clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
     log_mels = load_log_mels(clips, config, channels(config, machine), machine.cache_directory(config))
-    if sampling_rate not in (None, log_mels.sampling_rate):
+    if model.sampling_rate not in (None, log_mels.sampling_rate):
         raise BaselineError(
             f"{clips[0].path}: sampling rate {log_mels.sampling_rate} Hz, but the model was trained on clips with "
-            f"{sampling_rate} Hz."
+            f"{model.sampling_rate} Hz."
         )
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     scores = []
@@ -287,6 +287,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
             decisions = None if threshold is None else [int(value > threshold) for value in values]
             write_section(paths, SectionScores(section, list(chosen), list(values), decisions))
         report(config, machine, paths, {clip.section: threshold for clip in clips})
+        write_test_record(paths, clips, model.checksum)
 
 
 def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[str, float | None]) -> None:

@@ -37,7 +37,8 @@ from networks.steps import flatten_parameters
 from networks.threshold import Gamma
 from tools.checkpoints import TrainingState
 from tools.make_submission import build
-from tools.model_files import _checksum_of, load_model, read_threshold, save_model
+from tools.model_files import load_model, read_threshold, save_model
+from tools.records import checksum_of
 from tools.results import read_metrics, read_sections
 from tools.submission import find_problems, read_package
 
@@ -344,7 +345,7 @@ def test_models(outcomes, tiny_model, name, resealed):
         try:
             record = parse[Path(name).suffix](contents.decode())
             record.pop("sha256", None)
-            record["sha256"] = _checksum_of(record)
+            record["sha256"] = checksum_of(record)
             return json.dumps(record).encode()
         except Exception:
             return contents
@@ -359,10 +360,9 @@ def test_models(outcomes, tiny_model, name, resealed):
         (paths.model_dir / name).write_bytes(reseal(contents) if resealed else contents)
         found = outcomes.of(load_model, config, FAN, paths)
         if found is not None:
-            network, threshold, _ = found
-            assert all(value.isfinite().all() for value in network.state_dict().values())
-            assert threshold is None or math.isfinite(threshold)
-            assert resealed or threshold in (expected, None)
+            assert all(value.isfinite().all() for value in found.network.state_dict().values())
+            assert found.threshold is None or math.isfinite(found.threshold)
+            assert resealed or found.threshold in (expected, None)
 
     fuzz()
 

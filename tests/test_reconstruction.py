@@ -137,7 +137,7 @@ def test_what_a_picture_shows(tested):
     clip = parse_clip(tested.clip("section_00_target_test_normal_0000*"))
     models = plot_reconstruction.Models(config, machine)
     shown = plot_reconstruction.reconstruct(clip, None, models, None)
-    network, *_ = models.load("00")
+    network = models.load("00").network
     log_mel = torch.from_numpy(shown.log_mel)
     x = log_mel.flatten().unfold(0, 640, 128)
     with torch.no_grad():

@@ -24,7 +24,7 @@ from networks import NETWORKS
 from networks.autoencoder import AutoEncoder
 from tools import checkpoints
 from tools.console import Interrupted, TrainingProgress, catch_signals
-from tools.model_files import _sealed
+from tools.records import sealed
 
 FILES = ("log.csv", "model.pth", "score_distribution.json", "log.png")
 
@@ -77,7 +77,7 @@ def test_distributions_of_a_new_score_are_added(trained, resumable, caplog):
     """A model that was trained before a score was there, or by a version without thresholds of clips."""
     path = resumable.model() / "score_distribution.json"
     fits = {"MSE": {"shape": 1, "loc": 0, "scale": 1}} | {"model_sha256": json.loads(path.read_text())["model_sha256"]}
-    path.write_text(json.dumps(_sealed(fits)))
+    path.write_text(json.dumps(sealed(fits)))
     resumable.run_here("--test_only")
     assert "was written before there was a batch distribution of MSE: no decisions. Train with --res" in caplog.text
     restart(resumable)

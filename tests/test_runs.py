@@ -62,6 +62,7 @@ def test_files_of_a_test(trained, score):
         "result_fan.csv",
         "anomaly_score_fan.png",
         "roc_fan.png",
+        "test_fan.json",
     }
     for name in ("anomaly_score", "decision_result"):
         text = (directory / f"{name}_fan_section_00_test.csv").read_text()

@@ -118,7 +118,7 @@ def complexity(run: Run) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from networks import make_network
-    from tools.model_files import read_record
+    from tools.records import read_record
 
     machine = next(iter(run.machines.values()))
     paths = next(iter(run.models(machine)), run.paths(machine))
@@ -169,7 +169,7 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
 
 def _training(run: Run) -> dict[str, Any] | None:
     """The parameters that the models of a run were trained with, says the first one's record; None: there is none."""
-    from tools.model_files import read_record
+    from tools.records import read_record
 
     paths = next((paths for machine in run.machines.values() for paths in run.models(machine)), None)
     record = read_record(paths) if paths else None

@@ -10,28 +10,27 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from torch import nn
 
-from config import FIELDS, MODEL_KEYS, BaselineError, Config, RunPaths, load_yaml
+from config import FIELDS, MODEL_KEYS, BaselineError, Config, RunPaths
 from datasets.catalog import Machine
 from files import alone, atomic_paths, csv_text
 from networks import make_network
 from networks.scores import SCORES
 from networks.threshold import Gamma
+from tools.records import checksum_of, read_record, read_sealed, sealed
 
 log = logging.getLogger("baseline")
 
 PACKAGES = ("numpy", "scipy", "librosa", "soundfile")
 CALIBRATIONS = FIELDS["calibration"].metadata["among"]
-SEAL = "sha256"  # key of a record's own checksum
 
 
 def save_model(
@@ -84,8 +83,8 @@ def save_model(
             calibration: {score: fit and asdict(fit) for score, fit in of_scores.items()}
             for calibration, of_scores in distributions.items()
         } | {"model_sha256": checksum}
-        distribution_file.write_text(json.dumps(_sealed(fits), indent=1) + "\n", encoding="utf-8")
-        record_file.write_text(yaml.safe_dump(_sealed(record), sort_keys=False), encoding="utf-8")
+        distribution_file.write_text(json.dumps(sealed(fits), indent=1) + "\n", encoding="utf-8")
+        record_file.write_text(yaml.safe_dump(sealed(record), sort_keys=False), encoding="utf-8")
 
 
 def is_trained(paths: RunPaths, identity: dict[str, Any], epochs: int) -> bool:
@@ -105,8 +104,18 @@ def is_trained(paths: RunPaths, identity: dict[str, Any], epochs: int) -> bool:
     return {key: record.get(key) for key in expected} == expected
 
 
-def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Module, float | None, int | None]:
-    """The trained network, its decision threshold, and the sampling rate it was trained at (Hz).
+@dataclass(frozen=True)
+class TrainedModel:
+    """A trained network, and what its files say of it."""
+
+    network: nn.Module
+    threshold: float | None  # above it a clip is anomalous; None: not known
+    sampling_rate: int | None  # Hz, of the clips it was trained on; None: not known
+    checksum: str  # SHA-256 of its weights' file
+
+
+def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedModel:
+    """The trained model of a machine type, or of some of its sections.
 
     A state dict of the published baseline can be put in the place of model.pth. It comes without the other files: then
     the threshold and the sampling rate are None, and there are scores but no decisions.
@@ -144,16 +153,8 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> tuple[nn.Mo
         )
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise BaselineError(f"{paths.model}: some of its weights are not finite numbers. Train again.")
-    return network, _threshold(fits, config, paths), record and record.get("sampling_rate")
-
-
-def read_record(paths: RunPaths) -> dict[str, Any] | None:
-    """The parameters, versions and device that a model was trained with; None where there is no record of them.
-
-    Raises:
-        BaselineError: the record is damaged.
-    """
-    return _read_sealed(paths.config_record, load_yaml)
+    rate, checksum = record and record.get("sampling_rate"), hashlib.sha256(weights).hexdigest()
+    return TrainedModel(network, _threshold(fits, config, paths), rate, checksum)
 
 
 def read_threshold(config: Config, paths: RunPaths) -> float | None:
@@ -162,7 +163,7 @@ def read_threshold(config: Config, paths: RunPaths) -> float | None:
     Raises:
         BaselineError: the file of the distributions is damaged.
     """
-    return _threshold(_read_sealed(paths.score_distribution, json.loads), config, paths)
+    return _threshold(read_sealed(paths.score_distribution, json.loads), config, paths)
 
 
 def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> float | None:
@@ -179,7 +180,7 @@ def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> 
 def _read_records(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any] | None, bytes]:
     """config.yaml, score_distribution.json (None where one is not there) and the bytes of model.pth, if they agree."""
     record = read_record(paths)
-    fits = _read_sealed(paths.score_distribution, json.loads)
+    fits = read_sealed(paths.score_distribution, json.loads)
     try:
         weights = paths.model.read_bytes()
     except OSError as error:
@@ -195,26 +196,4 @@ def _read_records(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any
 
 
 def _training_checksum(identity: dict[str, Any], epochs: int) -> str:
-    return _checksum_of({"epochs": epochs, **identity})
-
-
-def _sealed(contents: dict[str, Any]) -> dict[str, Any]:
-    """The contents with their own checksum."""
-    return contents | {SEAL: _checksum_of(contents)}
-
-
-def _checksum_of(contents: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
-
-
-def _read_sealed(path: Path, parse: Callable[[str], Any]) -> dict[str, Any] | None:
-    try:
-        contents = parse(path.read_text(encoding="utf-8"))
-        if not isinstance(contents, dict) or contents.pop(SEAL, None) != _checksum_of(contents):
-            raise ValueError("it is not what was written, or was written by an older version")
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise BaselineError(f"{path} is damaged ({reason}). Train again; --restart mends it quickly.") from error
-    return contents
+    return checksum_of({"epochs": epochs, **identity})

@@ -32,8 +32,7 @@ from tools.results import Run, SectionScores
 from tools.score_clips import clip_vectors
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from tools.model_files import TrainedModel
     from tools.plots import Reconstruction
 
 OPTIONS = (
@@ -51,7 +50,7 @@ class Models:
 
     def __init__(self, config: Config, machine: Machine):
         self.config, self.machine = config, machine
-        self._loaded: dict[Path, tuple[nn.Module, float | None, int | None]] = {}
+        self._loaded: dict[Path, TrainedModel] = {}
 
     def paths(self, section: str) -> RunPaths:
         """The files of the model that scores clips of this section; any clips, where the machine type has no such one.
@@ -66,14 +65,14 @@ class Models:
         is_alone = not self.config.use_ids and section in self.machine.sections and of_section.model.exists()
         return of_section if is_alone else self.machine.run_paths(self.config, sections)
 
-    def load(self, section: str) -> "tuple[nn.Module, float | None, int | None]":
-        """Network, decision threshold and sampling rate; see tools.model_files.load_model."""
+    def load(self, section: str) -> "TrainedModel":
+        """The trained model of a section."""
         from tools.model_files import load_model
 
         paths = self.paths(section)
         if paths.model not in self._loaded:
-            network, *rest = load_model(self.config, self.machine, paths)
-            self._loaded[paths.model] = (network.eval(), *rest)
+            self._loaded[paths.model] = load_model(self.config, self.machine, paths)
+            self._loaded[paths.model].network.eval()
         return self._loaded[paths.model]
 
 
@@ -93,24 +92,26 @@ def reconstruct(clip: Clip, channel: int | None, models: Models, others: Section
     from networks.scores import contributions, find_score
     from tools.plots import Reconstruction
 
-    config, (network, threshold, model_rate) = models.config, models.load(clip.section)
+    config, model = models.config, models.load(clip.section)
     recording = open_recording(clip.path, channel)
-    rate = recording.header.sampling_rate
-    if model_rate not in (None, rate):
-        raise BaselineError(f"{clip.path}: {rate} Hz, but the model was trained at {model_rate} Hz. Resample the clip.")
+    rate, rate_of_model = recording.header.sampling_rate, model.sampling_rate
+    if rate_of_model not in (None, rate):
+        raise BaselineError(
+            f"{clip.path}: {rate} Hz, but the model was trained at {rate_of_model} Hz. Resample the clip."
+        )
     log_mels = recording.log_mels(rate, config)
     x = clip_vectors(log_mels, clip.path, config)  # (K, D)
     with torch.no_grad():
-        reconstruction = network(x)
+        reconstruction = model.network(x)
     residuals = reconstruction - x
-    score = find_score(config.score)(network)
+    score = find_score(config.score)(model.network)
 
     def by_frame(values: torch.Tensor) -> torch.Tensor:  # (K, D) -> (T, M)
         return sum_by_frame(values, config.n_mels, len(log_mels.frames), config.frame_hop_length)
 
     counts = by_frame(torch.ones_like(x))  # vectors that a frame is in; of none the means are 0 / 0
     value = float(score(residuals))
-    decision = "" if threshold is None else f", decision threshold {threshold:.4g}"
+    decision = "" if model.threshold is None else f", decision threshold {model.threshold:.4g}"
     return Reconstruction(
         title=f"{_folded(clip.name)}\n{config.score} {value:.5g}{decision}{_rank(clip, value, others)}",
         log_mel=log_mels.frames,

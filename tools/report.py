@@ -20,7 +20,7 @@ from datasets.catalog import Machine
 from datasets.clips import Clip
 from files import write_text
 from tools.metrics import OFFICIAL
-from tools.model_files import read_record
+from tools.records import read_record
 from tools.results import Run, SectionScores
 from tools.summary import Summary
 from tools.tables import Table, interval_table, main_table, official_table, percent, published_table

@@ -1,6 +1,8 @@
 """Anomaly scores and decisions → the CSVs of a result directory; those CSVs → metrics."""
 
 import csv
+import hashlib
+import json
 import logging
 import math
 import re
@@ -8,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from config import BaselineError, Config, RunPaths
+from config import TEST_KEYS, BaselineError, Config, RunPaths
 from datasets.catalog import Dataset, Machine
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, find_clips, parse_clip
-from files import remove, write_csv
+from files import remove, write_csv, write_text
 from tools.metrics import arithmetic_mean, harmonic_mean, section_metrics
+from tools.records import checksum_of, read_sealed, sealed
 
 SEED_AND_TAG = re.compile(r"seed(0|[1-9]\d*)(?:_(.*))?")  # the name of a run's directory, see RunPaths
 
@@ -58,6 +61,47 @@ def write_section(paths: RunPaths, result: SectionScores) -> None:
         write_csv(paths.decisions(result.section), rows)
     else:
         remove(paths.decisions(result.section))  # an older one does not belong to these scores
+
+
+def write_test_record(paths: RunPaths, clips: Sequence[Clip], weights: str) -> None:
+    """Write what the results of a test were made from. It comes last: with it, the test is finished.
+
+    Args:
+        weights: the checksum of the model's weights.
+    """
+    sections = sorted({clip.section for clip in clips})
+    files = [path for each in sections for path in (paths.anomaly_scores(each), paths.decisions(each)) if path.exists()]
+    record = paths.config.as_dict(TEST_KEYS) | {
+        "model_sha256": weights,
+        "clips_sha256": _checksum_of_clips(clips),
+        "files": {path.name: _checksum_of_file(path) for path in files},
+    }
+    write_text(paths.test_record, json.dumps(sealed(record), indent=1) + "\n")
+
+
+def is_tested(paths: RunPaths, clips: Sequence[Clip], weights: str) -> bool:
+    """Whether the results are there that a test with these parameters and weights gives.
+
+    Args:
+        clips: the test clips and their labels; none where they are not there any more: then whichever the test had.
+    """
+    try:
+        record = read_sealed(paths.test_record, json.loads) or {}
+        there = {name: _checksum_of_file(paths.result_dir / name) for name in record.get("files", ())}
+    except (BaselineError, OSError):
+        return False
+    expected = paths.config.as_dict(TEST_KEYS) | {"model_sha256": weights, "files": there}
+    expected |= {"clips_sha256": _checksum_of_clips(clips)} if clips else {}
+    labelled = any(clip.is_anomaly is not None for clip in clips)
+    return {key: record.get(key) for key in expected} == expected and (paths.metrics.exists() or not labelled)
+
+
+def _checksum_of_clips(clips: Sequence[Clip]) -> str:
+    return checksum_of([[clip.name, clip.is_target, clip.is_anomaly] for clip in clips])
+
+
+def _checksum_of_file(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> list[SectionScores]:

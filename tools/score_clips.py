@@ -55,8 +55,9 @@ def score_recordings(
     from tools.model_files import load_model
 
     paths_of_model = machine.run_paths(config, machine.section_names(config.use_ids))
-    network, threshold, model_rate = load_model(config, machine, paths_of_model)
-    score = find_score(config.score)(network.eval())
+    model = load_model(config, machine, paths_of_model)
+    network, threshold, model_rate = model.network.eval(), model.threshold, model.sampling_rate
+    score = find_score(config.score)(network)
     log.info("%s, decision threshold %s", config.score, "not known" if threshold is None else f"{threshold:.6g}")
     torch.set_num_threads(1)
     for path in paths:
