@@ -13,7 +13,7 @@ from conftest import ROOT
 from config import seeds_of_environment
 from datasets.catalog import find_dataset
 from tools import each_machine
-from tools.each_machine import Loop, Model, default_jobs, find_models
+from tools.each_machine import Loop, Runs, default_jobs, find_models, run_train
 
 TRAIN = ["--train_only", "-d"]
 
@@ -23,38 +23,39 @@ def python(code: str) -> list[str]:
 
 
 def loop(tmp_path, jobs, may_differ=False, **programs):
-    models = [Model(name, tmp_path / f"{name}.log", python(code)) for name, code in programs.items()]
-    return Loop(models, jobs, may_differ)
+    runs = [Runs(name, tmp_path / f"{name}.log", [python(code)]) for name, code in programs.items()]
+    return Loop(runs, jobs, may_differ)
 
 
 def test_one_model_for_each_machine_type_or_section():
-    models, _ = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN)
+    models = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN)
     assert [model.name for model in models] == ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
-    assert models[3].command[1:] == [str(ROOT / "train.py"), "--dataset", "DCASE2024T2fan", *TRAIN]
-    assert models[3].log.as_posix().endswith("models/baseline/dev_data/DCASE2024T2/seed13711/fan/train.log")
-    models, _ = find_models(find_dataset("DCASE2020T2"), "dev", TRAIN)
+    assert run_train(models[3].arguments)[1:] == [str(ROOT / "train.py"), "--dataset", "DCASE2024T2fan", *TRAIN]
+    assert models[3].paths.run_log.as_posix().endswith("models/baseline/dev_data/DCASE2024T2/seed13711/fan/train.log")
+    models = find_models(find_dataset("DCASE2020T2"), "dev", TRAIN)
     assert len(models) == 4 * 4 + 4 + 3
     assert "fan_section_06" in [model.name for model in models]
-    assert models[0].command[-2] == "--use_ids"
-    models, _ = find_models(find_dataset("DCASE2020T2"), "dev", [*TRAIN, "--use_ids", "0", "2"])
+    assert models[0].arguments[-2] == "--use_ids"
+    models = find_models(find_dataset("DCASE2020T2"), "dev", [*TRAIN, "--use_ids", "0", "2"])
     assert len(models) == 6  # one of these sections for each machine type; some do not have them, and will say so
 
 
 def test_a_test_script_takes_another_score():
     arguments = ["-d", "--score", "MAHALA_FRAME"]
     each_machine.check_arguments(arguments, "--test_only --score MAHALA")
-    _, config = find_models(find_dataset("DCASE2024T2"), "dev", ["--test_only", "--score", "MAHALA", *arguments])
+    models = find_models(find_dataset("DCASE2024T2"), "dev", ["--test_only", "--score", "MAHALA", *arguments])
+    config = models[0].config
     assert (config.score, config.test_only) == ("MAHALA_FRAME", True)
 
 
 def test_all_models_of_each_seed():
-    models, _ = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN, (1, 2))
+    models = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN, (1, 2))
     assert [model.name for model in models[6:8]] == ["valve seed 1", "ToyCar seed 2"]
-    assert models[7].command[-2:] == ["--seed", "2"]
-    assert "/seed2/ToyCar/" in models[7].log.as_posix()
-    models, _ = find_models(find_dataset("DCASE2022T2"), "dev", TRAIN, (1, 2))
+    assert models[7].arguments[-2:] == ["--seed", "2"]
+    assert "/seed2/ToyCar/" in models[7].paths.run_log.as_posix()
+    models = find_models(find_dataset("DCASE2022T2"), "dev", TRAIN, (1, 2))
     assert models[-1].name == "valve_section_02 seed 2"
-    assert models[-1].command[-4:] == ["--seed", "2", "--use_ids", "02"]
+    assert models[-1].arguments[-4:] == ["--seed", "2", "--use_ids", "02"]
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("", ()), ("1 2 1", (1, 2)), (" 3, 010,5", (3, 10, 5))])
@@ -108,6 +109,25 @@ def test_all_well_reports_nothing(tmp_path, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(("statuses", "begun"), [((0, 0), 2), ((0, 3), 2), ((3, 0), 1)])
+def test_runs_of_a_model_follow_one_another_until_one_fails(tmp_path, jobs, statuses, begun):
+    commands = [
+        python(f"open({str(tmp_path / 'begun')!r}, 'a').write('x'); raise SystemExit({each})") for each in statuses
+    ]
+    runs = Loop([Runs("fan", tmp_path / "log", commands)], jobs, False)
+    runs.run()
+    assert (tmp_path / "begun").read_text() == begun * "x"
+    assert runs.statuses == {"fan": max(statuses)}
+
+
+def test_a_program_that_cannot_be_started(tmp_path, capfd):
+    runs = Loop([Runs("fan", tmp_path / "log", [["/no/such/python"]])], 1, False)
+    runs.run()
+    assert runs.report_failures("01.sh")
+    assert "error: fan: cannot be started: [Errno 2] No such file" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("status", "may_differ", "goes_on"), [(2, False, False), (2, True, True), (130, True, False), (1, False, True)]
 )
@@ -142,7 +162,7 @@ sys.path.insert(0, {str(ROOT)!r})
 from tools.each_machine import *
 catch_signals()
 code = "import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(60)"
-models = [Model(name, pathlib.Path(name), [sys.executable, "-c", code]) for name in "abc"]
+models = [Runs(name, pathlib.Path(name), [[sys.executable, "-c", code]]) for name in "abc"]
 try:
     Loop(models, 2, False).run()
 except Interrupted as stop:
@@ -164,7 +184,7 @@ except Interrupted as stop:
 
 
 def test_default_number_of_jobs(monkeypatch):
-    _, config = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN)
+    config = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN)[0].config
     monkeypatch.setattr(each_machine, "cores", lambda: 6)
     monkeypatch.setattr(each_machine.shutil, "which", lambda _: None)
     for memory, jobs in ((64e9, 6), (float("inf"), 6), (3.3e9, 4), (1e8, 1)):
@@ -209,9 +229,9 @@ def test_lines_on_a_terminal(tmp_path):
     program = f"""
 import sys, pathlib
 sys.path.insert(0, {str(ROOT)!r})
-from tools.each_machine import Loop, Model
+from tools.each_machine import Loop, Runs
 code = "import time; print('NAME: epoch 1', flush=True); time.sleep(0.5); print('NAME: trained', flush=True)"
-models = [Model(n, pathlib.Path(n), [sys.executable, "-c", code.replace("NAME", n)]) for n in ("fan", "valve")]
+models = [Runs(n, pathlib.Path(n), [[sys.executable, "-c", code.replace("NAME", n)]]) for n in ("fan", "valve")]
 Loop(models, 2, False).run()
 """
     main, side = pty.openpty()

@@ -45,7 +45,7 @@ from networks.steps import fastest_form, flatten_parameters
 from tools import make_demo_data
 from tools.checkpoints import TrainingState
 from tools.console import run_command
-from tools.each_machine import Loop, Model
+from tools.each_machine import Loop, Runs, run_train
 from train import training_step
 
 MACHINES = list(find_dataset("DCASE2024T2").machines["dev"])
@@ -259,8 +259,8 @@ def measure_epochs(bench: Bench) -> list[Figure]:
     machines = MACHINES[: cores()]
     bench.link_machines(machines)
     options = ["-d", *bench.places(), "--epochs", str(bench.size.epochs), "--train_only", "-tag", "epochs"]
-    commands = {m: [sys.executable, str(ROOT / "train.py"), "--dataset", f"DCASE2024T2{m}", *options] for m in machines}
-    loop = Loop([Model(name, Path(name), command) for name, command in commands.items()], len(machines), False)
+    commands = {m: run_train(["--dataset", f"DCASE2024T2{m}", *options]) for m in machines}
+    loop = Loop([Runs(name, Path(name), [command]) for name, command in commands.items()], len(machines), False)
     loop.run()
     if loop.report_failures("benchmark.py"):
         raise BaselineError("the machine types side by side could not be trained.")

@@ -20,14 +20,14 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from config import ROOT, BaselineError, Config, UsageError, load_config, seeds_of_environment
-from datasets.catalog import Dataset, find_dataset
+from config import ROOT, BaselineError, Config, RunPaths, UsageError, load_config, seeds_of_environment
+from datasets.catalog import Dataset, Machine, find_dataset
 from datasets.workers import cores
 from tools.console import Interrupted, catch_signals
 
@@ -36,26 +36,42 @@ JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws pictures, imp
 SECONDS_TO_END = 5  # that a run has after an interrupt; Ctrl-C reaches runs, too
 STOPPED = 128 + signal.SIGINT  # exit status of a run that was interrupted
 WRONG_OPTION = 2  # exit status of one whose options are wrong
+CANNOT_START = 127  # what shells give where there is no such program
 DEV, EVAL = ("-d", "--dev"), ("-e", "--eval")
 
 
 @dataclass(frozen=True)
 class Model:
-    """One run of train.py."""
+    """A model of a dataset: of all sections of a machine type or of one of them, with one seed."""
 
     name: str  # machine type and, of several, section and seed
+    machine: Machine
+    sections: tuple[str, ...]
+    config: Config
+    arguments: list[str]  # of train.py
+
+    @property
+    def paths(self) -> RunPaths:
+        return self.machine.run_paths(self.config, self.sections)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of train.py for one model, one after the other until one fails."""
+
+    name: str
     log: Path
-    command: list[str]
+    commands: list[list[str]]
 
 
 class Loop:
-    """Runs of train.py, `jobs` at a time. Of several at a time each has one line, in place of a progress bar.
+    """The runs of models, `jobs` at a time. Of several at a time each has one line, in place of a progress bar.
 
     Attributes:
-        statuses: model → exit status, of those that were run.
+        statuses: model → exit status of its last run, of those that were begun.
     """
 
-    def __init__(self, models: Sequence[Model], jobs: int, may_differ: bool):
+    def __init__(self, models: Sequence[Runs], jobs: int, may_differ: bool):
         self._models, self.jobs = models, jobs
         self._may_differ = may_differ  # an option that is wrong for one may be right for another
         self.statuses: dict[str, int] = {}
@@ -79,18 +95,23 @@ class Loop:
                     self._end_running(told)
                     raise
 
-    def _run(self, model: Model) -> None:
-        if self._ended.is_set():
-            return
-        environment = os.environ | {"JOBS": str(self.jobs), "NAME_IN_LOOP": model.name}
+    def _run(self, model: Runs) -> None:
+        for command in model.commands:
+            if self._ended.is_set() or self.statuses.get(model.name):
+                return
+            self._run_command(model.name, command)
+
+    def _run_command(self, name: str, command: list[str]) -> None:
+        environment = os.environ | {"JOBS": str(self.jobs), "NAME_IN_LOOP": name}
         pipes: dict[str, Any] = {}
         if self.jobs > 1:
             environment["PROGRESS_LINES"] = "1"
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
         try:
-            process = subprocess.Popen(model.command, env=environment, **pipes)
+            process = subprocess.Popen(command, env=environment, **pipes)
         except OSError as error:
-            _write(f"error: {model.name}: cannot be started: {error}", sys.stderr)
+            _write(f"error: {name}: cannot be started: {error}", sys.stderr)
+            self.statuses[name] = CANNOT_START
             return
         with process:
             self._running.append(process)
@@ -98,7 +119,7 @@ class Loop:
                 process.send_signal(signal.SIGINT)
             if self.jobs > 1:
                 self._follow(process)
-        status = self.statuses[model.name] = process.returncode
+        status = self.statuses[name] = process.returncode
         if status in (STOPPED, -signal.SIGINT) or (status == WRONG_OPTION and not self._may_differ):
             self._ended.set()
 
@@ -182,10 +203,8 @@ def check_arguments(arguments: Sequence[str], options: str) -> None:
             raise UsageError(f"{name}: this script has chosen already ({options}). Take another script, or train.py.")
 
 
-def find_models(
-    dataset: Dataset, split: str, options: Sequence[str], seeds: Sequence[int] = ()
-) -> tuple[list[Model], Config]:
-    """The models to run with these options of train.py, in the order of the catalog, and the configuration of one.
+def find_models(dataset: Dataset, split: str, options: Sequence[str], seeds: Sequence[int] = ()) -> list[Model]:
+    """The models to run with these options of train.py, in the order of the catalog.
 
     Args:
         seeds: all models of one seed come before those of the next; none: that of the options.
@@ -204,18 +223,34 @@ def find_models(
             sections = machine.sections
             with contextlib.suppress(UsageError):  # not the sections of this machine type: its run will say so
                 sections = machine.section_names(config.use_ids)
-            runs = {sections: []}
+            choices = {sections: []}
         else:
-            runs = {(section,): ["--use_ids", section] for section in machine.sections}
-        for sections, chosen in runs.items():
-            paths = machine.run_paths(config, sections)
-            command = [sys.executable, str(ROOT / "train.py"), *arguments, *chosen]
-            name = paths.model_name + (f" seed {seed}" if len(seeds) > 1 else "")
-            models.append(Model(name, paths.run_log, command))
+            choices = {(section,): ["--use_ids", section] for section in machine.sections}
+        for sections, chosen in choices.items():
+            name = machine.run_paths(config, sections).model_name + (f" seed {seed}" if len(seeds) > 1 else "")
+            of_sections = replace(config, use_ids=tuple(map(int, sections))) if chosen else config
+            models.append(Model(name, machine, sections, of_sections, [*arguments, *chosen]))
     if not models:
         what = "machine type with test clips" if dataset.machines[split] else "machine types"
         raise UsageError(f"{dataset.name} has no {what} in its {split} data.")
-    return models, config
+    return models
+
+
+def run_train(arguments: Sequence[str]) -> list[str]:
+    """The command that runs train.py."""
+    return [sys.executable, str(ROOT / "train.py"), *arguments]
+
+
+def jobs_of_environment() -> int | None:
+    """How many runs are to go side by side, where the environment variable JOBS says it.
+
+    Raises:
+        UsageError: it is no such number.
+    """
+    text = os.environ.get("JOBS", "")
+    if text and not (text.isdecimal() and int(text)):
+        raise UsageError(f"JOBS must be a number from 1 on, not '{text}'.")
+    return int(text) if text else None
 
 
 def default_jobs(config: Config) -> int:
@@ -263,15 +298,15 @@ def main(script: str, purpose: str, dataset_name: str, options: str, *given: str
     split = "dev" if arguments[0] in DEV else "eval"
     try:
         seeds = seeds_of_environment()
-        models, config = find_models(find_dataset(dataset_name), split, [*options.split(), *arguments], seeds)
-        wanted = os.environ.get("JOBS", "")
-        if wanted and not (wanted.isdecimal() and int(wanted)):
-            raise UsageError(f"JOBS must be a number from 1 on, not '{wanted}'.")
+        models = find_models(find_dataset(dataset_name), split, [*options.split(), *arguments], seeds)
+        wanted = jobs_of_environment()
     except BaselineError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     os.environ.pop("JOBS", None)  # from here on all cores are this loop's
-    loop = Loop(models, min(int(wanted) if wanted else default_jobs(config), len(models)), bool(config.use_ids))
+    config, runs = models[0].config, [Runs(m.name, m.paths.run_log, [run_train(m.arguments)]) for m in models]
+    may_differ = any(argument.split("=")[0] == "--use_ids" for argument in arguments)
+    loop = Loop(runs, min(wanted or default_jobs(config), len(models)), may_differ)
     if loop.jobs > 1:
         print(f"{len(models)} models, {loop.jobs} at a time", flush=True)
     try:
