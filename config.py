@@ -128,10 +128,10 @@ class Config:
         values = {name: getattr(self, name) for name in names}
         return {k: next((to(v) for kind, to in plain.items() if isinstance(v, kind)), v) for k, v in values.items()}
 
-    def as_arguments(self) -> list[str]:
+    def as_arguments(self, leave_out: Iterable[str] = ()) -> list[str]:
         """The command line that gives just this configuration, whatever baseline.yaml holds by then."""
         arguments = []
-        for name, value in self.as_dict().items():
+        for name, value in self.as_dict(name for name in FIELDS if name not in leave_out).items():
             if FIELDS[name].metadata["flag"] is not None:
                 arguments += [f"--{name}"] if value else []
             elif isinstance(value, list):
@@ -239,7 +239,15 @@ def _check_together(config: Config) -> None:
         )
 
 
-def _read_defaults(path: Path) -> dict[str, Any]:
+def read_texts(path: Path) -> list[tuple[str, Any]]:
+    """Keys and values of a YAML file that has one on each line, each value as the text that stands there.
+
+    They are read as those of a command line are; YAML itself would make 8 of 010 and 3600 of 1:00:00, and keep the
+    last of two equal keys without a word.
+
+    Raises:
+        UsageError: it is not such a file.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         load_yaml(text)
@@ -250,11 +258,13 @@ def _read_defaults(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, yaml.MappingNode):
         raise UsageError(f"{path} must hold lines such as '--epochs: 100'.")
+    return [(key.value, node.value) for key, node in document.value]
+
+
+def _read_defaults(path: Path) -> dict[str, Any]:
     names = {alias: name for name, field in FIELDS.items() for alias in (name, _alias(field).lstrip("-"))}
     values = {}
-    # The text of each value is read as one from the command line is; YAML itself would make 8 of 010, and keep the
-    # last of two equal keys without a word.
-    for key, value in ((key.value, node.value) for key, node in document.value):
+    for key, value in read_texts(path):
         name = names.get(str(key).lstrip("-"))
         if name is None:
             raise UsageError(f"{path}: unknown key '{key}'.{nearest(str(key), _keys())}")

@@ -73,7 +73,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 
     # --- Data: all vectors of the training clips
     clips = find_clips(machine, config.dataset_directory, "train", machine.section_names(config.use_ids))
-    log_mels = load_log_mels(clips, config, channels(config, machine), machine.cache_directory(config))
+    log_mels = load_log_mels(clips, config, machine.channels(config), machine.cache_directory(config))
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
     n_train = len(vectors) - math.ceil(len(vectors) * config.validation_split)
@@ -269,7 +269,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     score = find_score(config.score)(network)
 
     clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
-    log_mels = load_log_mels(clips, config, channels(config, machine), machine.cache_directory(config))
+    log_mels = load_log_mels(clips, config, machine.channels(config), machine.cache_directory(config))
     if model.sampling_rate not in (None, log_mels.sampling_rate):
         raise BaselineError(
             f"{clips[0].path}: sampling rate {log_mels.sampling_rate} Hz, but the model was trained on clips with "
@@ -351,11 +351,6 @@ def draw(function: str, path: Path, *arguments) -> None:
     except Exception as error:
         log.warning("%s could not be drawn: %s", path, error)
         log.debug("", exc_info=True)
-
-
-def channels(config: Config, machine: Machine) -> int:
-    """How many channels the clips are to have."""
-    return machine.dataset.channels if config.mono is None else 1 if config.mono else 2
 
 
 def shown(path: Path) -> str:

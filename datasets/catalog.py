@@ -59,6 +59,10 @@ class Machine:
         """Where its features are cached: `dcase2024t2/dev_data/processed/fan`."""
         return self.split_directory(config.cache_directory or config.dataset_directory) / "processed" / self.name
 
+    def channels(self, config: Config) -> int:
+        """How many channels its clips are to have."""
+        return self.dataset.channels if config.mono is None else 1 if config.mono else 2
+
     @property
     def archives(self) -> list[Archive]:
         """The published archives that hold this machine type's clips; none for one's own recordings."""

@@ -50,14 +50,14 @@ class _Interrupter:
             raise self.raised
 
 
-def catch_signals() -> None:
-    """From now on SIGINT and SIGTERM raise Interrupted; more within TIDYING_UP are ignored.
+def catch_signals(*others: signal.Signals) -> None:
+    """From now on SIGINT, SIGTERM and these others raise Interrupted; more within TIDYING_UP are ignored.
 
     Later ones count again, for the first may be lost: an exception that is raised within a destructor is dropped, and
     so is one within the import of some compiled modules. TrainingProgress raises a lost one anew.
     """
     interrupter = _Interrupter()
-    for each in SIGNALS:
+    for each in (*SIGNALS, *others):
         signal.signal(each, interrupter)
 
 
