@@ -122,8 +122,9 @@ class Sweep:
 
     @classmethod
     def of_submissions(cls, submissions: Sequence[Submission]) -> "Sweep":
-        """The models of these submissions."""
-        models = [planned.model() for each in submissions for task in each.tasks for planned in task]
+        """The models of these submissions, of which a later one may have those of an earlier one again."""
+        planned = {model.key: model for each in submissions for task in each.tasks for model in task}
+        models = [each.model() for each in planned.values()]
         return cls(find_dataset(submissions[0].dataset), models, submissions[0].scores, submissions[0].seeds)
 
     @property
@@ -167,8 +168,8 @@ class Sweep:
             if task:
                 found[planned.key] = _of_queued(task, number, undone[planned.key].paths, log, planned)
             elif found[planned.key].state in (FAILED, MISSING) and log.exists():
-                others = {each.name for each in submission.tasks[number]} - {planned.name}
-                found[planned.key] = Progress(FAILED, last_error(log, others), log)
+                names_in_task = [each.name for each in submission.tasks[number]]
+                found[planned.key] = Progress(FAILED, last_error(log, planned.name, names_in_task), log)
         return found
 
     def is_done(self, model: Model) -> bool:
@@ -259,14 +260,15 @@ def _of_queued(task: QueuedTask, number: int, paths: RunPaths, log: Path, planne
     return Progress(RUNNING if task.is_running else QUEUED, detail, log, planned, f"{task.job}_{number}")
 
 
-def last_error(log: Path, others: set[str]) -> str:
-    """The last line of a task's last attempt that says what went wrong.
+def last_error(log: Path, name: str, names: Sequence[str]) -> str:
+    """What the last attempt of a task has said last of an error in this model, or in the task itself.
 
     Args:
-        others: names of models; what is said of these does not count.
+        names: of all models in the task.
     """
-    lines = [line for line in _last_attempt(log) if "error" in line.lower() and line.split(": ")[0] not in others]
-    return lines[-1].strip() if lines else "it ended without a word"
+    lines = [line.removeprefix("error: ") for line in _last_attempt(log) if "error" in line.lower()]
+    own = [line for line in lines if line.split(": ")[0] not in set(names) - {name}]
+    return own[-1].removeprefix(f"{name}: ") if own else "it ended without a word"
 
 
 def ended_without_a_word(log: Path) -> bool:
@@ -288,8 +290,11 @@ def _tail(path: Path) -> str:
         return ""
 
 
-def submit(submissions: Sequence[Submission]) -> tuple[list[str], str]:
+def submit(submissions: Sequence[Submission], earlier: Sequence[Submission] = ()) -> tuple[list[str], str]:
     """Submit job arrays, and a job that summarizes when all of their tasks have ended.
+
+    Args:
+        earlier: submissions that are over, and belong to the same summary.
 
     Returns:
         The numbers of the arrays, and of the summarizing job.
@@ -302,7 +307,7 @@ def submit(submissions: Sequence[Submission]) -> tuple[list[str], str]:
         for submission in submissions:
             submission.write()
             jobs.append(commands.sbatch(array_options(submission), task_command(submission)))
-        return jobs, commands.sbatch(summary_options(submissions, jobs), summary_command(submissions))
+        return jobs, commands.sbatch(summary_options(submissions, jobs), summary_command([*earlier, *submissions]))
     except BaselineError as error:
         for submission in submissions[len(jobs) :]:
             shutil.rmtree(submission.directory, ignore_errors=True)

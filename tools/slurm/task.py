@@ -115,19 +115,17 @@ def summarize(directories: list[Path]) -> bool:
         Whether all models are done.
     """
     submissions = [Submission.read(directory) for directory in directories]
-    sweep, first = Sweep.of_submissions(submissions), submissions[0]
+    sweep, last = Sweep.of_submissions(submissions), submissions[-1]
     with alone(sweep.lock, "waiting for another command that submits this sweep"):
         progress = sweep.progress()
         lost = [key for key, each in progress.items() if each.state == FAILED and ended_without_a_word(each.log)]
-        if lost and first.round < MOST_ROUNDS:
-            print(f"{len(lost)} models are neither done nor failed: submitted again", flush=True)
-            jobs = max(len(task) for task in first.tasks)
-            submit(
-                sweep.plan(lost, jobs, first.resources, max(len(each.tasks) for each in submissions), first.round + 1)
-            )
+        if lost and last.round < MOST_ROUNDS:
+            print(f"{len(lost)} models are neither done nor given up: submitted again", flush=True)
+            n_jobs, n_tasks = len(last.tasks[0]), max(len(each.tasks) for each in submissions)
+            submit(sweep.plan(lost, n_jobs, last.resources, n_tasks, last.round + 1), submissions)
             return True
-    arguments = [first.dataset, *sweep.config.as_arguments(leave_out=("dataset", "use_ids"))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEEDS": " ".join(map(str, first.seeds))}
+    arguments = [last.dataset, *sweep.config.as_arguments(leave_out=("dataset", "use_ids"))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEEDS": " ".join(map(str, last.seeds))}
     status = subprocess.run([sys.executable, ROOT / "tools" / "summarize.py", *arguments], env=environment).returncode
     undone = {key: each for key, each in progress.items() if each.state != DONE}
     for key, each in undone.items():
