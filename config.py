@@ -151,7 +151,7 @@ MODEL_KEYS = ("model", "frames", "frame_hop_length", *FEATURE_KEYS)
 # What the course of a training depends on, besides its clips: --restart must agree in these.
 TRAINING_KEYS = (*MODEL_KEYS, "seed", "batch_size", "learning_rate", "shuffle", "validation_split")
 # What the results of a test depend on, besides its clips and the model.
-TEST_KEYS = (*MODEL_KEYS, "mono", "score", "max_fpr", "decision_threshold", "calibration")
+TEST_KEYS = (*MODEL_KEYS, "score", "max_fpr", "decision_threshold", "calibration")
 
 
 def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE) -> Config:

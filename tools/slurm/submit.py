@@ -120,11 +120,11 @@ def choose(sweep: Sweep, progress: dict[str, Progress], everything: bool) -> lis
         everything: whether finished ones are to be submitted, too.
 
     Raises:
-        BaselineError: some are in the queue with other parameters, or none has clips.
+        BaselineError: some are in the queue with other parameters, or no machine type has clips.
     """
-    chosen, without_clips = [], {}
+    chosen, without_clips = [], {}  # machine type → what is missing
     for model in sweep.models:
-        each = progress[key_of(model.paths)]
+        each, machine = progress[key_of(model.paths)], model.machine.name
         differing = sorted(set(each.planned.arguments) - set(model.config.as_arguments())) if each.planned else []
         if differing:
             raise BaselineError(
@@ -132,14 +132,15 @@ def choose(sweep: Sweep, progress: dict[str, Progress], everything: bool) -> lis
                 "or give this sweep a name of its own: -tag NAME."
             )
         if each.state in (FAILED, MISSING) or (each.state == DONE and everything):
-            if model.machine.name not in without_clips and (error := missing_clips(model, sweep.scores)):
-                without_clips[model.machine.name] = error
-            if model.machine.name not in without_clips:
+            if machine not in without_clips and (error := missing_clips(model, sweep.scores)):
+                without_clips[machine] = error
+            if machine not in without_clips:
                 chosen.append(key_of(model.paths))
-    if without_clips and not chosen:
-        raise next(iter(without_clips.values()))
-    for name, error in without_clips.items():
-        log.warning("%s is left out: %s", name, error)
+    if without_clips:
+        first = next(iter(without_clips.values()))
+        if without_clips.keys() == {model.machine.name for model in sweep.models}:
+            raise first
+        log.warning("left out are %s. %s", " ".join(without_clips), first)
     return chosen
 
 
@@ -203,7 +204,7 @@ def sweep_command(script: str, given: Sequence[str]) -> None:
         arrays, summary = submit(submissions)
     n_tasks = sum(len(submission.tasks) for submission in submissions)
     print(
-        f"submitted {len(keys)} models, {n_tasks} tasks: job {' '.join(arrays)}; the summary after them: job {summary}"
+        f"submitted {len(keys)} models, {n_tasks} tasks: job {' '.join(arrays)}; after them the summary: job {summary}"
     )
     print(f"logs: {' '.join(str(submission.directory) for submission in submissions)}")
     seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if sweep.seeds else ""

@@ -126,7 +126,10 @@ def summarize(directories: list[Path]) -> bool:
             return True
     arguments = [last.dataset, *sweep.config.as_arguments(leave_out=("dataset", "use_ids"))]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "SEEDS": " ".join(map(str, last.seeds))}
-    status = subprocess.run([sys.executable, ROOT / "tools" / "summarize.py", *arguments], env=environment).returncode
+    command = [sys.executable, str(ROOT / "tools" / "summarize.py"), *arguments]
+    # Of several that end together, with other tags, the last has seen the results of all.
+    with alone(sweep.directory / ".summary.lock", "waiting for the summary of another sweep"):
+        status = subprocess.run(command, env=environment).returncode
     undone = {key: each for key, each in progress.items() if each.state != DONE}
     for key, each in undone.items():
         print(f"{key}: {each.state}. {each.detail}", flush=True)
