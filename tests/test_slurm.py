@@ -25,6 +25,7 @@ STAND_INS = {
 print(*map(repr, sys.argv[1:]), file=open(here / "calls", "a"))
 if (here / "refuse").exists() and len(jobs()) > int((here / "refuse").read_text()):
     sys.exit("sbatch: error: Batch job submission failed: Job violates accounting/QOS policy")
+print("Welcome to the cluster")
 print(f"{len(jobs())};cluster")
 """,
     "squeue": 'print((here / "queue").read_text(), end="") if (here / "queue").exists() else None',

@@ -98,7 +98,11 @@ def sbatch(options: Sequence[str], command: Sequence[str]) -> str:
     Raises:
         BaselineError: Slurm refuses it.
     """
-    return _run(sbatch_command(options, command)).strip().split(";")[0]
+    said = _run(sbatch_command(options, command))
+    numbers = re.findall(r"^(\d+)(?:;.*)?$", said, re.MULTILINE)  # some clusters say more
+    if not numbers:
+        raise BaselineError(f"sbatch has not said the number of the job, but {said.strip()!r}. See squeue --me.")
+    return numbers[-1]
 
 
 def sbatch_command(options: Sequence[str], command: Sequence[str]) -> list[str]:
