@@ -83,6 +83,7 @@ class Config:
     train_only: bool = _argument("train, do not test", False, flag="")
     test_only: bool = _argument("test the trained model", False, flag="")
     restart: bool = _argument("go on with an interrupted training from its last finished epoch", False, flag="")
+    or_anew: bool = _argument("with --restart: train anew where the checkpoint is of another training", False, flag="")
     checkpoint_path: Path | None = _argument("checkpoint that --restart goes on from (default: the model's own)", None)
 
     dataset_directory: Path = _option("directory of the datasets")
@@ -202,7 +203,8 @@ def parse_options(
         raise UsageError(f"unknown option '{option}'.{nearest(option, parser.flags())} See --help.")
     texts = {name: value for name, value in vars(parsed).items() if name in FIELDS}
     given = {name: _convert(name, text, origin=f"--{name}", base=Path.cwd()) for name, text in texts.items()}
-    values = _read_defaults(defaults_file) | given
+    all_given = all(name in given for name, field in FIELDS.items() if not field.metadata["command_line_only"])
+    values = ({} if all_given else _read_defaults(defaults_file)) | given
     missing = [name for name in FIELDS if name not in values and FIELDS[name].default is dataclasses.MISSING]
     if missing:
         where = "is required" if FIELDS[missing[0]].metadata["command_line_only"] else f"is missing in {defaults_file}"
@@ -227,6 +229,8 @@ def _check_together(config: Config) -> None:
         raise UsageError("give either -d (development dataset) or -e (evaluation dataset), and not both.")
     if config.train_only and config.test_only:
         raise UsageError("--train_only and --test_only exclude each other; leave both out to train and then test.")
+    if config.or_anew and not config.restart:
+        raise UsageError("--or_anew goes with --restart; without it each training is a new one.")
     if config.checkpoint_path and not config.restart:
         raise UsageError("--checkpoint_path names what --restart goes on from: give both, or neither.")
     if config.win_length is not None and config.win_length > config.n_fft:
@@ -256,8 +260,10 @@ def read_texts(path: Path) -> list[tuple[str, Any]]:
         raise UsageError(f"cannot read {path}: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if document is None:
+        return []
     if not isinstance(document, yaml.MappingNode):
-        raise UsageError(f"{path} must hold lines such as '--epochs: 100'.")
+        raise UsageError(f"{path} must hold lines of a key and a value, such as 'epochs: 100'.")
     return [(key.value, node.value) for key, node in document.value]
 
 

@@ -52,7 +52,7 @@ from networks.generators import seed_generators
 from networks.scores import SCORES, ResidualCovariances, Score, find_score, residual
 from networks.steps import Optimizer, Step, fastest_form, flatten_parameters
 from networks.threshold import Gamma, fit_gamma
-from tools.checkpoints import DamagedCheckpointError, TrainingState, training_identity
+from tools.checkpoints import DamagedCheckpointError, OtherTrainingError, TrainingState, training_identity
 from tools.console import SIGNALS, Interrupted, TrainingProgress, catch_signals, open_console, open_log_file
 from tools.metrics import MEANS
 from tools.model_files import is_trained, load_model, read_threshold, save_model
@@ -149,6 +149,8 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 def resume(state: TrainingState, config: Config, paths: RunPaths) -> None:
     """Go on from the checkpoint, if there is one; from the start where the run's own is damaged.
 
+    With --or_anew it is the start, too, where the run's own is of another training.
+
     Raises:
         BaselineError: it is of another training, or was asked for and cannot be used.
     """
@@ -159,6 +161,10 @@ def resume(state: TrainingState, config: Config, paths: RunPaths) -> None:
             state.load(paths.checkpoint, config.epochs)
         except DamagedCheckpointError as error:
             log.warning("%s The training starts anew.", str(error).removesuffix(" Train without --restart."))
+        except OtherTrainingError as error:
+            if not config.or_anew:
+                raise
+            log.warning("%s The training starts anew.", error.reason)
 
 
 def training_step(network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> torch.Tensor:

@@ -73,6 +73,7 @@ def test_as_arguments_says_all_of_a_configuration(tmp_path, options):
     config = load_config([*MINIMUM, *options])
     changed = with_line(tmp_path, "--epochs: 7")
     assert load_config(config.as_arguments(), changed) == config
+    assert load_config(config.as_arguments(), tmp_path / "gone.yaml") == config  # or half written
 
 
 def test_command_line_goes_before_the_file():

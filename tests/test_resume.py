@@ -122,6 +122,17 @@ def test_other_clips_are_spelt_out(trained, resumable):
     assert "changed: " + names[1].name in str(error.value)
 
 
+@pytest.mark.parametrize("options", [["-lr", "0.01", "--epochs", "3"], ["--epochs", "2"]])
+def test_another_training_is_a_new_start_where_that_is_said(resumable, demo_data, tmp_path, capsys, options):
+    with pytest.raises(BaselineError, match=r"Train|train without --restart"):
+        resumable.run_here("--train_only", "--restart", *options)
+    resumable.run_here("--train_only", "--restart", "--or_anew", *options)
+    assert "The training starts anew." in capsys.readouterr().err
+    once = Workspace(tmp_path / "once", demo_data)
+    once.run_here("--train_only", *options)
+    assert_equal_models(resumable, once)
+
+
 class Noisy(AutoEncoder):
     """Draws from all generators in training: PyTorch's, NumPy's and Python's."""
 

@@ -3,7 +3,9 @@
 Slurm's commands are stand-ins here that take notes; tests/test_slurm_cluster.py has the real ones.
 """
 
+import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -13,13 +15,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import RAW, Workspace
+from conftest import RAW, Workspace, make_clips
 
 from config import load_config
 from tools.each_machine import find_models
 from tools.slurm import commands, submit, task
-from tools.slurm.sweep import ATTEMPT, GIVEN_UP, Submission, ended_without_a_word, last_error, runs_of
+from tools.slurm.commands import Job
+from tools.slurm.sweep import (
+    AGAIN,
+    ATTEMPT,
+    FAILED,
+    GIVEN_UP,
+    Progress,
+    Submission,
+    ended_without_a_word,
+    last_error,
+    runs_of,
+)
 
+SPLITS = [("train", "normal"), ("test", "normal"), ("test", "anomaly")]
 STAND_INS = {
     "sbatch": """
 print(*map(repr, sys.argv[1:]), file=open(here / "calls", "a"))
@@ -114,10 +128,11 @@ def test_what_is_submitted(slurm, workspace, demo_data, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out.splitlines()[:2] == [
         "DCASE2024T2 dev, 14 models: 14 missing",
-        "submitted 4 models, 4 tasks: job 1; after them the summary: job 2",
+        "submitted 4 models, 4 tasks: job 1",
     ]
+    assert "\nthe summary after them: job 2\n" in captured.out
     assert "SEEDS='1 2' slurm_sweep.sh DCASE2024T2 -d -tag 'it'\"'\"'s'" in captured.out
-    assert "warning: left out are ToyCar ToyTrain bearing gearbox slider. " in captured.err
+    assert "warning: left out: ToyCar ToyTrain bearing gearbox slider. " in captured.err
 
 
 def test_parameters_are_those_of_the_submission(slurm, workspace, demo_data):
@@ -146,7 +161,8 @@ def test_runs_of_a_task_are_those_of_01_02a_and_02b(workspace):
 def test_what_is_done_is_not_submitted(slurm, own, capsys):
     assert sweep(own) == 0
     assert names(submissions(own)[0]) == [["valve"]]
-    slurm.queue(f"{submissions(own)[0].name}|0|1|PENDING|Priority")
+    name = submissions(own)[0].name
+    slurm.queue(f"{name}|0|1|PENDING|Priority", f"{name}_summary|N/A|2|PENDING|Dependency")
     assert sweep(own) == 0
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "DCASE2024T2 dev, 7 models: 1 done, 1 queued, 5 missing",
@@ -154,6 +170,26 @@ def test_what_is_done_is_not_submitted(slurm, own, capsys):
     ]
     assert sweep(own, "--all") == 0
     assert names(submissions(own)[1]) == [["fan"]]
+    assert "--dependency=afterany:1:3" in slurm.calls[-1]  # the valve's, too
+    slurm.queue(f"{name}|0|1|PENDING|Priority", f"{submissions(own)[1].name}|0|3|RUNNING|None")
+    assert sweep(own, "--all") == 0
+    assert len(submissions(own)) == 2
+
+
+def test_a_summary_that_could_not_be_submitted_is_made_up_for(slurm, own, capsys):
+    slurm.refuse_after(1)
+    assert sweep(own) == 1
+    assert "These jobs have no summary. The same command again submits it." in capsys.readouterr().err
+    name = submissions(own)[0].name
+    (slurm.directory / "refuse").unlink()
+    slurm.queue(f"{name}|0|1|RUNNING|None")
+    assert sweep(own) == 0
+    assert len(submissions(own)) == 1
+    assert {f"--job-name={name}_summary", "--dependency=afterany:1"} <= set(slurm.calls[-1])
+    slurm.queue(f"{name}|0|1|RUNNING|None", f"{name}_summary|N/A|2|PENDING|Dependency")
+    calls = slurm.calls
+    assert sweep(own) == 0
+    assert slurm.calls == calls
 
 
 @pytest.mark.parametrize(
@@ -186,7 +222,7 @@ def test_results_outlive_the_clips(slurm, own, capsys):
     assert sweep(own, "--status") == 0
     assert "7 models: 1 done, 6 missing" in capsys.readouterr().out
     assert sweep(own) == 0
-    assert "left out are ToyCar ToyTrain bearing gearbox slider valve. " in capsys.readouterr().err
+    assert "left out: ToyCar ToyTrain bearing gearbox slider valve. " in capsys.readouterr().err
     assert submissions(own) == []
 
 
@@ -201,7 +237,7 @@ def test_several_models_in_a_task_and_large_arrays(slurm, workspace, demo_data, 
     workspace.data = demo_data
     monkeypatch.setenv("SEEDS", "1 2 3 4 5 6 7 8 9")
     monkeypatch.setenv("JOBS", "2")
-    monkeypatch.setenv("WIDTH", "3")
+    monkeypatch.setenv("SWEEP_WIDTH", "3")
     assert sweep(workspace) == 0
     assert [len(each.tasks) for each in submissions(workspace)] == [4, 4, 1]
     assert names(submissions(workspace)[0])[0] == ["fan seed 1", "valve seed 1"]
@@ -210,7 +246,7 @@ def test_several_models_in_a_task_and_large_arrays(slurm, workspace, demo_data, 
         *("--array=0-3%3", "--array=0-3%3", "--array=0-0%3"),
     ]
     assert {"--cpus-per-task=2", "--mem=3000M"} <= set(arrays[0])
-    assert "--dependency=afterany:1:2:3" in summary
+    assert {"--dependency=afterany:1:2:3", "--cpus-per-task=1", "--mem=1500M"} <= set(summary)
 
 
 def test_what_slurm_refuses_leaves_nothing_behind(slurm, workspace, demo_data, monkeypatch, capsys):
@@ -248,7 +284,7 @@ def test_dry_run_writes_nothing_and_needs_no_slurm(workspace, demo_data, capsys,
         (["DCASE2024T2", "-d", "--epoch", "5"], "unknown option '--epoch'"),
         (["DCASE2024T2", "-d", "--checkpoint_path=x"], "a sweep is of all machine types"),
         (["DCASE2024T2", "-d", "--dataset", "DCASE2024T2fan"], "a sweep is of all machine types"),
-        (["DCASE2024T2", "-d", "--status", "--dry-run"], "--status and --dry-run: give one of them."),
+        (["DCASE2024T2", "-d", "--status", "--dry-run"], "--status submits nothing: it goes with neither"),
     ],
 )
 def test_wrong_arguments(slurm, capsys, arguments, words):
@@ -277,22 +313,32 @@ def test_resources_of_the_file_and_of_the_environment(slurm, tmp_path, monkeypat
         "account: lab\npartition: null\ntime: 1:00:00\nmemory: 2G\ngres: gpu:1\nwidth: 50\ncache_directory: $TMPDIR\n"
         "options: --qos=short --comment='a b'\n"
     )
-    resources = commands.read_resources(3)
-    assert resources.options == [
-        *("--account=lab", "--time=1:00:00", "--gres=gpu:1", "--mem=6G", "--cpus-per-task=3"),
+    resources = commands.read_resources()
+    assert resources.of_job(3) == [
+        *("--mem=6G", "--cpus-per-task=3", "--account=lab", "--time=1:00:00", "--gres=gpu:1"),
         *("--qos=short", "--comment=a b"),
     ]
     assert (resources.width, resources.cache_directory) == (50, "$TMPDIR")
     for name, value in {
         "SBATCH_TIMELIMIT": "5",
         "SBATCH_MEM_PER_CPU": "1G",
-        "WIDTH": "7",
-        "SBATCH_OPTIONS": "-v",
+        "SWEEP_WIDTH": "7",
+        "SWEEP_OPTIONS": "-v",
     }.items():
         monkeypatch.setenv(name, value)
-    resources = commands.read_resources(3)
-    assert resources.options == ["--account=lab", "--gres=gpu:1", "--cpus-per-task=3", "-v"]
+    resources = commands.read_resources()
+    others = ["--account=lab", "--time=5", "--gres=gpu:1"]
+    assert resources.of_job(3) == ["--cpus-per-task=3", *others, "--mem-per-cpu=1G", "-v"]
     assert resources.width == 7
+    monkeypatch.delenv("SBATCH_MEM_PER_CPU")
+    monkeypatch.setenv("SBATCH_MEM_PER_NODE", "5G")
+    assert commands.read_resources().of_job(3) == ["--cpus-per-task=3", *others, "--mem=5G", "-v"]
+
+
+def test_nothing_said_of_resources(slurm, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "RESOURCES_FILE", tmp_path / "slurm.yaml")
+    commands.RESOURCES_FILE.write_text("# account: lab\n")
+    assert commands.read_resources().of_job(2) == ["--cpus-per-task=2"]
 
 
 @pytest.mark.parametrize(
@@ -300,17 +346,20 @@ def test_resources_of_the_file_and_of_the_environment(slurm, tmp_path, monkeypat
     [
         ("acount: lab", "unknown key 'acount'. Did you mean 'account'?"),
         ("memory: lots", "memory: 'lots' is not one such as 1500M or 2G."),
-        ("width: -1", "width (WIDTH) must be a number from 1 on, not '-1'."),
-        ('options: "--comment=\'a"', "options (SBATCH_OPTIONS) "),
+        ("width: -1", "width (SWEEP_WIDTH) must be a number from 1 on, not '-1'."),
+        ('options: "--comment=\'a"', "options (SWEEP_OPTIONS) "),
+        ("cache_directory: cache", "cache_directory (SWEEP_CACHE_DIRECTORY) must be a whole path, not 'cache'."),
+        ("time: 5\ntime: 6", "'time' is there twice. Keep one of them."),
         ("account: [a, b]", "account: expected a single value."),
-        ("- account", "must hold lines such as"),
+        ("- account", "must hold lines of a key and a value"),
     ],
 )
 def test_wrong_resources(slurm, tmp_path, monkeypatch, capsys, line, words):
     monkeypatch.setattr(commands, "RESOURCES_FILE", tmp_path / "slurm.yaml")
     commands.RESOURCES_FILE.write_text(line)
-    assert submit.main("slurm_sweep.sh", "DCASE2024T2", "-d") == 2
+    assert submit.main("slurm_sweep.sh", "DCASE2024T2", "-d", "--model_directory", str(tmp_path / "models")) == 2
     assert words in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
 
 
 # --- How far it is
@@ -351,26 +400,131 @@ def test_in_the_queue_with_other_parameters(slurm, own, capsys):
     slurm.queue(f"{made.name}|0|12|RUNNING|None")
     assert sweep(own, epochs=5) == 1
     error = capsys.readouterr().err
-    assert "valve is running with --epochs=3. Let it end, cancel it (scancel 12_0), or give this sweep a name" in error
+    words = "valve is in the queue with --epochs 3 (now 5)"
+    assert f"{words}. Let it end, cancel it (scancel 12_0), or give this sweep a name of its own" in error
     assert len(submissions(own)) == 1
+    assert sweep(own, "--status", epochs=5) == 0
+    assert words in capsys.readouterr().out
     assert sweep(own, "-tag", "wide", epochs=5) == 0
 
 
-@pytest.mark.parametrize("contents", ["", "[]", '{"tasks": 7}', "{}"])
-def test_a_damaged_submission_is_named(slurm, own, capsys, contents):
+@pytest.mark.parametrize("options", [["--score", "MSE"], ["--train_only"]])
+def test_in_the_queue_with_other_tests(slurm, own, capsys, options):
+    assert sweep(own, *options) == 0
+    slurm.queue(f"{submissions(own)[0].name}|0|12|PENDING|Priority")
+    assert sweep(own) == 1
+    assert re.search(
+        "valve is in the queue with (tests of MSE .now MSE MAHALA|--train_only True)", capsys.readouterr().err
+    )
+    assert sweep(own, *options, "--log_interval", "7", "--use_cuda", "False") == 0  # which make no difference
+    assert len(submissions(own)) == 1
+
+
+def test_a_log_of_other_parameters_tells_nothing(slurm, own, capsys):
+    assert sweep(own) == 0
+    submissions(own)[0].log(0).write_text(f"{ATTEMPT}valve: attempt 1\nvalve: MAHALA: 16 clips scored\n")
+    for options in (["-lr", "0.1"], ["--score", "MSE"], ["--result_directory", str(own.directory / "other")]):
+        assert submit.main("s.sh", "DCASE2024T2", "-d", "--epochs", "3", *own.options, *options, "--status") == 0
+        assert "failed" not in capsys.readouterr().out
+    assert sweep(own, "--status") == 0
+    assert "valve failed: it ended without a word after: valve: MAHALA: 16 clips scored" in capsys.readouterr().out
+
+
+def test_a_task_that_ends_while_it_is_looked_for(slurm, own, monkeypatch):
+    """What Slurm knows is older than what the files tell."""
+    order = []
+    monkeypatch.setattr(commands, "jobs_of_names", lambda _: order.append("Slurm") or [])
+    monkeypatch.setattr(submit.Sweep, "is_done", lambda *_: order.append("files") or True)
+    assert sweep(own) == 0
+    assert order[:2] == ["Slurm", "files"]
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"tasks": 7}', "{}", "key", "arguments"])
+def test_a_damaged_submission_is_named(slurm, own, capsys, damage):
     assert sweep(own) == 0
     path = submissions(own)[0].directory / "sweep.json"
-    path.write_text(contents)
+    contents = json.loads(path.read_text())
+    if damage in ("key", "arguments"):
+        contents["tasks"][0][0][damage] = [1]
+    path.write_text(json.dumps(contents) if damage in ("key", "arguments") else damage)
     assert sweep(own, "--status") == 1
-    assert f"{path} cannot be read" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"{path} cannot be read" in error
+    assert f"scancel --name={path.parent.name}" in error
+
+
+def test_a_submission_that_was_killed_at_its_beginning(slurm, own, capsys):
+    (own.models / "baseline/dev_data/DCASE2024T2/slurm/DCASE2024T2_dev_00000000").mkdir(parents=True)
+    assert sweep(own, "--status") == 0
+
+
+def test_places_that_slurm_cannot_write_to(slurm, own, capsys):
+    shutil.move(own.models, own.directory / "back\\slash")
+    own.models = own.directory / "back\\slash"
+    assert sweep(own) == 1
+    assert "Slurm cannot write into directories with a backslash" in capsys.readouterr().err
+
+
+def clips_of_2020(data: Path, machine: str, *sections: str) -> None:
+    """Names of clips, which is all that is looked at before a task is begun."""
+    for name in (f"{split}/{label}_id_{section}_00000000.wav" for section in sections for split, label in SPLITS):
+        path = data / "dcase2020t2" / "dev_data" / "raw" / machine / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_sections_that_a_machine_type_does_not_have(slurm, tmp_path, capsys):
+    places = Workspace(tmp_path).options
+    clips_of_2020(tmp_path / "data", "ToyCar", "01")
+    assert submit.main("s.sh", "DCASE2020T2", "-d", "--use_ids", "1", *places) == 0
+    captured = capsys.readouterr()
+    assert "warning: left out is fan. --use_ids: fan of DCASE2020T2 (dev) has no section 01" in captured.err
+    assert submit.main("s.sh", "DCASE2020T2", "-d", "--use_ids", "9", *places) == 2
+    assert "has no section 09" in capsys.readouterr().err
+
+
+def test_clips_of_some_sections_only(slurm, tmp_path, capsys):
+    workspace = Workspace(tmp_path)
+    clips_of_2020(tmp_path / "data", "fan", "00", "04", "06")
+    assert submit.main("s.sh", "DCASE2020T2", "-d", *workspace.options) == 0
+    (made,) = submissions(workspace)
+    assert names(made) == [["fan_section_00"], ["fan_section_04"], ["fan_section_06"]]
+    assert "fan_section_02" in capsys.readouterr().err
+
+
+def test_evaluation_data_without_test_clips(slurm, tmp_path, capsys):
+    workspace = Workspace(tmp_path)
+    make_clips(tmp_path / "data", ["HairDryer"], "--eval")
+    shutil.rmtree(tmp_path / "data/dcase2024t2/eval_data/raw/HairDryer/test")
+    assert submit.main("s.sh", "DCASE2024T2", "-e", *workspace.options) == 1
+    error = capsys.readouterr().err
+    assert "HairDryer/test: no such directory" in error
+    assert "Without test clips: --train_only." in error
+    assert submit.main("s.sh", "DCASE2024T2", "-e", "--train_only", *workspace.options) == 0
+    assert names(submissions(workspace)[0]) == [["HairDryer"]]
 
 
 @pytest.mark.parametrize(
     ("lines", "error", "without_a_word"),
     [
         ("", "it ended without a word", True),
-        ("fan: epoch 3/5\n", "it ended without a word", True),
-        ("error: valve: of the other\n", "it ended without a word", True),
+        ("fan: epoch 3/5\n", "it ended without a word after: fan: epoch 3/5", True),
+        (
+            "slurm_script: 4: exec: python: not found\n",
+            "it ended without a word after: slurm_script: 4: exec: python: not found",
+            True,
+        ),
+        (
+            "  fan (exit status 1), log: /errors/train.log\n",
+            "it ended without a word after: fan (exit status 1), log: /errors/train.log",
+            True,
+        ),
+        ("ImportError: no torch\n", "ImportError: no torch", True),
+        (
+            f"a run was killed: {AGAIN}\nslurmstepd: error: x DUE TO JOB REQUEUE ***\n",
+            "slurmstepd: error: x DUE TO JOB REQUEUE ***",
+            False,
+        ),
         ("error: fan: clip.wav: truncated\nerror: valve: of the other\n", "clip.wav: truncated", True),
         ("error: fan: why\ngiven up: after 4 attempts\n", "why", False),
         (
@@ -395,11 +549,24 @@ def test_how_a_task_ended(tmp_path, lines, error, without_a_word):
     before = f"{ATTEMPT}fan, valve: attempt 1\nerror: fan: of the attempt before\n{GIVEN_UP}\n"
     log.write_text(f"{before}{ATTEMPT}fan, valve: attempt 2\n{lines}")
     assert last_error(log, "fan", ["fan", "valve"]) == error
-    assert ended_without_a_word(log) == without_a_word
+    assert ended_without_a_word(Progress(FAILED, log=log)) == without_a_word
 
 
-def test_a_task_that_was_not_begun_has_not_ended(tmp_path):
-    assert not ended_without_a_word(tmp_path / "task_0.log")
+@pytest.mark.parametrize(
+    ("state", "lines", "without_a_word"),
+    [
+        ("CANCELLED", f"a run was killed: {AGAIN}\n", False),
+        ("CANCELLED", "", False),
+        ("NODE_FAIL", f"a run was killed: {AGAIN}\n", True),
+        ("TIMEOUT", "", True),
+        ("FAILED", GIVEN_UP, False),
+    ],
+)
+def test_what_slurm_knows_goes_before_the_log(tmp_path, state, lines, without_a_word):
+    log = tmp_path / "task_0.log"
+    log.write_text(f"{ATTEMPT}fan: attempt 1\n{lines}")
+    job = Job("sweep", 0, "12", state, "None")
+    assert ended_without_a_word(Progress(FAILED, log=log, job=job)) == without_a_word
 
 
 # --- On a node
@@ -412,10 +579,10 @@ def on_a_node(slurm, own, monkeypatch):
     (made,) = submissions(own)
     (slurm.directory / "calls").unlink()
 
-    def run(code: str, restarts: int = 0) -> int:
+    def run(code: str) -> int:
         monkeypatch.setattr(task, "run_train", lambda arguments: [sys.executable, "-c", code, *arguments])
-        for name, value in {"ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "0", "RESTART_COUNT": restarts}.items():
-            monkeypatch.setenv(f"SLURM_{name}", str(value))
+        monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "12")
+        monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "0")
         return task.train_and_test(made.directory)
 
     yield run
@@ -453,15 +620,24 @@ def test_a_task_that_fails_is_not_started_again(on_a_node, slurm, capfd):
     assert slurm.calls == []
 
 
-@pytest.mark.parametrize(
-    ("code", "restarts", "again"), [(DIE, 0, True), (DIE, 2, True), (DIE, 3, False), (FINISH_AN_EPOCH + DIE, 100, True)]
-)
-def test_a_killed_run_is_started_again_as_long_as_it_gets_on(on_a_node, slurm, capfd, code, restarts, again):
-    assert on_a_node(code, restarts) == (0 if again else 1)
-    assert slurm.calls == ([["requeue", "12_0"]] if again else [])
+def test_a_killed_run_is_started_again_as_long_as_it_gets_on(on_a_node, slurm, capfd):
+    for code in (DIE, DIE, FINISH_AN_EPOCH + DIE, DIE, DIE, DIE):
+        assert on_a_node(code) == 0
+        assert f"a run was killed: {AGAIN}" in capfd.readouterr().out
+    assert slurm.calls == 6 * [["requeue", "12_0"]]
+    assert on_a_node(DIE) == 1  # the fourth in turn
+    assert len(slurm.calls) == 6
     out = capfd.readouterr().out
-    assert ("a run was killed: to be started again" in out) == again
-    assert (f"{GIVEN_UP}after {restarts + 1} attempts" in out) != again
+    assert "error: a run was killed, 4 times without getting on. See time and memory in " in out
+    assert out.splitlines()[-1].startswith(GIVEN_UP)
+
+
+def test_a_node_that_may_not_requeue(on_a_node, slurm, capfd):
+    (slurm.directory / "bin" / "scontrol").write_text("#!/bin/sh\necho Access denied >&2; exit 1\n")
+    assert on_a_node(DIE) == 1
+    out = capfd.readouterr().out
+    assert "error: a run was killed, and: scontrol: Access denied" in out
+    assert AGAIN not in out
 
 
 def test_the_time_limit_is_near(on_a_node, slurm, capfd):
@@ -477,13 +653,17 @@ def test_other_signals_end_a_task(on_a_node, slurm):
     assert slurm.calls == []
 
 
-def test_the_cache_of_the_node(slurm, own, monkeypatch):
-    monkeypatch.setenv("CACHE_DIRECTORY", "/scratch/$NODE")
+def test_the_cache_of_the_node(slurm, own, monkeypatch, capsys):
+    monkeypatch.setenv("SWEEP_CACHE_DIRECTORY", "/scratch/$NODE")
     assert sweep(own) == 0
     monkeypatch.setenv("NODE", "n7")
     (made,) = submissions(own)
-    model = task.with_cache_of_node(made.tasks[0][0].model(), made.resources)
+    planned = made.tasks[0][0].model()
+    model = task.with_cache_of_node(planned, made.resources)
     assert all("--cache_directory=/scratch/n7" in run.as_arguments() for run in runs_of(model, ["MSE"]))
+    monkeypatch.delenv("NODE")
+    assert task.with_cache_of_node(planned, made.resources) == planned
+    assert "warning: /scratch/$NODE is no place on this node." in capsys.readouterr().out
 
 
 @pytest.fixture

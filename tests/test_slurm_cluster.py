@@ -260,7 +260,7 @@ def test_a_daemon_that_dies_alone_and_two_runs_of_one_model(new_sweep, local, cl
 
 def test_a_task_whose_time_runs_out_goes_on_in_another(new_sweep, local):
     """At least 25 of its 60 seconds are for training."""
-    sweep = new_sweep(SBATCH_TIMELIMIT="1", SBATCH_OPTIONS="--signal=B:USR1@35")
+    sweep = new_sweep(SBATCH_TIMELIMIT="1", SWEEP_OPTIONS="--signal=B:USR1@35")
     sweep.submit()
     sweep.wait(400)
     logs = [sweep.log(task) for task in range(4)]
@@ -292,7 +292,7 @@ def test_tasks_that_end_without_a_word_are_submitted_again_and_cancelled_ones_ar
     sweep.wait()
     assert len(sweep.directories()) == 2
     assert (
-        "1 models are neither done nor given up: submitted again"
+        "1 models are neither done nor given up, submitted again"
         in (sweep.directories()[0] / "summary.log").read_text()
     )
     assert re.search(r"going on after epoch [1-9]\d", sweep.log(0))
@@ -325,9 +325,7 @@ def test_a_failure_is_named_and_the_others_are_done(new_sweep, tmp_path, data):
 
 
 def test_two_models_in_a_task_on_a_disk_of_the_node(new_sweep, local, tmp_path):
-    sweep = new_sweep(
-        JOBS="2", SBATCH_OPTIONS="--overcommit --cpus-per-task=1", CACHE_DIRECTORY=f"{tmp_path}/$SLURMD_NODENAME"
-    )
+    sweep = new_sweep(JOBS="2", SWEEP_OPTIONS="--cpus-per-task=1", SWEEP_CACHE_DIRECTORY=f"{tmp_path}/$SLURMD_NODENAME")
     sweep.submit()
     sweep.wait()
     assert sweep.log(0).startswith("==> fan seed 1, valve seed 1: attempt 1, on n")

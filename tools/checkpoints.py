@@ -41,6 +41,14 @@ def training_identity(config: Config, clips: Sequence[Clip], log_mels: LogMels) 
     return config.as_dict(TRAINING_KEYS) | {"clips": checksums}
 
 
+class OtherTrainingError(BaselineError):
+    """There is a whole checkpoint, of other parameters or clips, or of more epochs."""
+
+    def __init__(self, reason: str, advice: str):
+        super().__init__(f"{reason} {advice}")
+        self.reason = reason
+
+
 class TrainingState:
     """Where a training stands after an epoch: all that is needed to go on as if it had not been interrupted.
 
@@ -91,19 +99,20 @@ class TrainingState:
 
         Raises:
             DamagedCheckpointError: it is damaged, or of another version; nothing has been changed.
-            BaselineError: it cannot be read, or is of other parameters, clips, or another network.
+            OtherTrainingError: it is of other parameters or clips, or of more epochs; nothing has been changed.
+            BaselineError: it cannot be read, or does not fit the network.
         """
         contents = _read(path)
         differing = _differences(contents["identity"], self._identity)
         if differing:
-            raise BaselineError(
-                f"{path} is of another training: {'; '.join(differing)}. Restart with the same, or train without "
-                "--restart."
+            raise OtherTrainingError(
+                f"{path} is of another training: {'; '.join(differing)}.",
+                "Restart with the same, or train without --restart.",
             )
         if len(contents["history"]) > epochs:
-            raise BaselineError(
-                f"{path} is of {len(contents['history'])} epochs, more than --epochs {epochs}. "
-                "Ask for as many or more, or train without --restart."
+            raise OtherTrainingError(
+                f"{path} is of {len(contents['history'])} epochs, more than --epochs {epochs}.",
+                "Ask for as many or more, or train without --restart.",
             )
         try:
             self._network.load_state_dict(contents["network"])

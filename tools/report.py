@@ -28,7 +28,7 @@ from tools.tables import Table, interval_table, main_table, official_table, perc
 TEMPLATE = ROOT / "tools" / "report.html"
 # Of a model's record: what tells one run from another by its place, or is no parameter of the method.
 NOT_SHOWN = (
-    *("dataset", "dev", "eval", "train_only", "test_only", "restart", "checkpoint_path", "use_ids"),
+    *("dataset", "dev", "eval", "train_only", "test_only", "restart", "or_anew", "checkpoint_path", "use_ids"),
     *("score", "max_fpr", "decision_threshold", "calibration"),  # of tests, which may have others
 )
 # What tools/plot_reconstruction.py must be told, where it is not as in baseline.yaml.

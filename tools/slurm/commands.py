@@ -6,24 +6,27 @@ import shlex
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from config import ROOT, BaselineError, UsageError, nearest, read_texts
 
 RESOURCES_FILE = ROOT / "tools" / "slurm.yaml"
-# Key of slurm.yaml → the variable of the environment that goes before it. sbatch itself reads those of its own.
+# Key of slurm.yaml → the variable of the environment that goes before it.
 VARIABLES = {
     "account": "SBATCH_ACCOUNT",
     "partition": "SBATCH_PARTITION",
     "time": "SBATCH_TIMELIMIT",
     "memory": "SBATCH_MEM_PER_NODE",
     "gres": "SBATCH_GRES",
-    "width": "WIDTH",
-    "options": "SBATCH_OPTIONS",
-    "cache_directory": "CACHE_DIRECTORY",
+    "width": "SWEEP_WIDTH",
+    "options": "SWEEP_OPTIONS",
+    "cache_directory": "SWEEP_CACHE_DIRECTORY",
 }
-OPTIONS = {"account": "--account", "partition": "--partition", "time": "--time", "gres": "--gres"}
-MAX_ARRAY_SIZE = 1001  # Slurm's own default
-QUEUED = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+MOST_TASKS = 1000  # of an array, by Slurm's own default
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
+# Settings that would have squeue leave out what is wanted, or sbatch do what is not.
+NOT_TAKEN = re.compile(r"SQUEUE_.*|SBATCH_(ARRAY_INX|WAIT|SIGNAL)")
 
 
 class NoSlurmError(BaselineError):
@@ -34,52 +37,77 @@ class NoSlurmError(BaselineError):
 class Resources:
     """How much of the cluster a sweep wants."""
 
-    options: list[str]  # of sbatch, for each task
+    options: list[str]  # of sbatch, for each job
+    memory: str | None  # of a model
     width: int | None  # most tasks at a time
     cache_directory: str | None  # on a node; may hold variables of the environment there
 
+    def of_job(self, models: int) -> list[str]:
+        """The options of sbatch for a job of so many models side by side."""
+        # What options say comes last and goes first.
+        memory = [f"--mem={_times(self.memory, models)}"] if self.memory else []
+        return [*memory, f"--cpus-per-task={models}", *self.options]
+
 
 @dataclass(frozen=True)
-class QueuedTask:
-    """A task that Slurm has not done with."""
+class Job:
+    """A job, or a task of a job array, that Slurm knows of; also some that are over."""
 
-    job: str  # such as 1234
-    is_running: bool
+    name: str
+    task: int | None
+    number: str  # such as 1234
+    state: str
     reason: str  # why it waits, in Slurm's word
 
+    @property
+    def is_waiting(self) -> bool:
+        return self.state in WAITING
 
-def read_resources(models: int) -> Resources:
-    """What slurm.yaml and the environment say, for tasks of so many models side by side.
+    @property
+    def is_running(self) -> bool:
+        return self.state in RUNNING
+
+
+def read_resources() -> Resources:
+    """What slurm.yaml and the environment say.
 
     Raises:
         UsageError: an unknown key, or a value that cannot be.
     """
-    values: dict[str, str | None] = dict.fromkeys(VARIABLES)
+    values: dict[str, Any] = {}
     for key, text in read_texts(RESOURCES_FILE):
         if key not in VARIABLES:
             raise UsageError(f"{RESOURCES_FILE}: unknown key '{key}'.{nearest(str(key), VARIABLES)}")
+        if key in values:
+            raise UsageError(f"{RESOURCES_FILE}: '{key}' is there twice. Keep one of them.")
         if not isinstance(text, str):
             raise UsageError(f"{RESOURCES_FILE}: {key}: expected a single value.")
         values[key] = None if text.lower() in ("null", "~", "") else text
-    for key in ("width", "options", "cache_directory"):
-        values[key] = os.environ.get(VARIABLES[key]) or values[key]
-    # Left to sbatch, where its environment names them.
-    options = [f"{option}={values[key]}" for key, option in OPTIONS.items() if values[key] and not _is_set(key)]
-    if values["memory"] and not (_is_set("memory") or "SBATCH_MEM_PER_CPU" in os.environ):
-        options.append(f"--mem={_times(values['memory'], models)}")
-    options.append(f"--cpus-per-task={models}")
+    given = {key: os.environ[name] for key, name in VARIABLES.items() if os.environ.get(name)}
+    memory_of_task = given.pop("memory", None)
+    values = dict.fromkeys(VARIABLES) | values | given
+
+    # Said in full: a job that submits another one does not always have the environment of the first.
+    options = [f"--{key}={values[key]}" for key in ("account", "partition", "time", "gres") if values[key]]
+    if of_core := os.environ.get("SBATCH_MEM_PER_CPU"):
+        options.append(f"--mem-per-cpu={of_core}")
+    elif memory_of_task:
+        options.append(f"--mem={memory_of_task}")
+    memory = None if of_core or memory_of_task else values["memory"]
+    if memory:
+        _times(memory, 1)
     try:
         options += shlex.split(values["options"] or "")
     except ValueError as error:
         raise UsageError(f"options ({VARIABLES['options']}) {values['options']!r}: {error}.") from error
-    width = values["width"]
+    width, cache_directory = values["width"], values["cache_directory"]
     if width and not (width.isdecimal() and int(width)):
         raise UsageError(f"width ({VARIABLES['width']}) must be a number from 1 on, not '{width}'.")
-    return Resources(options, int(width) if width else None, values["cache_directory"])
-
-
-def _is_set(key: str) -> bool:
-    return bool(os.environ.get(VARIABLES[key]))
+    if cache_directory and not cache_directory.startswith(("/", "~", "$")):
+        raise UsageError(
+            f"cache_directory ({VARIABLES['cache_directory']}) must be a whole path, not {cache_directory!r}."
+        )
+    return Resources(options, memory, int(width) if width else None, cache_directory)
 
 
 def _times(memory: str, factor: int) -> str:
@@ -111,22 +139,21 @@ def sbatch_command(options: Sequence[str], command: Sequence[str]) -> list[str]:
     return ["sbatch", "--parsable", *options, "--wrap", f"exec {shlex.join(command)}"]
 
 
-def queue(names: Sequence[str]) -> dict[tuple[str, int], QueuedTask]:
-    """The tasks of the job arrays with these names that Slurm has not done with.
-
-    Returns:
-        (name of the job array, number of the task) → what Slurm says of it.
+def jobs_of_names(names: Sequence[str]) -> list[Job]:
+    """The jobs with these names, each task of an array by itself; those that are over as long as Slurm remembers them.
 
     Raises:
         BaselineError: Slurm does not answer.
     """
-    found = {}
-    if names:
-        form = "--format=%j|%K|%F|%T|%r"  # name, number of the task, number of the job, state, reason
-        for line in _run(["squeue", "--noheader", "--array", f"--name={','.join(names)}", form]).splitlines():
-            name, number, job, state, reason = line.split("|", 4)
-            if number.isdecimal():  # no array has N/A
-                found[name.strip(), int(number)] = QueuedTask(job, state.strip() not in QUEUED, reason.strip())
+    if not names:
+        return []
+    form = "--format=%j|%K|%F|%T|%r"  # name, number of the task, number of the job, state, reason
+    said = _run(["squeue", "--noheader", "--array", "--states=all", f"--name={','.join(names)}", form])
+    found = []
+    for fields in (line.split("|", 4) for line in said.splitlines()):
+        if len(fields) == 5:  # some clusters say more
+            name, task, number, state, reason = (field.strip() for field in fields)
+            found.append(Job(name, int(task) if task.isdecimal() else None, number, state, reason))
     return found
 
 
@@ -139,19 +166,18 @@ def requeue(job: str, task: str) -> None:
     _run(["scontrol", "requeue", f"{job}_{task}"])
 
 
-def max_array_size() -> int:
-    """One more than the largest number that a task of a job array may have here.
+def most_tasks() -> int:
+    """How many tasks a job array may have here.
 
     Raises:
         BaselineError: Slurm does not answer.
     """
     match = re.search(r"^MaxArraySize\s*=\s*(\d+)", _run(["scontrol", "show", "config"]), re.MULTILINE)
-    return int(match[1]) if match else MAX_ARRAY_SIZE
+    return int(match[1]) if match else MOST_TASKS
 
 
 def _run(command: list[str]) -> str:
-    # A user's own settings of squeue may leave out what is wanted here.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+    environment = {name: value for name, value in os.environ.items() if not NOT_TAKEN.fullmatch(name)}
     pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "errors": "replace"}
     try:
         finished = subprocess.run(command, env=environment, **pipes)
@@ -159,6 +185,8 @@ def _run(command: list[str]) -> str:
         raise NoSlurmError(
             f"{command[0]} cannot be run ({error.strerror}). Log in to the cluster, and call this there."
         ) from error
+    except ValueError as error:  # a null byte
+        raise BaselineError(f"{command[0]}: {error}. See {RESOURCES_FILE} and its variables.") from error
     if finished.returncode:
         said = " ".join((finished.stderr or finished.stdout).split()) or f"exit status {finished.returncode}"
         raise BaselineError(f"{command[0]}: {said}")

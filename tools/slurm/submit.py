@@ -19,27 +19,28 @@ from files import alone, make_writable_directory
 from tools.console import log, open_console, run_command
 from tools.each_machine import DEV, EVAL, Model, find_models, jobs_of_environment
 from tools.slurm.commands import (
-    MAX_ARRAY_SIZE,
+    MOST_TASKS,
     RESOURCES_FILE,
+    Job,
     NoSlurmError,
-    max_array_size,
+    most_tasks,
     read_resources,
     sbatch_command,
 )
 from tools.slurm.sweep import (
     DONE,
     FAILED,
-    MISSING,
     QUEUED,
     RUNNING,
     STATES,
+    SUMMARY,
     Progress,
     Submission,
     Sweep,
     array_options,
-    key_of,
     runs_of,
     submit,
+    submit_summary,
     summary_command,
     summary_options,
     task_command,
@@ -73,11 +74,7 @@ def read_sweep(arguments: Sequence[str]) -> Sweep:
     Raises:
         UsageError: something in it is wrong.
     """
-    if not arguments or arguments[0].startswith("-"):
-        raise UsageError("name a dataset first, such as DCASE2024T2.")
     dataset, options = find_dataset(arguments[0]), list(arguments[1:])
-    if not options or options[0] not in (*DEV, *EVAL):
-        raise UsageError(f"after the dataset comes -d or -e{f', not {options[0]!r}' if options else ''}.")
     names = [option.split("=")[0] for option in options]
     for option, name in zip(options, names, strict=True):
         if name == "--seed" and os.environ.get("SEEDS"):
@@ -85,9 +82,30 @@ def read_sweep(arguments: Sequence[str]) -> Sweep:
         if name in ("--dataset", "--checkpoint_path"):
             raise UsageError(f"{name}: a sweep is of all machine types. For one: train.py {option} ...")
     seeds = seeds_of_environment()
-    options = [option for option in options if option != "--restart"]  # goes without saying
-    models = find_models(dataset, "dev" if options[0] in DEV else "eval", options, seeds)
+    options = [option for option in options if option not in ("--restart", "--or_anew")]  # goes without saying
+    models = []
+    for model in find_models(dataset, "dev" if options[0] in DEV else "eval", options, seeds):
+        try:
+            model.machine.section_names(model.config.use_ids)
+            models.append(model)
+        except UsageError as error:
+            wrong = error
+            log.warning("left out is %s. %s", model.name, error)
+    if not models:
+        raise wrong
     return Sweep(dataset, models, [models[0].config.score] if "--score" in names else SCORES, seeds)
+
+
+def check_beginning(arguments: Sequence[str]) -> None:
+    """Check that dataset and split come first.
+
+    Raises:
+        UsageError: they do not.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise UsageError("name a dataset first, such as DCASE2024T2.")
+    if len(arguments) == 1 or arguments[1] not in (*DEV, *EVAL):
+        raise UsageError(f"after the dataset comes -d or -e{f', not {arguments[1]!r}' if arguments[1:] else ''}.")
 
 
 def counts(sweep: Sweep, progress: dict[str, Progress]) -> str:
@@ -99,61 +117,61 @@ def counts(sweep: Sweep, progress: dict[str, Progress]) -> str:
 
 def table(sweep: Sweep, progress: dict[str, Progress]) -> str:
     """The state of each machine type (and section) and seed; then what went wrong."""
-    seeds = list(dict.fromkeys(model.config.seed for model in sweep.models))
+    seeds = list(dict.fromkeys(model.config.seed for model in sweep.models.values()))
     cells: dict[str, dict[int, str]] = {}
-    failures = []
-    for model in sweep.models:
-        each = progress[key_of(model.paths)]
-        shown = f"{each.state}, {each.detail}" if each.detail and each.state in (RUNNING, QUEUED) else each.state
+    notes = []
+    for key, model in sweep.models.items():
+        each = progress[key]
+        shown = ", ".join(filter(None, (each.state, each.detail if each.state in (RUNNING, QUEUED) else "")))
         cells.setdefault(model.paths.model_name, {})[model.config.seed] = shown
+        if each.differing:
+            notes.append(f"{model.name} is in the queue with {each.differing}")
         if each.state == FAILED:
-            failures.append(f"{model.name} failed: {each.detail}\n  log: {each.log}")
+            notes.append(f"{model.name} failed: {each.detail}\n  log: {each.log}")
     rows = [[name, *(of_seeds[seed] for seed in seeds)] for name, of_seeds in cells.items()]
-    text = tabulate(rows, ["", *(f"seed {seed}" for seed in seeds)], disable_numparse=True)
-    return "\n".join([text, *failures])
+    return "\n".join([tabulate(rows, ["", *(f"seed {seed}" for seed in seeds)], disable_numparse=True), *notes])
 
 
 def choose(sweep: Sweep, progress: dict[str, Progress], everything: bool) -> list[str]:
-    """The models to submit: those that are not done and not in the queue, and have clips.
+    """The keys of the models to submit: those that are not done and not in the queue, and have clips.
 
     Args:
         everything: whether finished ones are to be submitted, too.
 
     Raises:
-        BaselineError: some are in the queue with other parameters, or no machine type has clips.
+        BaselineError: some are in the queue with other parameters, or none has clips.
     """
-    chosen, without_clips = [], {}  # machine type → what is missing
-    for model in sweep.models:
-        each, machine = progress[key_of(model.paths)], model.machine.name
-        differing = sorted(set(each.planned.arguments) - set(model.config.as_arguments())) if each.planned else []
-        if differing:
+    chosen, without_clips = [], {}  # key → at which run they are missing, and what
+    for key, model in sweep.models.items():
+        each = progress[key]
+        if each.differing:
             raise BaselineError(
-                f"{model.name} is {each.state} with {' '.join(differing)}. Let it end, cancel it (scancel {each.job}), "
-                "or give this sweep a name of its own: -tag NAME."
+                f"{model.name} is in the queue with {each.differing}. Let it end, cancel it (scancel "
+                f"{each.job.number}_{each.job.task}), or give this sweep a name of its own: -tag NAME."
             )
-        if each.state in (FAILED, MISSING) or (each.state == DONE and everything):
-            if machine not in without_clips and (error := missing_clips(model, sweep.scores)):
-                without_clips[machine] = error
-            if machine not in without_clips:
-                chosen.append(key_of(model.paths))
+        if not each.is_in_queue and (each.state != DONE or everything):
+            missing = missing_clips(model, sweep.scores)
+            without_clips |= {key: missing} if missing else {}
+            chosen += [] if missing else [key]
     if without_clips:
-        first = next(iter(without_clips.values()))
-        if without_clips.keys() == {model.machine.name for model in sweep.models}:
-            raise first
-        log.warning("left out are %s. %s", " ".join(without_clips), first)
+        # Of a machine type that has some of its clips it is the most to the point.
+        _, error = max(without_clips.values(), key=lambda missing: missing[0])
+        if len(without_clips) == len(sweep.models):
+            raise error
+        names = dict.fromkeys(sweep.models[key].paths.model_name for key in without_clips)
+        log.warning("left out: %s. %s", " ".join(names), error)
     return chosen
 
 
-def missing_clips(model: Model, scores: Sequence[str]) -> BaselineError | None:
-    """Why a model's runs would find no clips; better to know now than when the tasks have had their turn."""
+def missing_clips(model: Model, scores: Sequence[str]) -> tuple[int, BaselineError] | None:
+    """Which of a model's runs would find no clips, and why; better known now than when the task has its turn."""
     if model.config.is_auto_download:
         return None
-    try:
-        for run in runs_of(model, scores):
-            split = "test" if run.test_only else "train"
-            find_clips(model.machine, run.dataset_directory, split, model.sections)
-    except BaselineError as error:
-        return error
+    for number, run in enumerate(runs_of(model, scores)):
+        try:
+            find_clips(model.machine, run.dataset_directory, "test" if run.test_only else "train", model.sections)
+        except BaselineError as error:
+            return number, BaselineError(f"{error} Without test clips: --train_only.") if number else error
     return None
 
 
@@ -164,8 +182,59 @@ def plan_text(submissions: Sequence[Submission]) -> str:
         lines += [f"task {n}: {', '.join(model.name for model in task)}" for n, task in enumerate(submission.tasks)]
         lines.append(shlex.join(sbatch_command(array_options(submission), task_command(submission))))
     jobs = [f"ARRAY{number}" for number, _ in enumerate(submissions, start=1)]
-    lines.append(shlex.join(sbatch_command(summary_options(submissions, jobs), summary_command(submissions))))
+    lines.append(shlex.join(sbatch_command(summary_options(submissions[-1], jobs), summary_command(submissions))))
     return "\n".join(lines)
+
+
+def show(sweep: Sweep, is_dry_run: bool, everything: bool) -> None:
+    """Print how far it is, or what would be submitted."""
+    jobs: list[Job] = []
+    largest = MOST_TASKS
+    try:
+        jobs, largest = sweep.jobs(), most_tasks()
+    except NoSlurmError as error:
+        log.warning("%s What is in the queue is not known here.", error)
+    progress = sweep.progress(jobs)
+    print(counts(sweep, progress))
+    if not is_dry_run:
+        print(table(sweep, progress))
+    elif keys := choose(sweep, progress, everything):
+        print(plan_text(sweep.plan(keys, jobs_of_environment() or 1, read_resources(), largest)))
+
+
+def submit_missing(sweep: Sweep, everything: bool) -> list[str]:
+    """Submit what is missing, and the summary after all that is in the queue.
+
+    Returns:
+        The numbers of the jobs.
+    """
+    n_jobs, resources = jobs_of_environment() or 1, read_resources()
+    make_writable_directory(sweep.directory)
+    with alone(sweep.lock, "waiting for another command that submits this sweep"):
+        known = sweep.jobs()
+        progress = sweep.progress(known)
+        print(counts(sweep, progress), flush=True)
+        keys = choose(sweep, progress, everything)
+        in_queue = {job.name: job.number for job in known if job.is_waiting or job.is_running}
+        earlier = [submission for submission in sweep.submissions() if submission.name in in_queue]
+        has_summary = any(name.endswith(SUMMARY) for name in in_queue)
+        if not keys:
+            print("nothing to submit")
+        if not keys and (has_summary or not earlier):
+            return []
+        new = sweep.plan(keys, n_jobs, resources, most_tasks())
+        arrays = submit(new)
+        if new:
+            n_tasks = sum(len(submission.tasks) for submission in new)
+            print(f"submitted {len(keys)} models, {n_tasks} tasks: job {' '.join(arrays)}", flush=True)
+            print(f"logs: {' '.join(str(submission.directory) for submission in new)}", flush=True)
+        try:
+            before = [in_queue[submission.name] for submission in earlier]
+            summary = submit_summary([*earlier, *new], [*before, *arrays])
+        except BaselineError as error:
+            raise BaselineError(f"{error} These jobs have no summary. The same command again submits it.") from error
+    print(f"the summary after them: job {summary}")
+    return [*arrays, summary]
 
 
 def sweep_command(script: str, given: Sequence[str]) -> None:
@@ -174,42 +243,17 @@ def sweep_command(script: str, given: Sequence[str]) -> None:
     Raises:
         BaselineError: something that the user can put right.
     """
-    flags = [argument for argument in given if argument in FLAGS]
-    if len(flags) > 1:
-        raise UsageError(f"{' and '.join(flags)}: give one of them.")
-    sweep = read_sweep([argument for argument in given if argument not in FLAGS])
-    jobs = jobs_of_environment() or 1
-    resources = read_resources(jobs)
-    if flags in (["--status"], ["--dry-run"]):
-        try:
-            progress, largest = sweep.progress(), max_array_size()
-        except NoSlurmError as error:
-            log.warning("%s What is in the queue is not known here.", error)
-            progress, largest = sweep.progress(ask_slurm=False), MAX_ARRAY_SIZE
-        print(counts(sweep, progress))
-        if flags == ["--status"]:
-            print(table(sweep, progress))
-        elif keys := choose(sweep, progress, everything=False):
-            print(plan_text(sweep.plan(keys, jobs, resources, largest)))
-        return
-    make_writable_directory(sweep.directory)
-    with alone(sweep.lock, "waiting for another command that submits this sweep"):
-        progress = sweep.progress()
-        print(counts(sweep, progress), flush=True)
-        keys = choose(sweep, progress, everything=flags == ["--all"])
-        if not keys:
-            print("nothing to submit")
-            return
-        submissions = sweep.plan(keys, jobs, resources, max_array_size())
-        arrays, summary = submit(submissions)
-    n_tasks = sum(len(submission.tasks) for submission in submissions)
-    print(
-        f"submitted {len(keys)} models, {n_tasks} tasks: job {' '.join(arrays)}; after them the summary: job {summary}"
-    )
-    print(f"logs: {' '.join(str(submission.directory) for submission in submissions)}")
-    seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if sweep.seeds else ""
-    print(f"how far it is: {seeds}{shlex.join([script, *(each for each in given if each not in FLAGS), '--status'])}")
-    print(f"to cancel it: scancel {' '.join([*arrays, summary])}")
+    flags = {argument for argument in given if argument in FLAGS}
+    if "--status" in flags and len(flags) > 1:
+        raise UsageError("--status submits nothing: it goes with neither --dry-run nor --all.")
+    arguments = [argument for argument in given if argument not in FLAGS]
+    sweep = read_sweep(arguments)
+    if flags & {"--status", "--dry-run"}:
+        show(sweep, "--dry-run" in flags, "--all" in flags)
+    elif jobs := submit_missing(sweep, "--all" in flags):
+        seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if sweep.seeds else ""
+        print(f"how far it is: {seeds}{shlex.join([script, *arguments, '--status'])}")
+        print(f"to cancel it: scancel {' '.join(jobs)}")
 
 
 def main(script: str, *given: str) -> int:
@@ -221,13 +265,15 @@ def main(script: str, *given: str) -> int:
     if {"-h", "--help"} & set(given):
         print(usage(script))
         return 0
+    try:
+        check_beginning(given)
+    except UsageError as error:
+        print(f"error: {error}\n{usage(script)}", file=sys.stderr)
+        return 2
     open_console()
-    status = run_command(
+    return run_command(
         lambda: sweep_command(script, given), "What has been submitted stays in the queue: see squeue --me."
     )
-    if status == 2:
-        print(usage(script), file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

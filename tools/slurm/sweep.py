@@ -7,6 +7,7 @@ taking notes leaves nothing that nobody knows of.
 """
 
 import json
+import os
 import re
 import secrets
 import shutil
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from config import ROOT, TRAINING_KEYS, BaselineError, Config, RunPaths, load_config
+from config import FIELDS, ROOT, TRAINING_KEYS, BaselineError, Config, RunPaths, load_config
 from datasets.catalog import Dataset, find_dataset, find_machine
 from datasets.clips import Clip, find_clips
 from files import write_text
@@ -23,17 +24,27 @@ from tools.each_machine import Model
 from tools.records import read_record
 from tools.results import is_tested
 from tools.slurm import commands
-from tools.slurm.commands import QueuedTask, Resources
+from tools.slurm.commands import Job, Resources
 
 DONE, RUNNING, QUEUED, FAILED, MISSING = STATES = ("done", "running", "queued", "failed", "missing")
+USUAL_REASONS = ("None", "Priority", "Resources", "Dependency", "BeginTime", "JobArrayTaskLimit")  # to wait
+SUMMARY = "_summary"  # what the name of a summarizing job ends with
 SECONDS_TO_STOP = 120  # before the time limit; Slurm may be a minute late to say so
 TASK = ROOT / "tools" / "slurm" / "task.py"
 TAIL = 100_000  # bytes of a log that are looked at
 ATTEMPT = "==> "  # what a task's first line begins with
-GIVEN_UP = "given up: "  # and its last one, where another attempt would fail, too
+AGAIN = "to be started again"  # what it ends with where it is requeued
+GIVEN_UP = "given up: "  # what its last line begins with where another attempt would fail, too
 # What Slurm writes into the log of a task that somebody has cancelled; of other reasons (a time limit) it says more.
 CANCELLED = re.compile(r"CANCELLED AT \S+ \*\*\*")
+ERROR = re.compile(r"(error: |slurm\S*: error: |[A-Za-z]*Error\b)")
 EPOCH = re.compile(r" epoch (\d+/\d+),")
+# Parameters that a training and its tests do not depend on. The score is that of each test.
+OF_NO_MATTER = (
+    *("log_interval", "use_cuda", "gpu_id", "is_auto_download", "download_url", "cache_directory"),
+    *("restart", "or_anew", "score"),
+)
+OF_MATTER = tuple(name for name in FIELDS if name not in OF_NO_MATTER)
 
 
 @dataclass(frozen=True)
@@ -91,9 +102,16 @@ class Submission:
             contents = json.loads(path.read_text(encoding="utf-8"))
             contents["tasks"] = [[PlannedModel(**model) for model in task] for task in contents["tasks"]]
             contents["resources"] = Resources(**contents["resources"])
-            return cls(directory=directory, **contents)
-        except (OSError, ValueError, TypeError, LookupError) as error:
-            raise BaselineError(f"{path} cannot be read ({error}). Remove its directory, and submit again.") from error
+            submission = cls(directory=directory, **contents)
+            for planned in (planned for task in submission.tasks for planned in task):
+                if key_of(planned.model().paths) != planned.key:
+                    raise ValueError(f"{planned.key} is not the place of {planned.name}")
+            return submission
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, BaselineError) as error:
+            raise BaselineError(
+                f"{path} cannot be read ({error}). If squeue --name={directory.name} shows jobs, cancel them (scancel "
+                f"--name={directory.name}); then remove its directory, and submit again."
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -103,19 +121,25 @@ class Progress:
     state: str  # one of STATES
     detail: str = ""  # epochs, why it waits, or the last error
     log: Path | None = None  # of its last task
-    planned: PlannedModel | None = None  # as it is in the queue
-    job: str = ""  # in the queue, such as 1234_5
+    job: Job | None = None  # the task that Slurm knows of
+    differing: str = ""  # in the queue, but with other parameters or tests: which
+
+    @property
+    def is_in_queue(self) -> bool:
+        return self.job is not None and (self.job.is_waiting or self.job.is_running)
 
 
 class Sweep:
     """Models of a dataset, with the same directories, and what has been submitted of them.
 
     Attributes:
+        models: key → model, see key_of.
         directory: of the submissions.
     """
 
     def __init__(self, dataset: Dataset, models: Sequence[Model], scores: Sequence[str], seeds: Sequence[int]):
-        self.dataset, self.models, self.scores, self.seeds = dataset, models, list(scores), list(seeds)
+        self.dataset, self.scores, self.seeds = dataset, list(scores), list(seeds)
+        self.models = {key_of(model.paths): model for model in models}
         self.config = models[0].config
         self.directory = models[0].paths.model_dir.parents[1] / "slurm"
         self._test_clips: dict[tuple[str, tuple[str, ...]], Sequence[Clip]] = {}
@@ -138,39 +162,64 @@ class Sweep:
         Raises:
             BaselineError: one cannot be read.
         """
-        paths = sorted(self.directory.glob("*/sweep.json"), key=lambda path: path.stat().st_mtime)
-        return [Submission.read(path.parent) for path in paths]
+        try:
+            paths = [Path(entry.path, "sweep.json") for entry in os.scandir(self.directory) if entry.is_dir()]
+            found = {path: path.stat().st_mtime for path in paths if path.exists()}
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise BaselineError(f"{error.filename} cannot be read: {error.strerror}. Mend its permissions.") from error
+        return [Submission.read(path.parent) for path in sorted(found, key=found.__getitem__)]
 
-    def progress(self, ask_slurm: bool = True) -> dict[str, Progress]:
-        """Key → how far that model is, of all models.
-
-        Args:
-            ask_slurm: whether it can be asked what is in the queue.
+    def jobs(self) -> list[Job]:
+        """What Slurm knows of the submissions' arrays and summarizing jobs.
 
         Raises:
             BaselineError: Slurm does not answer.
         """
-        undone = {key_of(model.paths): model for model in self.models if not self.is_done(model)}
-        submitted = [
-            (submission, number, planned)
-            for submission in self.submissions()
-            for number, task in enumerate(submission.tasks)
-            for planned in task
-            if planned.key in undone
-        ]
-        names = dict.fromkeys(submission.name for submission, *_ in submitted)
-        queue = commands.queue(list(names)) if ask_slurm else {}
-        found = {key_of(model.paths): Progress(DONE) for model in self.models} | dict.fromkeys(
-            undone, Progress(MISSING)
-        )
-        for submission, number, planned in submitted:  # a later one goes before an earlier one that is over
-            task, log = queue.get((submission.name, number)), submission.log(number)
-            if task:
-                found[planned.key] = _of_queued(task, number, undone[planned.key].paths, log, planned)
-            elif found[planned.key].state in (FAILED, MISSING) and log.exists():
-                names_in_task = [each.name for each in submission.tasks[number]]
-                found[planned.key] = Progress(FAILED, last_error(log, planned.name, names_in_task), log)
+        names = [submission.name for submission in self.submissions()]
+        return commands.jobs_of_names([*names, *(f"{name}{SUMMARY}" for name in names)])
+
+    def progress(self, jobs: Sequence[Job]) -> dict[str, Progress]:
+        """Key → how far that model is, of all models.
+
+        Args:
+            jobs: what Slurm knew before: a task that ends meanwhile is found to be done.
+        """
+        of_task = {(job.name, job.task): job for job in jobs}
+        found = {key: Progress(DONE if self.is_done(model) else MISSING) for key, model in self.models.items()}
+        for submission in self.submissions():  # a later one goes before an earlier one that is over
+            for number, task in enumerate(submission.tasks):
+                for planned in (planned for planned in task if planned.key in self.models):
+                    now = self._of_task(submission, number, planned, of_task.get((submission.name, number)))
+                    before = found[planned.key]
+                    if before.state == DONE and now.is_in_queue:  # by --all, or with other models
+                        found[planned.key] = replace(now, state=DONE)
+                    elif before.state != DONE and not before.is_in_queue and now.state != MISSING:
+                        found[planned.key] = now
         return found
+
+    def _of_task(self, submission: Submission, number: int, planned: PlannedModel, job: Job | None) -> Progress:
+        """How far a model is as far as one task tells."""
+        log, differing = submission.log(number), self._differing(submission, planned)
+        if job and job.is_running:
+            epochs = EPOCH.findall(_tail(planned.model().paths.model_dir / "train.log"))
+            return Progress(RUNNING, f"epoch {epochs[-1]}" if epochs else "", log, job, differing)
+        if job and job.is_waiting:
+            return Progress(QUEUED, "" if job.reason in USUAL_REASONS else job.reason, log, job, differing)
+        if log.exists() and not differing:
+            names = [each.name for each in submission.tasks[number]]
+            return Progress(FAILED, last_error(log, planned.name, names), log, job)
+        return Progress(MISSING)
+
+    def _differing(self, submission: Submission, planned: PlannedModel) -> str:
+        """With which other parameters or tests a model was submitted than are asked for now."""
+        then = planned.model().config.as_dict(OF_MATTER)
+        now = self.models[planned.key].config.as_dict(OF_MATTER)
+        words = [f"--{name} {value} (now {now[name]})" for name, value in then.items() if value != now[name]]
+        if submission.scores != self.scores:
+            words.append(f"tests of {' '.join(submission.scores)} (now {' '.join(self.scores)})")
+        return ", ".join(words)
 
     def is_done(self, model: Model) -> bool:
         """Whether a model is trained with its parameters, and tested with all scores, as far as the files tell.
@@ -204,11 +253,18 @@ class Sweep:
 
         Args:
             largest: how many tasks an array may have.
+
+        Raises:
+            BaselineError: Slurm could not write the logs.
         """
-        chosen = [model for model in self.models if key_of(model.paths) in set(keys)]
-        planned = [PlannedModel(key_of(m.paths), m.name, m.config.as_arguments()) for m in chosen]
+        chosen = [(key, self.models[key]) for key in keys]
+        planned = [PlannedModel(key, model.name, model.config.as_arguments()) for key, model in chosen]
         tasks = [planned[start : start + jobs] for start in range(0, len(planned), jobs)]
         prefix = f"{self.dataset.name}_{self.config.split}"
+        if "\\" in str(self.directory):
+            raise BaselineError(
+                f"{self.directory}: Slurm cannot write into directories with a backslash in their names."
+            )
         return [
             Submission(
                 directory=self.directory / f"{prefix}_{secrets.token_hex(4)}",
@@ -232,13 +288,13 @@ def tests_of(model: Model, scores: Sequence[str]) -> list[Config]:
     """The tests of a model, as 02a and 02b run them."""
     if model.config.train_only or not model.machine.is_tested:
         return []
-    return [replace(model.config, test_only=True, restart=False, score=score) for score in scores]
+    return [replace(model.config, test_only=True, restart=False, or_anew=False, score=score) for score in scores]
 
 
 def runs_of(model: Model, scores: Sequence[str]) -> list[Config]:
-    """All runs of train.py for a model: the training, as 01 runs it with --restart, and its tests."""
-    training = [] if model.config.test_only else [replace(model.config, train_only=True, restart=True)]
-    return training + tests_of(model, scores)
+    """All runs of train.py for a model: the training, as 01 runs it with --restart --or_anew, and its tests."""
+    training = replace(model.config, train_only=True, restart=True, or_anew=True)
+    return ([] if model.config.test_only else [training]) + tests_of(model, scores)
 
 
 def _is_of(record: dict, model: Model) -> bool:
@@ -252,33 +308,34 @@ def _is_of(record: dict, model: Model) -> bool:
     )
 
 
-def _of_queued(task: QueuedTask, number: int, paths: RunPaths, log: Path, planned: PlannedModel) -> Progress:
-    detail = task.reason if "held" in task.reason.lower() else ""
-    if task.is_running:
-        epochs = EPOCH.findall(_tail(paths.model_dir / "train.log"))
-        detail = f"epoch {epochs[-1]}" if epochs else ""
-    return Progress(RUNNING if task.is_running else QUEUED, detail, log, planned, f"{task.job}_{number}")
-
-
 def last_error(log: Path, name: str, names: Sequence[str]) -> str:
     """What the last attempt of a task has said last of an error in this model, or in the task itself.
 
     Args:
         names: of all models in the task.
     """
-    lines = [line.removeprefix("error: ") for line in _last_attempt(log) if "error" in line.lower()]
+    said = [line for line in _last_attempt(log) if line.strip()]
+    lines = [line.removeprefix("error: ") for line in said if ERROR.match(line)]
     own = [line for line in lines if line.split(": ")[0] not in set(names) - {name}]
-    return own[-1].removeprefix(f"{name}: ") if own else "it ended without a word"
+    if own:
+        return own[-1].removeprefix(f"{name}: ")
+    return "it ended without a word" + (f" after: {said[-1].strip()}" if said else "")
 
 
-def ended_without_a_word(log: Path) -> bool:
-    """Whether a task that has ended was begun, and has neither given up by itself nor been cancelled by somebody."""
-    lines = _last_attempt(log)
-    return bool(lines) and not any(line.startswith(GIVEN_UP) or CANCELLED.search(line) for line in lines)
+def ended_without_a_word(progress: Progress) -> bool:
+    """Whether a task that has ended undone has neither given up by itself nor been cancelled by somebody."""
+    lines = _last_attempt(progress.log)
+    if any(line.startswith(GIVEN_UP) for line in lines):
+        return False
+    if progress.job:  # Slurm still knows
+        return progress.job.state != "CANCELLED"
+    # One that was to be started again and is not in the queue was cancelled while it waited.
+    return not any(CANCELLED.search(line) or line.endswith(AGAIN) for line in lines)
 
 
 def _last_attempt(log: Path) -> list[str]:
-    return _tail(log).rpartition(ATTEMPT)[2].splitlines()
+    _, header, text = _tail(log).rpartition(ATTEMPT)
+    return text.splitlines()[1 if header else 0 :]
 
 
 def _tail(path: Path) -> str:
@@ -290,14 +347,11 @@ def _tail(path: Path) -> str:
         return ""
 
 
-def submit(submissions: Sequence[Submission], earlier: Sequence[Submission] = ()) -> tuple[list[str], str]:
-    """Submit job arrays, and a job that summarizes when all of their tasks have ended.
-
-    Args:
-        earlier: submissions that are over, and belong to the same summary.
+def submit(submissions: Sequence[Submission]) -> list[str]:
+    """Submit job arrays.
 
     Returns:
-        The numbers of the arrays, and of the summarizing job.
+        Their numbers.
 
     Raises:
         BaselineError: Slurm refuses one, or a file cannot be written; it says what has been submitted before.
@@ -307,12 +361,28 @@ def submit(submissions: Sequence[Submission], earlier: Sequence[Submission] = ()
         for submission in submissions:
             submission.write()
             jobs.append(commands.sbatch(array_options(submission), task_command(submission)))
-        return jobs, commands.sbatch(summary_options(submissions, jobs), summary_command([*earlier, *submissions]))
     except BaselineError as error:
         for submission in submissions[len(jobs) :]:
             shutil.rmtree(submission.directory, ignore_errors=True)
-        before = f" Submitted before, and left in the queue: {' '.join(jobs)}." if jobs else ""
-        raise BaselineError(f"{error}{before}") from error
+        if not jobs:
+            raise
+        raise BaselineError(f"{error} Submitted before, and left in the queue: {' '.join(jobs)}.") from error
+    return jobs
+
+
+def submit_summary(submissions: Sequence[Submission], jobs: Sequence[str]) -> str:
+    """Submit the job that summarizes when all tasks of these job arrays have ended.
+
+    Args:
+        submissions: all that the summary is of; the last one's name and resources are taken.
+
+    Returns:
+        Its number.
+
+    Raises:
+        BaselineError: Slurm refuses it.
+    """
+    return commands.sbatch(summary_options(submissions[-1], jobs), summary_command(submissions))
 
 
 def array_options(submission: Submission) -> list[str]:
@@ -323,27 +393,24 @@ def array_options(submission: Submission) -> list[str]:
         f"--array=0-{len(submission.tasks) - 1}{width}",
         f"--signal=B:USR1@{SECONDS_TO_STOP}",
         *_options_of_all_jobs(submission, "task_%a.log"),
+        *submission.resources.of_job(len(submission.tasks[0])),
     ]
 
 
-def summary_options(submissions: Sequence[Submission], jobs: Sequence[str]) -> list[str]:
-    """The options of sbatch for the summarizing job. It asks for what a task does, which is known to be granted."""
+def summary_options(submission: Submission, jobs: Sequence[str]) -> list[str]:
+    """The options of sbatch for the summarizing job. It asks for what a task of one model does."""
     return [
-        f"--job-name={submissions[0].name}_summary",
+        f"--job-name={submission.name}{SUMMARY}",
         f"--dependency=afterany:{':'.join(jobs)}",
-        *_options_of_all_jobs(submissions[0], "summary.log"),
+        *_options_of_all_jobs(submission, "summary.log"),
+        *submission.resources.of_job(1),
     ]
 
 
 def _options_of_all_jobs(submission: Submission, log: str) -> list[str]:
     directory = str(submission.directory).replace("%", "%%")  # a single one stands for numbers of jobs
-    return [
-        f"--output={directory}/{log}",
-        "--open-mode=append",
-        f"--chdir={ROOT}",
-        "--requeue",  # after the failure of a node, or where a more urgent job takes its place
-        *submission.resources.options,
-    ]
+    # --requeue: after the failure of a node, or where a more urgent job takes its place
+    return [f"--output={directory}/{log}", "--open-mode=append", f"--chdir={ROOT}", "--requeue"]
 
 
 def task_command(submission: Submission) -> list[str]:

@@ -17,14 +17,16 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # found from any directory
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # too early; the end of the time will be noticed later
 
 from config import ROOT, BaselineError
-from files import alone, version_of
+from files import alone, version_of, write_text
 from tools.console import Interrupted, catch_signals, run_command
 from tools.each_machine import Loop, Model, Runs, run_train
 from tools.slurm import commands
 from tools.slurm.commands import Resources
 from tools.slurm.sweep import (
+    AGAIN,
     ATTEMPT,
     DONE,
     FAILED,
@@ -34,12 +36,12 @@ from tools.slurm.sweep import (
     ended_without_a_word,
     runs_of,
     submit,
+    submit_summary,
 )
 
 MOST_RESTARTS = 3  # of a task that does not get on between them
-MOST_ROUNDS = (
-    3  # submissions of a model whose tasks end without a word, such as those that are killed with all they run
-)
+# Submissions of a model whose tasks end without a word, such as those that are killed with all that they run.
+MOST_ROUNDS = 3
 
 
 def train_and_test(directory: Path) -> int:
@@ -47,63 +49,86 @@ def train_and_test(directory: Path) -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        Interrupted: a signal, but for that of the time limit.
     """
-    catch_signals(signal.SIGUSR1)
-    submission = Submission.read(directory)
-    number, restarts = int(os.environ["SLURM_ARRAY_TASK_ID"]), int(os.environ.get("SLURM_RESTART_COUNT", 0))
+    submission, number = Submission.read(directory), int(os.environ["SLURM_ARRAY_TASK_ID"])
     models = [with_cache_of_node(planned.model(), submission.resources) for planned in submission.tasks[number]]
-    node, now = os.environ.get("SLURMD_NODENAME", "?"), datetime.now().isoformat(" ", "seconds")
+    restarts, node = int(os.environ.get("SLURM_RESTART_COUNT", 0)), os.environ.get("SLURMD_NODENAME", "?")
+    now = datetime.now().isoformat(" ", "seconds")
     print(f"{ATTEMPT}{', '.join(model.name for model in models)}: attempt {restarts + 1}, on {node}, {now}", flush=True)
 
-    commands_of = {
-        model.name: [run_train(run.as_arguments()) for run in runs_of(model, submission.scores)] for model in models
-    }
-    loop = Loop(
-        [Runs(model.name, model.paths.run_log, commands_of[model.name]) for model in models],
-        len(models),
-        may_differ=True,
-    )
-    checkpoints = [model.paths.checkpoint for model in models]
-    before = [version_of(path) for path in checkpoints]
+    before, tries = progress_of(models, submission), directory / f"task_{number}.tries"
     try:
-        loop.run()
+        catch_signals(signal.SIGUSR1)
+        status = run_models(models, submission)
+        if status is not None:
+            return status
         reason = "a run was killed"
     except Interrupted as stop:
         if stop.status != 128 + signal.SIGUSR1:
             raise
         reason = "the time limit is near"
+    return start_again(reason, tries, got_on=progress_of(models, submission) != before)
+
+
+def run_models(models: list[Model], submission: Submission) -> int | None:
+    """Run train.py for each model, side by side.
+
+    Returns:
+        The exit status of the task; None where a run was killed.
+    """
+    runs = []
+    for model in models:
+        arguments = [run.as_arguments() for run in runs_of(model, submission.scores)]
+        runs.append(Runs(model.name, model.paths.run_log, [run_train(each) for each in arguments]))
+    loop = Loop(runs, jobs=len(models), may_differ=True)
+    loop.run()
     statuses = [loop.statuses.get(model.name) for model in models]
     if any(status is None or status < 0 or status >= 128 for status in statuses):
-        return start_again(reason, restarts, [version_of(path) for path in checkpoints] != before)
+        return None
     if loop.report_failures("task"):
         print(f"{GIVEN_UP}submit the sweep again when that is mended", flush=True)
         return 1
     return 0
 
 
+def progress_of(models: list[Model], submission: Submission) -> list:
+    """What changes when a model gets on: by an epoch, a finished training, a test."""
+    paths = [replace(model.paths, config=run) for model in models for run in runs_of(model, submission.scores)]
+    return [[version_of(path) for path in (each.checkpoint, each.config_record, each.test_record)] for each in paths]
+
+
 def with_cache_of_node(model: Model, resources: Resources) -> Model:
     """The model with the features cached on this node's own disk, where the submission says so."""
     if not resources.cache_directory:
         return model
-    directory = Path(os.path.expandvars(resources.cache_directory))
-    return replace(model, config=replace(model.config, cache_directory=directory))
+    directory = os.path.expandvars(os.path.expanduser(resources.cache_directory))  # noqa: PTH111, of a text with variables
+    if not directory.startswith("/") or "$" in directory:
+        print(f"warning: {directory} is no place on this node. Features are cached beside the clips.", flush=True)
+        return model
+    return replace(model, config=replace(model.config, cache_directory=Path(directory)))
 
 
-def start_again(reason: str, restarts: int, got_on: bool) -> int:
+def start_again(reason: str, tries: Path, got_on: bool) -> int:
     """Have Slurm start this task again, but for one that does not get on.
 
     Args:
-        got_on: whether an epoch was finished in this attempt.
+        tries: file with the number of attempts until now that did not get on.
+        got_on: whether this one did.
     """
-    if not got_on and restarts >= MOST_RESTARTS:
-        print(f"error: {reason}, and no epoch was finished. See time and memory in {commands.RESOURCES_FILE}.")
-        print(f"{GIVEN_UP}after {restarts + 1} attempts", flush=True)
+    vain = 0 if got_on else 1 + (int(tries.read_text()) if tries.exists() else 0)
+    if vain > MOST_RESTARTS:
+        print(f"error: {reason}, {vain} times without getting on. See time and memory in {commands.RESOURCES_FILE}.")
+        print(f"{GIVEN_UP}it would not end", flush=True)
         return 1
-    print(f"{reason}: to be started again", flush=True)
     try:
+        write_text(tries, f"{vain}\n")
         commands.requeue(os.environ["SLURM_ARRAY_JOB_ID"], os.environ["SLURM_ARRAY_TASK_ID"])
+        print(f"{reason}: {AGAIN}", flush=True)
     except BaselineError as error:  # the summarizing job sees to it
-        print(f"error: {error}", flush=True)
+        print(f"error: {reason}, and: {error}", flush=True)
         return 1
     return 0
 
@@ -112,28 +137,38 @@ def summarize(directories: list[Path]) -> bool:
     """Submit again what was left undone without a word; where there is nothing like that, summarize.
 
     Returns:
-        Whether all models are done.
+        Whether all models are done, or submitted again.
     """
     submissions = [Submission.read(directory) for directory in directories]
     sweep, last = Sweep.of_submissions(submissions), submissions[-1]
     with alone(sweep.lock, "waiting for another command that submits this sweep"):
-        progress = sweep.progress()
-        lost = [key for key, each in progress.items() if each.state == FAILED and ended_without_a_word(each.log)]
+        progress = sweep.progress(sweep.jobs())
+        lost = [key for key, each in progress.items() if each.state == FAILED and ended_without_a_word(each)]
         if lost and last.round < MOST_ROUNDS:
-            print(f"{len(lost)} models are neither done nor given up: submitted again", flush=True)
             n_jobs, n_tasks = len(last.tasks[0]), max(len(each.tasks) for each in submissions)
-            submit(sweep.plan(lost, n_jobs, last.resources, n_tasks, last.round + 1), submissions)
-            return True
-    arguments = [last.dataset, *sweep.config.as_arguments(leave_out=("dataset", "use_ids"))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEEDS": " ".join(map(str, last.seeds))}
-    command = [sys.executable, str(ROOT / "tools" / "summarize.py"), *arguments]
-    # Of several that end together, with other tags, the last has seen the results of all.
-    with alone(sweep.directory / ".summary.lock", "waiting for the summary of another sweep"):
-        status = subprocess.run(command, env=environment).returncode
+            try:
+                again = sweep.plan(lost, n_jobs, last.resources, n_tasks, last.round + 1)
+                job = submit_summary([*submissions, *again], submit(again))
+                print(
+                    f"{len(lost)} models neither done nor given up, submitted again; the summary: job {job}", flush=True
+                )
+                return True
+            except BaselineError as error:
+                print(f"error: {len(lost)} models could not be submitted again. {error}", flush=True)
     undone = {key: each for key, each in progress.items() if each.state != DONE}
     for key, each in undone.items():
         print(f"{key}: {each.state}. {each.detail}", flush=True)
-    return status == 0 and not undone
+    return (sweep.config.train_only or write_summary(sweep)) and not undone
+
+
+def write_summary(sweep: Sweep) -> bool:
+    """Run 03 for this sweep's seeds; whether that was well."""
+    arguments = [sweep.dataset.name, *sweep.config.as_arguments(leave_out=("dataset", "use_ids"))]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEEDS": " ".join(map(str, sweep.seeds))}
+    command = [sys.executable, str(ROOT / "tools" / "summarize.py"), *arguments]
+    # Of several that end together, with other tags, the last has seen the results of all.
+    with alone(sweep.directory / ".summary.lock", "waiting for the summary of another sweep"):
+        return subprocess.run(command, env=environment).returncode == 0
 
 
 if __name__ == "__main__":
