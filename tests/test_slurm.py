@@ -20,18 +20,10 @@ from conftest import RAW, Workspace, make_clips
 from config import load_config
 from tools.each_machine import find_models
 from tools.slurm import commands, submit, task
-from tools.slurm.commands import Job
-from tools.slurm.sweep import (
-    AGAIN,
-    ATTEMPT,
-    FAILED,
-    GIVEN_UP,
-    Progress,
-    Submission,
-    ended_without_a_word,
-    last_error,
-    runs_of,
-)
+from tools.slurm import sweep as sweep_module
+from tools.slurm.logs import AGAIN, ATTEMPT, GIVEN_UP, ended_without_a_word, last_error
+from tools.slurm.submission import Submission
+from tools.slurm.sweep import runs_of
 
 SPLITS = [("train", "normal"), ("test", "normal"), ("test", "anomaly")]
 STAND_INS = {
@@ -433,7 +425,7 @@ def test_a_log_of_other_parameters_tells_nothing(slurm, own, capsys):
 def test_a_task_that_ends_while_it_is_looked_for(slurm, own, monkeypatch):
     """What Slurm knows is older than what the files tell."""
     order = []
-    monkeypatch.setattr(commands, "jobs_of_names", lambda _: order.append("Slurm") or [])
+    monkeypatch.setattr(sweep_module, "jobs_of_names", lambda _: order.append("Slurm") or [])
     monkeypatch.setattr(submit.Sweep, "is_done", lambda *_: order.append("files") or True)
     assert sweep(own) == 0
     assert order[:2] == ["Slurm", "files"]
@@ -549,7 +541,7 @@ def test_how_a_task_ended(tmp_path, lines, error, without_a_word):
     before = f"{ATTEMPT}fan, valve: attempt 1\nerror: fan: of the attempt before\n{GIVEN_UP}\n"
     log.write_text(f"{before}{ATTEMPT}fan, valve: attempt 2\n{lines}")
     assert last_error(log, "fan", ["fan", "valve"]) == error
-    assert ended_without_a_word(Progress(FAILED, log=log)) == without_a_word
+    assert ended_without_a_word(log, None) == without_a_word
 
 
 @pytest.mark.parametrize(
@@ -565,8 +557,7 @@ def test_how_a_task_ended(tmp_path, lines, error, without_a_word):
 def test_what_slurm_knows_goes_before_the_log(tmp_path, state, lines, without_a_word):
     log = tmp_path / "task_0.log"
     log.write_text(f"{ATTEMPT}fan: attempt 1\n{lines}")
-    job = Job("sweep", 0, "12", state, "None")
-    assert ended_without_a_word(Progress(FAILED, log=log, job=job)) == without_a_word
+    assert ended_without_a_word(log, state) == without_a_word
 
 
 # --- On a node

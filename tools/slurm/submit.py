@@ -27,24 +27,17 @@ from tools.slurm.commands import (
     read_resources,
     sbatch_command,
 )
-from tools.slurm.sweep import (
-    DONE,
-    FAILED,
-    QUEUED,
-    RUNNING,
-    STATES,
+from tools.slurm.submission import (
     SUMMARY,
-    Progress,
     Submission,
-    Sweep,
     array_options,
-    runs_of,
     submit,
     submit_summary,
     summary_command,
     summary_options,
     task_command,
 )
+from tools.slurm.sweep import DONE, FAILED, QUEUED, RUNNING, STATES, Progress, Sweep, runs_of
 
 SCORES = ("MSE", "MAHALA")  # of 02a and 02b
 FLAGS = ("--status", "--dry-run", "--all")

@@ -23,21 +23,10 @@ from config import ROOT, BaselineError
 from files import alone, version_of, write_text
 from tools.console import Interrupted, catch_signals, run_command
 from tools.each_machine import Loop, Model, Runs, run_train
-from tools.slurm import commands
-from tools.slurm.commands import Resources
-from tools.slurm.sweep import (
-    AGAIN,
-    ATTEMPT,
-    DONE,
-    FAILED,
-    GIVEN_UP,
-    Submission,
-    Sweep,
-    ended_without_a_word,
-    runs_of,
-    submit,
-    submit_summary,
-)
+from tools.slurm.commands import RESOURCES_FILE, Resources, requeue
+from tools.slurm.logs import AGAIN, ATTEMPT, GIVEN_UP
+from tools.slurm.submission import Submission, submit, submit_summary
+from tools.slurm.sweep import DONE, Sweep, runs_of
 
 MOST_RESTARTS = 3  # of a task that does not get on between them
 # Submissions of a model whose tasks end without a word, such as those that are killed with all that they run.
@@ -120,12 +109,12 @@ def start_again(reason: str, tries: Path, got_on: bool) -> int:
     """
     vain = 0 if got_on else 1 + (int(tries.read_text()) if tries.exists() else 0)
     if vain > MOST_RESTARTS:
-        print(f"error: {reason}, {vain} times without getting on. See time and memory in {commands.RESOURCES_FILE}.")
+        print(f"error: {reason}, {vain} times without getting on. See time and memory in {RESOURCES_FILE}.")
         print(f"{GIVEN_UP}it would not end", flush=True)
         return 1
     try:
         write_text(tries, f"{vain}\n")
-        commands.requeue(os.environ["SLURM_ARRAY_JOB_ID"], os.environ["SLURM_ARRAY_TASK_ID"])
+        requeue(os.environ["SLURM_ARRAY_JOB_ID"], os.environ["SLURM_ARRAY_TASK_ID"])
         print(f"{reason}: {AGAIN}", flush=True)
     except BaselineError as error:  # the summarizing job sees to it
         print(f"error: {reason}, and: {error}", flush=True)
@@ -143,7 +132,7 @@ def summarize(directories: list[Path]) -> bool:
     sweep, last = Sweep.of_submissions(submissions), submissions[-1]
     with alone(sweep.lock, "waiting for another command that submits this sweep"):
         progress = sweep.progress(sweep.jobs())
-        lost = [key for key, each in progress.items() if each.state == FAILED and ended_without_a_word(each)]
+        lost = [key for key, each in progress.items() if each.is_lost]
         if lost and last.round < MOST_ROUNDS:
             n_jobs, n_tasks = len(last.tasks[0]), max(len(each.tasks) for each in submissions)
             try:
