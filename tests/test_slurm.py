@@ -120,7 +120,7 @@ def test_what_is_submitted(slurm, workspace, demo_data, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out.splitlines()[:2] == [
         "DCASE2024T2 dev, 14 models: 14 missing",
-        "submitted 4 models, 4 tasks: job 1",
+        "submitted 4 models in 4 tasks: job 1",
     ]
     assert "\nthe summary after them: job 2\n" in captured.out
     assert "SEEDS='1 2' slurm_sweep.sh DCASE2024T2 -d -tag 'it'\"'\"'s'" in captured.out
@@ -156,16 +156,35 @@ def test_what_is_done_is_not_submitted(slurm, own, capsys):
     name = submissions(own)[0].name
     slurm.queue(f"{name}|0|1|PENDING|Priority", f"{name}_summary|N/A|2|PENDING|Dependency")
     assert sweep(own) == 0
-    assert capsys.readouterr().out.splitlines()[-2:] == [
-        "DCASE2024T2 dev, 7 models: 1 done, 1 queued, 5 missing",
-        "nothing to submit",
-    ]
+    said = capsys.readouterr().out.splitlines()[-2:]
+    assert said[0] == "DCASE2024T2 dev, 7 models: 1 done, 1 queued, 5 missing"
+    assert said[1].startswith("nothing to submit. The table anew, when all have ended: ")
+    assert "/03_summarize_results.sh DCASE2024T2 -d --epochs 3 " in said[1]
     assert sweep(own, "--all") == 0
     assert names(submissions(own)[1]) == [["fan"]]
     assert "--dependency=afterany:1:3" in slurm.calls[-1]  # the valve's, too
     slurm.queue(f"{name}|0|1|PENDING|Priority", f"{submissions(own)[1].name}|0|3|RUNNING|None")
     assert sweep(own, "--all") == 0
     assert len(submissions(own)) == 2
+
+
+def test_sweeps_beside_each_other_have_summaries_of_their_own(slurm, own):
+    assert sweep(own, "--train_only", "-tag", "a") == 0
+    slurm.queue(
+        f"{submissions(own)[0].name}|0|1|RUNNING|None", f"{submissions(own)[0].name}_summary|N/A|2|PENDING|None"
+    )
+    assert sweep(own, "-tag", "b") == 0
+    second = submissions(own)[1]
+    assert "--dependency=afterany:3" in slurm.calls[-1]
+    assert shlex.split(slurm.calls[-1][-1])[-2:] == ["summarize", str(second.directory)]
+
+
+def test_models_that_are_trained_anew_are_named(slurm, own, capsys):
+    assert sweep(own, "--dry-run", epochs=3) == 0
+    assert "trained anew" not in capsys.readouterr().err
+    assert sweep(own, "--dry-run", "-lr", "0.01", epochs=5) == 0
+    words = "1 model there with --learning_rate 0.001 (asked for: 0.01), --epochs 3 (asked for: 5): trained anew."
+    assert f"warning: {words} To keep them: -tag NAME." in capsys.readouterr().err
 
 
 def test_a_summary_that_could_not_be_submitted_is_made_up_for(slurm, own, capsys):
@@ -247,7 +266,7 @@ def test_what_slurm_refuses_leaves_nothing_behind(slurm, workspace, demo_data, m
     slurm.refuse_after(1)
     assert sweep(workspace) == 1
     error = capsys.readouterr().err
-    assert "error: sbatch: sbatch: error: Batch job submission failed: Job violates accounting/QOS policy" in error
+    assert "error: sbatch: Batch job submission failed: Job violates accounting/QOS policy. See " in error
     assert "Submitted before, and left in the queue: 1." in error
     assert [len(each.tasks) for each in submissions(workspace)] == [4]
 
@@ -258,7 +277,9 @@ def test_dry_run_writes_nothing_and_needs_no_slurm(workspace, demo_data, capsys,
     assert sweep(workspace, "--dry-run") == 0
     captured = capsys.readouterr()
     assert "squeue cannot be run" in captured.err or "scontrol cannot be run" in captured.err
-    assert "task 0: fan\ntask 1: valve\nsbatch --parsable --job-name=DCASE2024T2_dev_" in captured.out
+    assert (
+        "task 0: seed13711/fan\ntask 1: seed13711/valve\nsbatch --parsable --job-name=DCASE2024T2_dev_" in captured.out
+    )
     assert "--dependency=afterany:ARRAY1" in captured.out
     assert not workspace.models.exists()
     assert sweep(workspace) == 1
@@ -380,7 +401,7 @@ def test_status(slurm, own, capsys, monkeypatch):
     assert "gearbox   running, epoch 2/3" in lines
     assert "slider    queued, JobHeldAdmin" in lines
     assert "fan       done" in lines
-    assert lines[-2:] == ["valve failed: x.wav: truncated", f"log: {made.log(2)}"]
+    assert lines[-2:] == ["seed13711/valve failed: x.wav: truncated", f"log: {made.log(2)}"]
     slurm.queue()
     assert sweep(own) == 0  # none is in the queue any more
     assert names(submissions(own)[1]) == [["gearbox"], ["slider"], ["valve"]]
@@ -392,8 +413,11 @@ def test_in_the_queue_with_other_parameters(slurm, own, capsys):
     slurm.queue(f"{made.name}|0|12|RUNNING|None")
     assert sweep(own, epochs=5) == 1
     error = capsys.readouterr().err
-    words = "valve is in the queue with --epochs 3 (now 5)"
-    assert f"{words}. Let it end, cancel it (scancel 12_0), or give this sweep a name of its own" in error
+    words = "in the queue with --epochs 3 (asked for: 5)"
+    assert (
+        f"seed13711/valve is {words}. Let it end, cancel it (scancel 12_0), or give this sweep a name of its own"
+        in error
+    )
     assert len(submissions(own)) == 1
     assert sweep(own, "--status", epochs=5) == 0
     assert words in capsys.readouterr().out
@@ -406,7 +430,8 @@ def test_in_the_queue_with_other_tests(slurm, own, capsys, options):
     slurm.queue(f"{submissions(own)[0].name}|0|12|PENDING|Priority")
     assert sweep(own) == 1
     assert re.search(
-        "valve is in the queue with (tests of MSE .now MSE MAHALA|--train_only True)", capsys.readouterr().err
+        "seed13711/valve is in the queue with (tests of MSE .asked for: MSE MAHALA|--train_only True)",
+        capsys.readouterr().err,
     )
     assert sweep(own, *options, "--log_interval", "7", "--use_cuda", "False") == 0  # which make no difference
     assert len(submissions(own)) == 1
@@ -470,7 +495,7 @@ def test_sections_that_a_machine_type_does_not_have(slurm, tmp_path, capsys):
     clips_of_2020(tmp_path / "data", "ToyCar", "01")
     assert submit.main("s.sh", "DCASE2020T2", "-d", "--use_ids", "1", *places) == 0
     captured = capsys.readouterr()
-    assert "warning: left out is fan. --use_ids: fan of DCASE2020T2 (dev) has no section 01" in captured.err
+    assert "warning: left out: fan. --use_ids: fan of DCASE2020T2 (dev) has no section 01" in captured.err
     assert submit.main("s.sh", "DCASE2020T2", "-d", "--use_ids", "9", *places) == 2
     assert "has no section 09" in capsys.readouterr().err
 
@@ -521,7 +546,8 @@ def test_evaluation_data_without_test_clips(slurm, tmp_path, capsys):
         ("error: fan: why\ngiven up: after 4 attempts\n", "why", False),
         (
             "slurmstepd: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-25T15:30:28 ***\nended by signal 15\n",
-            "slurmstepd: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-25T15:30:28 ***",
+            "cancelled (slurmstepd: error: *** JOB 5 ON n1 CANCELLED AT 2026-11-25T15:30:28 ***). "
+            "The same command goes on from there",
             False,
         ),
         (
@@ -619,7 +645,7 @@ def test_a_killed_run_is_started_again_as_long_as_it_gets_on(on_a_node, slurm, c
     assert on_a_node(DIE) == 1  # the fourth in turn
     assert len(slurm.calls) == 6
     out = capfd.readouterr().out
-    assert "error: a run was killed, 4 times without getting on. See time and memory in " in out
+    assert "error: a run was killed, 4 times without finishing an epoch or a test. See " in out
     assert out.splitlines()[-1].startswith(GIVEN_UP)
 
 

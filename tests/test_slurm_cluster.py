@@ -210,7 +210,7 @@ def assert_complete(sweep: Sweep, local: Workspace) -> None:
     assert "4 models: 4 done" in sweep.status(), sweep.status()
     assert differences(sweep.workspace, local) == []
     finished = sweep.command()
-    assert finished.stdout.splitlines()[-1] == "nothing to submit"
+    assert finished.stdout.splitlines()[-1].startswith("nothing to submit. ")
 
 
 def test_a_sweep_equals_a_local_run(new_sweep, local):
@@ -297,11 +297,11 @@ def test_tasks_that_end_without_a_word_are_submitted_again_and_cancelled_ones_ar
     cluster.slurm("scancel", f"{job}_2")  # while it waits
     sweep.wait()
     first, second = sweep.directories()
-    assert "1 models neither done nor given up, submitted again" in (first / "summary.log").read_text()
+    assert "failed): seed1/fan. Submitted again." in (first / "summary.log").read_text()
     assert re.search(r"going on after epoch [1-9]\d", sweep.log(0))
     status = sweep.status()
     assert "4 models: 2 done, 2 failed" in status
-    assert re.search(r"valve seed 1 failed: slurmstepd.* CANCELLED AT ", status)
+    assert re.search(r"seed1/valve failed: cancelled .slurmstepd.* CANCELLED AT ", status)
     assert "seed1/valve: failed" in (second / "summary.log").read_text()
     assert sweep.submit()
     sweep.wait()
@@ -322,7 +322,7 @@ def test_a_failure_is_named_and_the_others_are_done(new_sweep, tmp_path, data):
     sweep.wait()
     status = sweep.status()
     assert "4 models: 2 done, 2 failed" in status
-    assert f"valve seed 2 failed: {clip}: truncated" in status
+    assert f"seed2/valve failed: {clip}: truncated" in status
     assert [sweep.log(task).count("==> ") for task in range(4)] == [1, 1, 1, 1]
     assert "fan" in (sweep.directories()[0] / "summary.log").read_text()
 
@@ -350,7 +350,7 @@ def test_more_tasks_than_an_array_may_have_and_two_commands_at_once(new_sweep, c
     environment = os.environ | sweep.environment | cluster.environment | {"PYTHON": sys.executable}
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = sorted(each.communicate(timeout=60)[0].splitlines()[-1] for each in both)
-    assert said[0] == "nothing to submit"
+    assert said[0].startswith("nothing to submit. ")
     assert len(sweep.directories()) == 2
     assert cluster.slurm("squeue", "--noheader", "--array").count("\n") == 24 + 1
     assert "24 models: " in sweep.status()

@@ -193,14 +193,24 @@ def check_arguments(arguments: Sequence[str], options: str) -> None:
     """
     if not arguments or arguments[0] not in (*DEV, *EVAL):
         raise UsageError(f"-d or -e must come first{f', not {arguments[0]!r}' if arguments else ''}.")
+    check_seeds(arguments)
     for argument in arguments:
         name = argument.split("=")[0]
         if name == "--dataset":
             raise UsageError(f"{name}: this script runs all machine types. For one: train.py {argument} ...")
-        if name == "--seed" and os.environ.get("SEEDS"):
-            raise UsageError(f"{argument}: the environment has SEEDS={os.environ['SEEDS']!r}. Give one of them.")
         if name in ("--train_only", "--test_only"):
             raise UsageError(f"{name}: this script has chosen already ({options}). Take another script, or train.py.")
+
+
+def check_seeds(arguments: Sequence[str]) -> None:
+    """Check that seeds are named in one place.
+
+    Raises:
+        UsageError: they are among the arguments and in the environment.
+    """
+    for argument in arguments:
+        if argument.split("=")[0] == "--seed" and os.environ.get("SEEDS"):
+            raise UsageError(f"{argument}: the environment has SEEDS={os.environ['SEEDS']!r}. Give one of them.")
 
 
 def find_models(dataset: Dataset, split: str, options: Sequence[str], seeds: Sequence[int] = ()) -> list[Model]:

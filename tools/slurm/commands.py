@@ -11,13 +11,15 @@ from typing import Any
 from config import ROOT, BaselineError, UsageError, nearest, read_texts
 
 RESOURCES_FILE = ROOT / "tools" / "slurm.yaml"
-# Key of slurm.yaml → the variable of the environment that goes before it.
-VARIABLES = {
+# Key of slurm.yaml → the variable of the environment that overrides it; first those that are options of sbatch.
+OPTIONS = {
     "account": "SBATCH_ACCOUNT",
     "partition": "SBATCH_PARTITION",
     "time": "SBATCH_TIMELIMIT",
-    "memory": "SBATCH_MEM_PER_NODE",
     "gres": "SBATCH_GRES",
+}
+VARIABLES = OPTIONS | {
+    "memory": "SBATCH_MEM_PER_NODE",
     "width": "SWEEP_WIDTH",
     "options": "SWEEP_OPTIONS",
     "cache_directory": "SWEEP_CACHE_DIRECTORY",
@@ -26,7 +28,7 @@ MOST_TASKS = 1000  # of an array, by Slurm's own default
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING")
 # Settings that would have squeue leave out what is wanted, or sbatch do what is not.
-NOT_TAKEN = re.compile(r"SQUEUE_.*|SBATCH_(ARRAY_INX|WAIT|SIGNAL)")
+NOT_TAKEN = re.compile(r"SQUEUE_.*|SBATCH_(ARRAY_INX|WAIT|SIGNAL|ERROR)")
 
 
 class NoSlurmError(BaselineError):
@@ -44,7 +46,7 @@ class Resources:
 
     def of_job(self, models: int) -> list[str]:
         """The options of sbatch for a job of so many models side by side."""
-        # What options say comes last and goes first.
+        # Of two equal options sbatch takes the last: what slurm.yaml says under `options` wins.
         memory = [f"--mem={_times(self.memory, models)}"] if self.memory else []
         return [*memory, f"--cpus-per-task={models}", *self.options]
 
@@ -88,7 +90,7 @@ def read_resources() -> Resources:
     values = dict.fromkeys(VARIABLES) | values | given
 
     # Said in full: a job that submits another one does not always have the environment of the first.
-    options = [f"--{key}={values[key]}" for key in ("account", "partition", "time", "gres") if values[key]]
+    options = [f"--{key}={values[key]}" for key in OPTIONS if values[key]]
     if of_core := os.environ.get("SBATCH_MEM_PER_CPU"):
         options.append(f"--mem-per-cpu={of_core}")
     elif memory_of_task:
@@ -188,6 +190,8 @@ def _run(command: list[str]) -> str:
     except ValueError as error:  # a null byte
         raise BaselineError(f"{command[0]}: {error}. See {RESOURCES_FILE} and its variables.") from error
     if finished.returncode:
-        said = " ".join((finished.stderr or finished.stdout).split()) or f"exit status {finished.returncode}"
-        raise BaselineError(f"{command[0]}: {said}")
+        said = (finished.stderr or finished.stdout).replace(f"{command[0]}: error: ", "").split()
+        reason = " ".join(said).rstrip(".") or f"exit status {finished.returncode}"
+        advice = f" See {RESOURCES_FILE} and its variables." if command[0] == "sbatch" else ""
+        raise BaselineError(f"{command[0]}: {reason}.{advice}")
     return finished.stdout

@@ -11,12 +11,13 @@ TAIL = 100_000  # bytes of a log that are looked at
 # What Slurm writes into the log of a task that somebody has cancelled; of other reasons (a time limit) it says more.
 CANCELLED = re.compile(r"CANCELLED AT \S+ \*\*\*")
 ERROR = re.compile(r"(error: |slurm\S*: error: |[A-Za-z]*Error\b)")
+RUN = " train.py "  # in the first line of a run in train.log
 EPOCH = re.compile(r" epoch (\d+/\d+),")
 
 
 def last_epoch(log: Path) -> str:
-    """The last finished epoch in train.log, such as `34/100`; empty before the first."""
-    epochs = EPOCH.findall(_tail(log))
+    """The last finished epoch of the last run in train.log, such as `34/100`; empty before the first."""
+    epochs = EPOCH.findall(_tail(log).rpartition(RUN)[2])
     return epochs[-1] if epochs else ""
 
 
@@ -29,6 +30,8 @@ def last_error(log: Path, name: str, names: Sequence[str]) -> str:
     said = [line for line in _last_attempt(log) if line.strip()]
     lines = [line.removeprefix("error: ") for line in said if ERROR.match(line)]
     own = [line for line in lines if line.split(": ")[0] not in set(names) - {name}]
+    if own and CANCELLED.search(own[-1]):
+        return f"cancelled ({own[-1]}). The same command goes on from there"
     if own:
         return own[-1].removeprefix(f"{name}: ")
     return "it ended without a word" + (f" after: {said[-1].strip()}" if said else "")

@@ -19,7 +19,7 @@ from files import write_text
 from tools.each_machine import Model
 from tools.slurm.commands import Resources, sbatch
 
-SECONDS_TO_STOP = 120  # before the time limit; Slurm may be a minute late to say so
+SECONDS_TO_STOP = 120  # before the time limit; Slurm may say so up to a minute earlier
 TASK = ROOT / "tools" / "slurm" / "task.py"
 SUMMARY = "_summary"  # what the name of a summarizing job ends with
 
@@ -46,7 +46,6 @@ class Submission:
     directory: Path
     dataset: str
     scores: list[str]  # of the tests
-    seeds: list[int]  # that the summary is of; none: of all that are there
     resources: Resources
     round: int  # 1; 2 for what was left undone by tasks of the first that ended without a word, and so on
     tasks: list[list[PlannedModel]]

@@ -17,7 +17,7 @@ from datasets.catalog import find_dataset
 from datasets.clips import find_clips
 from files import alone, make_writable_directory
 from tools.console import log, open_console, run_command
-from tools.each_machine import DEV, EVAL, Model, find_models, jobs_of_environment
+from tools.each_machine import DEV, EVAL, Model, check_seeds, find_models, jobs_of_environment
 from tools.slurm.commands import (
     MOST_TASKS,
     RESOURCES_FILE,
@@ -52,10 +52,11 @@ the queue or running is left as it is: the same command again submits what is mi
   -d, --dev   development dataset      -e, --eval   evaluation dataset
   --status    how far each model is; submits nothing
   --dry-run   what would be submitted
-  --all       submit finished models, too: their tasks look whether training clips have changed
+  --all       submits finished models, too: their tasks look whether training clips have changed
 SEEDS="1 2 3" {script} ... does all of it with each of these seeds; the table then gives mean ± standard deviation.
 JOBS=4 {script} ... trains four models side by side in a task, a core each, or on one GPU; one if not given.
-Account, partition, time, memory, GPU, how many tasks at a time: {RESOURCES_FILE} and the environment."""
+Account, partition, time, memory, GPU, how many tasks at a time: {RESOURCES_FILE} and the environment.
+Options of train.py and their default values: baseline.yaml and {sys.executable} {ROOT / "train.py"} --help"""
 
 
 def read_sweep(arguments: Sequence[str]) -> Sweep:
@@ -68,25 +69,23 @@ def read_sweep(arguments: Sequence[str]) -> Sweep:
         UsageError: something in it is wrong.
     """
     dataset, options = find_dataset(arguments[0]), list(arguments[1:])
+    check_seeds(options)
     names = [option.split("=")[0] for option in options]
-    for option, name in zip(options, names, strict=True):
-        if name == "--seed" and os.environ.get("SEEDS"):
-            raise UsageError(f"{option}: the environment has SEEDS={os.environ['SEEDS']!r}. Give one of them.")
-        if name in ("--dataset", "--checkpoint_path"):
-            raise UsageError(f"{name}: a sweep is of all machine types. For one: train.py {option} ...")
+    for name in set(names) & {"--dataset", "--checkpoint_path"}:
+        raise UsageError(f"{name}: a sweep is of all machine types. For one: train.py {name} ...")
     seeds = seeds_of_environment()
     options = [option for option in options if option not in ("--restart", "--or_anew")]  # goes without saying
-    models = []
+    models, without_sections = [], []
     for model in find_models(dataset, "dev" if options[0] in DEV else "eval", options, seeds):
         try:
             model.machine.section_names(model.config.use_ids)
             models.append(model)
         except UsageError as error:
-            wrong = error
-            log.warning("left out is %s. %s", model.name, error)
+            without_sections.append(error)
+            log.warning("left out: %s. %s", model.name, error)
     if not models:
-        raise wrong
-    return Sweep(dataset, models, [models[0].config.score] if "--score" in names else SCORES, seeds)
+        raise without_sections[0]
+    return Sweep(dataset, models, [models[0].config.score] if "--score" in names else SCORES)
 
 
 def check_beginning(arguments: Sequence[str]) -> None:
@@ -112,21 +111,18 @@ def table(sweep: Sweep, progress: dict[str, Progress]) -> str:
     """The state of each machine type (and section) and seed; then what went wrong."""
     seeds = list(dict.fromkeys(model.config.seed for model in sweep.models.values()))
     cells: dict[str, dict[int, str]] = {}
-    notes = []
     for key, model in sweep.models.items():
         each = progress[key]
         shown = ", ".join(filter(None, (each.state, each.detail if each.state in (RUNNING, QUEUED) else "")))
         cells.setdefault(model.paths.model_name, {})[model.config.seed] = shown
-        if each.differing:
-            notes.append(f"{model.name} is in the queue with {each.differing}")
-        if each.state == FAILED:
-            notes.append(f"{model.name} failed: {each.detail}\n  log: {each.log}")
     rows = [[name, *(of_seeds[seed] for seed in seeds)] for name, of_seeds in cells.items()]
+    notes = [f"in the queue with {words}" for words in sorted({each.differing for each in progress.values()}) if words]
+    notes += [f"{k} failed: {p.detail}\n  log: {p.log}" for k, p in progress.items() if p.state == FAILED]
     return "\n".join([tabulate(rows, ["", *(f"seed {seed}" for seed in seeds)], disable_numparse=True), *notes])
 
 
-def choose(sweep: Sweep, progress: dict[str, Progress], everything: bool) -> list[str]:
-    """The keys of the models to submit: those that are not done and not in the queue, and have clips.
+def keys_to_submit(sweep: Sweep, progress: dict[str, Progress], everything: bool) -> list[str]:
+    """The models to submit: those that are not done and not in the queue, and have clips.
 
     Args:
         everything: whether finished ones are to be submitted, too.
@@ -139,7 +135,7 @@ def choose(sweep: Sweep, progress: dict[str, Progress], everything: bool) -> lis
         each = progress[key]
         if each.differing:
             raise BaselineError(
-                f"{model.name} is in the queue with {each.differing}. Let it end, cancel it (scancel "
+                f"{key} is in the queue with {each.differing}. Let it end, cancel it (scancel "
                 f"{each.job.number}_{each.job.task}), or give this sweep a name of its own: -tag NAME."
             )
         if not each.is_in_queue and (each.state != DONE or everything):
@@ -153,7 +149,13 @@ def choose(sweep: Sweep, progress: dict[str, Progress], everything: bool) -> lis
             raise error
         names = dict.fromkeys(sweep.models[key].paths.model_name for key in without_clips)
         log.warning("left out: %s. %s", " ".join(names), error)
+    for words, number in Counter(filter(None, map(sweep.trained_otherwise, chosen))).items():
+        log.warning("%s there with %s: trained anew. To keep them: -tag NAME.", _count(number, "model"), words)
     return chosen
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def missing_clips(model: Model, scores: Sequence[str]) -> tuple[int, BaselineError] | None:
@@ -172,7 +174,7 @@ def plan_text(submissions: Sequence[Submission]) -> str:
     """What would be submitted."""
     lines = []
     for submission in submissions:
-        lines += [f"task {n}: {', '.join(model.name for model in task)}" for n, task in enumerate(submission.tasks)]
+        lines += [f"task {n}: {', '.join(model.key for model in task)}" for n, task in enumerate(submission.tasks)]
         lines.append(shlex.join(sbatch_command(array_options(submission), task_command(submission))))
     jobs = [f"ARRAY{number}" for number, _ in enumerate(submissions, start=1)]
     lines.append(shlex.join(sbatch_command(summary_options(submissions[-1], jobs), summary_command(submissions))))
@@ -182,21 +184,23 @@ def plan_text(submissions: Sequence[Submission]) -> str:
 def show(sweep: Sweep, is_dry_run: bool, everything: bool) -> None:
     """Print how far it is, or what would be submitted."""
     jobs: list[Job] = []
-    largest = MOST_TASKS
+    tasks = MOST_TASKS
     try:
-        jobs, largest = sweep.jobs(), most_tasks()
+        jobs, tasks = sweep.jobs(), most_tasks()
     except NoSlurmError as error:
         log.warning("%s What is in the queue is not known here.", error)
     progress = sweep.progress(jobs)
     print(counts(sweep, progress))
     if not is_dry_run:
         print(table(sweep, progress))
-    elif keys := choose(sweep, progress, everything):
-        print(plan_text(sweep.plan(keys, jobs_of_environment() or 1, read_resources(), largest)))
+    elif keys := keys_to_submit(sweep, progress, everything):
+        print(plan_text(sweep.plan(keys, jobs_of_environment() or 1, read_resources(), tasks)))
+    else:
+        print("nothing to submit")
 
 
 def submit_missing(sweep: Sweep, everything: bool) -> list[str]:
-    """Submit what is missing, and the summary after all that is in the queue.
+    """Submit what is missing, and the summary after all of this sweep that is in the queue.
 
     Returns:
         The numbers of the jobs.
@@ -207,23 +211,22 @@ def submit_missing(sweep: Sweep, everything: bool) -> list[str]:
         known = sweep.jobs()
         progress = sweep.progress(known)
         print(counts(sweep, progress), flush=True)
-        keys = choose(sweep, progress, everything)
-        in_queue = {job.name: job.number for job in known if job.is_waiting or job.is_running}
-        earlier = [submission for submission in sweep.submissions() if submission.name in in_queue]
-        has_summary = any(name.endswith(SUMMARY) for name in in_queue)
-        if not keys:
-            print("nothing to submit")
-        if not keys and (has_summary or not earlier):
+        keys = keys_to_submit(sweep, progress, everything)
+        numbers = {job.name: job.number for job in known if job.is_waiting or job.is_running}
+        own = [submission for submission in sweep.submissions() if sweep.belongs_to(submission)]
+        in_queue = [submission for submission in own if submission.name in numbers]
+        has_summary = any(submission.name + SUMMARY in numbers for submission in own)
+        if not keys and (has_summary or not in_queue):
             return []
         new = sweep.plan(keys, n_jobs, resources, most_tasks())
         arrays = submit(new)
         if new:
-            n_tasks = sum(len(submission.tasks) for submission in new)
-            print(f"submitted {len(keys)} models, {n_tasks} tasks: job {' '.join(arrays)}", flush=True)
+            n_tasks = _count(sum(len(submission.tasks) for submission in new), "task")
+            print(f"submitted {_count(len(keys), 'model')} in {n_tasks}: job {' '.join(arrays)}", flush=True)
             print(f"logs: {' '.join(str(submission.directory) for submission in new)}", flush=True)
         try:
-            before = [in_queue[submission.name] for submission in earlier]
-            summary = submit_summary([*earlier, *new], [*before, *arrays])
+            earlier = [numbers[submission.name] for submission in in_queue]
+            summary = submit_summary([*in_queue, *new], [*earlier, *arrays])
         except BaselineError as error:
             raise BaselineError(f"{error} These jobs have no summary. The same command again submits it.") from error
     print(f"the summary after them: job {summary}")
@@ -243,10 +246,14 @@ def sweep_command(script: str, given: Sequence[str]) -> None:
     sweep = read_sweep(arguments)
     if flags & {"--status", "--dry-run"}:
         show(sweep, "--dry-run" in flags, "--all" in flags)
-    elif jobs := submit_missing(sweep, "--all" in flags):
-        seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if sweep.seeds else ""
+        return
+    if jobs := submit_missing(sweep, "--all" in flags):
+        seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if os.environ.get("SEEDS") else ""
         print(f"how far it is: {seeds}{shlex.join([script, *arguments, '--status'])}")
         print(f"to cancel it: scancel {' '.join(jobs)}")
+    else:
+        script = str(ROOT / "03_summarize_results.sh")
+        print(f"nothing to submit. The table anew, when all have ended: {shlex.join([script, *arguments])}")
 
 
 def main(script: str, *given: str) -> int:
@@ -256,8 +263,7 @@ def main(script: str, *given: str) -> int:
         The exit status.
     """
     if {"-h", "--help"} & set(given):
-        print(usage(script))
-        return 0
+        return run_command(lambda: print(usage(script), flush=True))
     try:
         check_beginning(given)
     except UsageError as error:

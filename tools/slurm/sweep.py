@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from config import FIELDS, TRAINING_KEYS, BaselineError, Config
 from datasets.catalog import Dataset, find_dataset
@@ -54,8 +55,8 @@ class Sweep:
         directory: of the submissions.
     """
 
-    def __init__(self, dataset: Dataset, models: Sequence[Model], scores: Sequence[str], seeds: Sequence[int]):
-        self.dataset, self.scores, self.seeds = dataset, list(scores), list(seeds)
+    def __init__(self, dataset: Dataset, models: Sequence[Model], scores: Sequence[str]):
+        self.dataset, self.scores = dataset, list(scores)
         self.models = {key_of(model.paths): model for model in models}
         self.config = models[0].config
         self.directory = models[0].paths.model_dir.parents[1] / "slurm"
@@ -63,10 +64,10 @@ class Sweep:
 
     @classmethod
     def of_submissions(cls, submissions: Sequence[Submission]) -> "Sweep":
-        """The models of these submissions, of which a later one may have those of an earlier one again."""
+        """The models of submissions of one sweep, of which a later one may have those of an earlier one again."""
         planned = {model.key: model for each in submissions for task in each.tasks for model in task}
         models = [each.model() for each in planned.values()]
-        return cls(find_dataset(submissions[0].dataset), models, submissions[0].scores, submissions[0].seeds)
+        return cls(find_dataset(submissions[0].dataset), models, submissions[0].scores)
 
     @property
     def lock(self) -> Path:
@@ -74,7 +75,7 @@ class Sweep:
         return self.directory / ".lock"
 
     def submissions(self) -> list[Submission]:
-        """What has been submitted, the oldest first.
+        """What has been submitted of this dataset, in other sweeps too; the oldest first.
 
         Raises:
             BaselineError: one cannot be read.
@@ -133,10 +134,23 @@ class Sweep:
         """With which other parameters or tests a model was submitted than are asked for now."""
         then = planned.model().config.as_dict(OF_MATTER)
         now = self.models[planned.key].config.as_dict(OF_MATTER)
-        words = [f"--{name} {value} (now {now[name]})" for name, value in then.items() if value != now[name]]
+        words = _differences(then, now)
         if submission.scores != self.scores:
-            words.append(f"tests of {' '.join(submission.scores)} (now {' '.join(self.scores)})")
+            words.append(f"tests of {' '.join(submission.scores)} (asked for: {' '.join(self.scores)})")
         return ", ".join(words)
+
+    def belongs_to(self, submission: Submission) -> bool:
+        """Whether a submission has models of this sweep."""
+        return any(planned.key in self.models for task in submission.tasks for planned in task)
+
+    def trained_otherwise(self, key: str) -> str:
+        """With which other parameters a model that is there was trained; empty where there is none like that."""
+        try:
+            record = read_record(self.models[key].paths) or {}
+        except BaselineError:
+            return ""
+        wanted = self.models[key].config.as_dict((*TRAINING_KEYS, "epochs"))
+        return ", ".join(_differences({name: record[name] for name in wanted if name in record}, wanted))
 
     def is_done(self, model: Model) -> bool:
         """Whether a model is trained with its parameters, and tested with all scores, as far as the files tell.
@@ -146,7 +160,7 @@ class Sweep:
         try:
             record = read_record(model.paths) or {}
             weights = record["model_sha256"]
-            if not (model.paths.model.exists() and (model.config.test_only or _is_of(record, model))):
+            if not (model.paths.model.exists() and (model.config.test_only or _is_trained_with(record, model))):
                 return False
         except (BaselineError, LookupError, TypeError, ValueError):
             return False
@@ -164,12 +178,12 @@ class Sweep:
         return self._test_clips[key]
 
     def plan(
-        self, keys: Sequence[str], jobs: int, resources: Resources, largest: int, round_: int = 1
+        self, keys: Sequence[str], jobs: int, resources: Resources, most_tasks: int, round_: int = 1
     ) -> list[Submission]:
         """Submissions for these models, `jobs` of them in a task.
 
         Args:
-            largest: how many tasks an array may have.
+            most_tasks: how many an array may have.
 
         Raises:
             BaselineError: Slurm could not write the logs.
@@ -187,12 +201,11 @@ class Sweep:
                 directory=self.directory / f"{prefix}_{secrets.token_hex(4)}",
                 dataset=self.dataset.name,
                 scores=self.scores,
-                seeds=self.seeds,
                 resources=resources,
                 round=round_,
-                tasks=tasks[start : start + largest],
+                tasks=tasks[start : start + most_tasks],
             )
-            for start in range(0, len(tasks), largest)
+            for start in range(0, len(tasks), most_tasks)
         ]
 
 
@@ -204,13 +217,20 @@ def tests_of(model: Model, scores: Sequence[str]) -> list[Config]:
 
 
 def runs_of(model: Model, scores: Sequence[str]) -> list[Config]:
-    """All runs of train.py for a model: the training, as 01 runs it with --restart --or_anew, and its tests."""
+    """All runs of train.py for a model: the training, as 01 runs it with --restart --or_anew, and its tests.
+
+    Another run needs its place in Sweep.is_done, too, and in files_of_progress of task.py.
+    """
     training = replace(model.config, train_only=True, restart=True, or_anew=True)
     return ([] if model.config.test_only else [training]) + tests_of(model, scores)
 
 
-def _is_of(record: dict, model: Model) -> bool:
-    """Whether the record of a training is of just these parameters."""
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    return [f"--{name} {value} (asked for: {now[name]})" for name, value in then.items() if value != now[name]]
+
+
+def _is_trained_with(record: dict[str, Any], model: Model) -> bool:
+    """Whether the record of a training is of just the parameters of this model."""
     config, machine = model.config, model.machine
     trained = replace(config, mono=record["mono"])
     return (

@@ -48,7 +48,7 @@ def train_and_test(directory: Path) -> int:
     now = datetime.now().isoformat(" ", "seconds")
     print(f"{ATTEMPT}{', '.join(model.name for model in models)}: attempt {restarts + 1}, on {node}, {now}", flush=True)
 
-    before, tries = progress_of(models, submission), directory / f"task_{number}.tries"
+    before = files_of_progress(models, submission)
     try:
         catch_signals(signal.SIGUSR1)
         status = run_models(models, submission)
@@ -59,7 +59,8 @@ def train_and_test(directory: Path) -> int:
         if stop.status != 128 + signal.SIGUSR1:
             raise
         reason = "the time limit is near"
-    return start_again(reason, tries, got_on=progress_of(models, submission) != before)
+    got_on = files_of_progress(models, submission) != before
+    return start_again(reason, directory / f"task_{number}.tries", got_on)
 
 
 def run_models(models: list[Model], submission: Submission) -> int | None:
@@ -83,8 +84,8 @@ def run_models(models: list[Model], submission: Submission) -> int | None:
     return 0
 
 
-def progress_of(models: list[Model], submission: Submission) -> list:
-    """What changes when a model gets on: by an epoch, a finished training, a test."""
+def files_of_progress(models: list[Model], submission: Submission) -> list:
+    """The versions of the files that are written when a model gets on: by an epoch, a finished training, a test."""
     paths = [replace(model.paths, config=run) for model in models for run in runs_of(model, submission.scores)]
     return [[version_of(path) for path in (each.checkpoint, each.config_record, each.test_record)] for each in paths]
 
@@ -109,7 +110,7 @@ def start_again(reason: str, tries: Path, got_on: bool) -> int:
     """
     vain = 0 if got_on else 1 + (int(tries.read_text()) if tries.exists() else 0)
     if vain > MOST_RESTARTS:
-        print(f"error: {reason}, {vain} times without getting on. See time and memory in {RESOURCES_FILE}.")
+        print(f"error: {reason}, {vain} times without finishing an epoch or a test. See {RESOURCES_FILE}.")
         print(f"{GIVEN_UP}it would not end", flush=True)
         return 1
     try:
@@ -138,9 +139,8 @@ def summarize(directories: list[Path]) -> bool:
             try:
                 again = sweep.plan(lost, n_jobs, last.resources, n_tasks, last.round + 1)
                 job = submit_summary([*submissions, *again], submit(again))
-                print(
-                    f"{len(lost)} models neither done nor given up, submitted again; the summary: job {job}", flush=True
-                )
+                print(f"lost (killed, or their node failed): {' '.join(lost)}. Submitted again.", flush=True)
+                print(f"the summary after that: job {job}", flush=True)
                 return True
             except BaselineError as error:
                 print(f"error: {len(lost)} models could not be submitted again. {error}", flush=True)
@@ -151,9 +151,9 @@ def summarize(directories: list[Path]) -> bool:
 
 
 def write_summary(sweep: Sweep) -> bool:
-    """Run 03 for this sweep's seeds; whether that was well."""
+    """Run 03 for all that is there, as it does where SEEDS does not choose; whether that was well."""
     arguments = [sweep.dataset.name, *sweep.config.as_arguments(leave_out=("dataset", "use_ids"))]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEEDS": " ".join(map(str, sweep.seeds))}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "SEEDS": ""}
     command = [sys.executable, str(ROOT / "tools" / "summarize.py"), *arguments]
     # Of several that end together, with other tags, the last has seen the results of all.
     with alone(sweep.directory / ".summary.lock", "waiting for the summary of another sweep"):
