@@ -131,6 +131,7 @@ def keys_to_submit(sweep: Sweep, progress: dict[str, Progress], everything: bool
         BaselineError: some are in the queue with other parameters, or none has clips.
     """
     chosen, without_clips = [], {}  # key → at which run they are missing, and what
+    looked_for = {}  # machine type, sections → the same, for all seeds
     for key, model in sweep.models.items():
         each = progress[key]
         if each.differing:
@@ -139,7 +140,10 @@ def keys_to_submit(sweep: Sweep, progress: dict[str, Progress], everything: bool
                 f"{each.job.number}_{each.job.task}), or give this sweep a name of its own: -tag NAME."
             )
         if not each.is_in_queue and (each.state != DONE or everything):
-            missing = missing_clips(model, sweep.scores)
+            place = model.machine.name, model.sections
+            if place not in looked_for:
+                looked_for[place] = missing_clips(model, sweep.scores)
+            missing = looked_for[place]
             without_clips |= {key: missing} if missing else {}
             chosen += [] if missing else [key]
     if without_clips:
