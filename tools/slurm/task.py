@@ -115,6 +115,7 @@ def start_again(reason: str, tries: Path, got_on: bool) -> int:
         return 1
     try:
         write_text(tries, f"{vain}\n")
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Slurm ends what it will start again, and this ends anyway
         requeue(os.environ["SLURM_ARRAY_JOB_ID"], os.environ["SLURM_ARRAY_TASK_ID"])
         print(f"{reason}: {AGAIN}", flush=True)
     except BaselineError as error:  # the summarizing job sees to it
