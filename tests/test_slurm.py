@@ -276,7 +276,7 @@ def test_dry_run_writes_nothing_and_needs_no_slurm(workspace, demo_data, capsys,
     monkeypatch.setenv("PATH", "/no such directory")
     assert sweep(workspace, "--dry-run") == 0
     captured = capsys.readouterr()
-    assert "squeue cannot be run" in captured.err or "scontrol cannot be run" in captured.err
+    assert re.search(r"scontrol cannot be run .* What is in the queue is not known\.", captured.err)
     assert (
         "task 0: seed13711/fan\ntask 1: seed13711/valve\nsbatch --parsable --job-name=DCASE2024T2_dev_" in captured.out
     )
@@ -405,6 +405,16 @@ def test_status(slurm, own, capsys, monkeypatch):
     slurm.queue()
     assert sweep(own) == 0  # none is in the queue any more
     assert names(submissions(own)[1]) == [["gearbox"], ["slider"], ["valve"]]
+
+
+def test_status_where_slurm_does_not_answer(slurm, own, capsys):
+    assert sweep(own) == 0
+    (slurm.directory / "bin" / "squeue").write_text("#!/bin/sh\necho squeue: error: Unable to contact it >&2; exit 1\n")
+    assert sweep(own, "--status") == 0
+    assert "warning: squeue: Unable to contact it. What is in the queue is not known." in capsys.readouterr().err
+    assert sweep(own) == 1
+    assert "error: squeue: Unable to contact it." in capsys.readouterr().err
+    assert len(submissions(own)) == 1
 
 
 def test_in_the_queue_with_other_parameters(slurm, own, capsys):

@@ -31,10 +31,6 @@ RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGN
 NOT_TAKEN = re.compile(r"SQUEUE_.*|SBATCH_(ARRAY_INX|WAIT|SIGNAL|ERROR)")
 
 
-class NoSlurmError(BaselineError):
-    """Slurm's commands are not there."""
-
-
 @dataclass(frozen=True)
 class Resources:
     """How much of the cluster a sweep wants."""
@@ -184,7 +180,7 @@ def _run(command: list[str]) -> str:
     try:
         finished = subprocess.run(command, env=environment, **pipes)
     except OSError as error:
-        raise NoSlurmError(
+        raise BaselineError(
             f"{command[0]} cannot be run ({error.strerror}). Log in to the cluster, and call this there."
         ) from error
     except ValueError as error:  # a null byte

@@ -22,7 +22,6 @@ from tools.slurm.commands import (
     MOST_TASKS,
     RESOURCES_FILE,
     Job,
-    NoSlurmError,
     most_tasks,
     read_resources,
     sbatch_command,
@@ -191,8 +190,8 @@ def show(sweep: Sweep, is_dry_run: bool, everything: bool) -> None:
     tasks = MOST_TASKS
     try:
         jobs, tasks = sweep.jobs(), most_tasks()
-    except NoSlurmError as error:
-        log.warning("%s What is in the queue is not known here.", error)
+    except BaselineError as error:  # no Slurm here, or none that answers
+        log.warning("%s What is in the queue is not known.", error)
     progress = sweep.progress(jobs)
     print(counts(sweep, progress))
     if not is_dry_run:
