@@ -69,7 +69,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 END
     for number in $(seq "$2"); do
-        # CPUs: each node may have the machine's; what a test wants at once is little
+        # One core each, so that a node has one task at a time.
         echo "NodeName=n$number NodeHostname=$(hostname -s) NodeAddr=127.0.0.1 Port=${ports[number]} CPUs=1 RealMemory=4000 State=UNKNOWN"
     done
     echo "PartitionName=work Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1"

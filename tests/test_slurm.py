@@ -132,8 +132,8 @@ def test_parameters_are_those_of_the_submission(slurm, workspace, demo_data):
     assert sweep(workspace, "-lr", "0.01", "--use_ids", "0") == 0
     (made,) = submissions(workspace)
     planned, options = made.tasks[0][0], ["-lr", "0.01", "--use_ids", "0", "--epochs", "3", *workspace.options]
-    assert planned.model().config == load_config(["--dataset", "DCASE2024T2fan", "-d", *options])
-    assert planned.model().paths.model_dir == workspace.model()
+    assert planned.model.config == load_config(["--dataset", "DCASE2024T2fan", "-d", *options])
+    assert planned.model.paths.model_dir == workspace.model()
     assert "--batch_size=256" in planned.arguments  # though nobody has named it
 
 
@@ -685,7 +685,7 @@ def test_the_cache_of_the_node(slurm, own, monkeypatch, capsys):
     assert sweep(own) == 0
     monkeypatch.setenv("NODE", "n7")
     (made,) = submissions(own)
-    planned = made.tasks[0][0].model()
+    planned = made.tasks[0][0].model
     model = task.with_cache_of_node(planned, made.resources)
     assert all("--cache_directory=/scratch/n7" in run.as_arguments() for run in runs_of(model, ["MSE"]))
     monkeypatch.delenv("NODE")

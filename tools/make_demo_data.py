@@ -375,7 +375,10 @@ def is_complete(directory, plan, options):
 # --- Command line ---
 def parse_arguments(arguments=None):
     """Options from the command line; ends the program with a message where one is wrong."""
-    parser = argparse.ArgumentParser(description="Make a small synthetic dataset in the form of DCASE 2024 Task 2.")
+    parser = argparse.ArgumentParser(
+        description="Make a small synthetic dataset in the form of DCASE 2024 Task 2.",
+        allow_abbrev=False,  # --dataset would be --dataset_directory
+    )
     parser.add_argument("--dataset_directory", type=Path, required=True, help=f"the data go to {DATASET}/ in here")
     parser.add_argument("--seed", type=int, default=0, help="another seed: other clips of the same machines")
     parser.add_argument("--train_clips", type=int, default=48, help="of a machine type (%(default)s)")

@@ -93,7 +93,7 @@ def read_resources() -> Resources:
         options.append(f"--mem={memory_of_task}")
     memory = None if of_core or memory_of_task else values["memory"]
     if memory:
-        _times(memory, 1)
+        _times(memory, 1)  # a value that cannot be is refused here
     try:
         options += shlex.split(values["options"] or "")
     except ValueError as error:

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from config import ROOT, BaselineError, RunPaths, load_config
@@ -32,6 +33,7 @@ class PlannedModel:
     name: str
     arguments: list[str]  # of train.py
 
+    @cached_property
     def model(self) -> Model:
         """The model, as find_models gives it."""
         config = load_config(self.arguments)
@@ -80,7 +82,7 @@ class Submission:
             contents["resources"] = Resources(**contents["resources"])
             submission = cls(directory=directory, **contents)
             for planned in (planned for task in submission.tasks for planned in task):
-                if key_of(planned.model().paths) != planned.key:
+                if key_of(planned.model.paths) != planned.key:
                     raise ValueError(f"{planned.key} is not the place of {planned.name}")
             return submission
         except (OSError, ValueError, TypeError, LookupError, AttributeError, BaselineError) as error:

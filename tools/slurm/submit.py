@@ -45,7 +45,7 @@ FLAGS = ("--status", "--dry-run", "--all")
 def usage(script: str) -> str:
     """What the command says of itself."""
     return f"""\
-usage: {script} DATASET -d|--dev|-e|--eval [--status | --dry-run | --all] [options of train.py, such as --epochs 5]
+usage: {script} DATASET -d|--dev|-e|--eval [--status | --dry-run] [--all] [options of train.py, such as --epochs 5]
 Trains and tests each machine type, section and seed of a dataset on a Slurm cluster, then summarizes. What is done, in
 the queue or running is left as it is: the same command again submits what is missing. See {ROOT / "docs/cluster.md"}.
   -d, --dev   development dataset      -e, --eval   evaluation dataset
@@ -216,7 +216,7 @@ def submit_missing(sweep: Sweep, everything: bool) -> list[str]:
         print(counts(sweep, progress), flush=True)
         keys = keys_to_submit(sweep, progress, everything)
         numbers = {job.name: job.number for job in known if job.is_waiting or job.is_running}
-        own = [submission for submission in sweep.submissions() if sweep.belongs_to(submission)]
+        own = [submission for submission in sweep.submissions if sweep.belongs_to(submission)]
         in_queue = [submission for submission in own if submission.name in numbers]
         has_summary = any(submission.name + SUMMARY in numbers for submission in own)
         if not keys and (has_summary or not in_queue):

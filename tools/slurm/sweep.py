@@ -4,6 +4,7 @@ import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Sweep:
     def of_submissions(cls, submissions: Sequence[Submission]) -> "Sweep":
         """The models of submissions of one sweep, of which a later one may have those of an earlier one again."""
         planned = {model.key: model for each in submissions for task in each.tasks for model in task}
-        models = [each.model() for each in planned.values()]
+        models = [each.model for each in planned.values()]
         return cls(find_dataset(submissions[0].dataset), models, submissions[0].scores)
 
     @property
@@ -74,8 +75,9 @@ class Sweep:
         """Held while tasks are submitted."""
         return self.directory / ".lock"
 
+    @cached_property
     def submissions(self) -> list[Submission]:
-        """What has been submitted of this dataset, in other sweeps too; the oldest first.
+        """What has been submitted of this dataset, in other sweeps too; the oldest first. It is read once.
 
         Raises:
             BaselineError: one cannot be read.
@@ -95,7 +97,7 @@ class Sweep:
         Raises:
             BaselineError: Slurm does not answer.
         """
-        names = [submission.name for submission in self.submissions()]
+        names = [submission.name for submission in self.submissions]
         return jobs_of_names([*names, *(f"{name}{SUMMARY}" for name in names)])
 
     def progress(self, jobs: Sequence[Job]) -> dict[str, Progress]:
@@ -106,7 +108,7 @@ class Sweep:
         """
         of_task = {(job.name, job.task): job for job in jobs}
         found = {key: Progress(DONE if self.is_done(model) else MISSING) for key, model in self.models.items()}
-        for submission in self.submissions():  # a later one goes before an earlier one that is over
+        for submission in self.submissions:  # a later one goes before an earlier one that is over
             for number, task in enumerate(submission.tasks):
                 for planned in (planned for planned in task if planned.key in self.models):
                     now = self._of_task(submission, number, planned, of_task.get((submission.name, number)))
@@ -121,7 +123,7 @@ class Sweep:
         """How far a model is as far as one task tells."""
         log, differing = submission.log(number), self._differing(submission, planned)
         if job and job.is_running:
-            epoch = last_epoch(planned.model().paths.model_dir / "train.log")
+            epoch = last_epoch(planned.model.paths.model_dir / "train.log")
             return Progress(RUNNING, epoch and f"epoch {epoch}", log, job, differing)
         if job and job.is_waiting:
             return Progress(QUEUED, "" if job.reason in USUAL_REASONS else job.reason, log, job, differing)
@@ -132,7 +134,7 @@ class Sweep:
 
     def _differing(self, submission: Submission, planned: PlannedModel) -> str:
         """With which other parameters or tests a model was submitted than are asked for now."""
-        then = planned.model().config.as_dict(OF_MATTER)
+        then = planned.model.config.as_dict(OF_MATTER)
         now = self.models[planned.key].config.as_dict(OF_MATTER)
         words = _differences(then, now)
         if submission.scores != self.scores:

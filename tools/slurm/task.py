@@ -43,7 +43,7 @@ def train_and_test(directory: Path) -> int:
         Interrupted: a signal, but for that of the time limit.
     """
     submission, number = Submission.read(directory), int(os.environ["SLURM_ARRAY_TASK_ID"])
-    models = [with_cache_of_node(planned.model(), submission.resources) for planned in submission.tasks[number]]
+    models = [with_cache_of_node(planned.model, submission.resources) for planned in submission.tasks[number]]
     restarts, node = int(os.environ.get("SLURM_RESTART_COUNT", 0)), os.environ.get("SLURMD_NODENAME", "?")
     now = datetime.now().isoformat(" ", "seconds")
     print(f"{ATTEMPT}{', '.join(model.name for model in models)}: attempt {restarts + 1}, on {node}, {now}", flush=True)
