@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Summarizes all results of a dataset: 03_summarize_results.sh DCASE2024T2 -d|-e [options]
 set -u
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/python.sh"
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup/python.sh"
 
 usage() {
     echo "usage: $0 DATASET -d|--dev|-e|--eval [options, such as --result_directory ./results]"

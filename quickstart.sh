@@ -4,7 +4,7 @@
 #   quickstart.sh [options of train.py, such as --epochs 10]
 set -euo pipefail
 case "${1:-}" in -h | --help) sed -n '2,4s/^# *//p' "$0" && exit 0 ;; esac
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup.sh"
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup/setup.sh"
 demo=$root/demo
 options=(--dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results" "$@")
 

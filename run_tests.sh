@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up the environment, then checks style, shell syntax, and runs the tests: run_tests.sh [options of pytest]
 set -euo pipefail
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup.sh"
+. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup/setup.sh"
 
 echo "==> environment"
 set_up requirements.txt tests/requirements.txt

@@ -13,8 +13,9 @@ import os
 import signal
 import sys
 
-from config import BaselineError, Config, RunPaths, UsageError, load_config
+from config import BaselineError, Config, UsageError, load_config
 from datasets.catalog import Machine, find_machine
+from tools.training.paths import RunPaths, run_paths
 
 if __name__ == "__main__":  # before the imports that take seconds: --help and wrong options answer at once
     for each in (signal.SIGINT, signal.SIGTERM):
@@ -43,20 +44,20 @@ from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
 from datasets.clips import find_clips
-from datasets.features import load_log_mels
+from datasets.feature_cache import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
 from files import alone, make_writable_directory, remove, version_of
 from networks import find_network, make_network
-from networks.adam import Adam
-from networks.generators import seed_generators
 from networks.scores import SCORES, ResidualCovariances, Score, find_score, residual
-from networks.steps import Optimizer, Step, fastest_form, flatten_parameters
 from networks.threshold import Gamma, fit_gamma
-from tools.checkpoints import DamagedCheckpointError, OtherTrainingError, TrainingState, training_identity
-from tools.console import SIGNALS, Interrupted, TrainingProgress, catch_signals, open_console, open_log_file
-from tools.metrics import MEANS
-from tools.model_files import is_trained, load_model, read_threshold, save_model
-from tools.results import SectionScores, read_sections, write_metrics, write_section, write_test_record
+from tools.results.metrics import MEANS
+from tools.results.score_files import SectionScores, read_sections, write_metrics, write_section, write_test_record
+from tools.training.adam import Adam
+from tools.training.checkpoint import DamagedCheckpointError, OtherTrainingError, TrainingState, training_identity
+from tools.training.console import SIGNALS, Interrupted, TrainingProgress, catch_signals, open_console, open_log_file
+from tools.training.fast_step import Optimizer, Step, fastest_form, flatten_parameters
+from tools.training.generators import seed_generators
+from tools.training.model_files import is_trained, load_model, read_threshold, save_model
 
 LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_loss_target")
 
@@ -170,7 +171,7 @@ def resume(state: TrainingState, config: Config, paths: RunPaths) -> None:
 def training_step(network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> torch.Tensor:
     """One step of training on a batch of vectors: (B, D) → the loss of each, (B,).
 
-    What runs is the fastest form that does the same: see networks.steps.fastest_form.
+    What runs is the fastest form that does the same: see tools.training.fast_step.fastest_form.
     """
     loss = mse_loss(network(x), x, reduction="none").mean(dim=1)  # (B, D) -> (B,)
     optimizer.zero_grad(set_to_none=False)  # the gradients stay the views of one buffer
@@ -335,7 +336,7 @@ def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[s
 def threshold_of(section: str, config: Config, machine: Machine) -> float | None:
     """The decision threshold of another section's model; None where it is not known, or its file is damaged."""
     try:
-        return read_threshold(config, machine.run_paths(config, (section,)))
+        return read_threshold(config, run_paths(config, machine, (section,)))
     except BaselineError as error:
         log.warning("section %s is drawn without its decision threshold: %s", section, error)
         return None
@@ -343,16 +344,16 @@ def threshold_of(section: str, config: Config, machine: Machine) -> float | None
 
 def download(config: Config, machine: Machine) -> None:
     """Fetch the clips that this run needs and that are not there."""
-    from datasets.download import download_missing
+    from datasets.download.fetch import download_missing
 
     parts = (*(() if config.test_only else ("train",)), *(() if config.train_only else ("test",)))
     download_missing(machine, config.dataset_directory, parts, config.download_url)
 
 
 def draw(function: str, path: Path, *arguments) -> None:
-    """Draw a picture with a function of tools.plots. One that cannot be drawn costs nothing else."""
+    """Draw a picture with a function of tools.results.plots. One that cannot be drawn costs nothing else."""
     try:
-        from tools import plots
+        from tools.results import plots
 
         getattr(plots, function)(path, *arguments)
     except Exception as error:
@@ -384,7 +385,7 @@ def run(config: Config, machine: Machine) -> None:
     Raises:
         BaselineError: something that the user can put right.
     """
-    paths = machine.run_paths(config, machine.section_names(config.use_ids))
+    paths = run_paths(config, machine, machine.section_names(config.use_ids))
     open_console(os.environ.get("NAME_IN_LOOP", paths.model_name))
     try:
         find_network(config.model), find_score(config.score)  # unknown names end the run before any work
@@ -433,7 +434,7 @@ def how_to_go_on(config: Config, has_checkpoint: bool) -> str:
 
 if __name__ == "__main__":
     catch_signals()
-    checkpoint = MACHINE.run_paths(CONFIG, MACHINE.section_names(CONFIG.use_ids)).checkpoint
+    checkpoint = run_paths(CONFIG, MACHINE, MACHINE.section_names(CONFIG.use_ids)).checkpoint
     older = version_of(checkpoint)
     try:
         run(CONFIG, MACHINE)

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from config import ROOT, BaselineError, Config, RunPaths, UsageError, load_yaml, nearest
+from config import ROOT, BaselineError, Config, UsageError, load_yaml, nearest
 
 CATALOG_DIRECTORY = Path(__file__).resolve().parent / "catalog"
 SPLITS = ("dev", "eval")
@@ -99,11 +99,6 @@ class Machine:
                 f"its sections: {' '.join(self.sections)}."
             )
         return tuple(section for section in self.sections if section in asked) if asked else self.sections
-
-    def run_paths(self, config: Config, sections: tuple[str, ...]) -> RunPaths:
-        """Where the files of the model of these sections go: `fan_section_01` for one of several, else `fan`."""
-        suffix = f"_section_{sections[0]}" if len(sections) == 1 and len(self.sections) > 1 else ""
-        return RunPaths(config, self.dataset.name, self.name, self.name + suffix)
 
     @property
     def is_tested(self) -> bool:

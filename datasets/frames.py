@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from datasets.clips import Clip
-from datasets.features import LogMels
+from datasets.feature_cache import LogMels
 
 
 class Vectors:

@@ -9,16 +9,9 @@ from typing import NoReturn
 import numpy as np
 
 from config import BaselineError, Config
-from datasets.features import (
-    Header,
-    LogMels,
-    check_finite,
-    check_length,
-    count_frames,
-    log_mel,
-    read_clip,
-    read_header,
-)
+from datasets.audio import Header, read_clip, read_header
+from datasets.feature_cache import LogMels
+from datasets.log_mel import check_finite, check_length, count_frames, log_mel
 
 # How samples are stored → the type that holds them exactly. What is compressed otherwise is stored as floats.
 EXACT_TYPES = {

@@ -14,24 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from config import BaselineError
+from config import BaselineError, cores
 
 LEAST = 32  # items that are worth the start of another process
 DONE = None
 PIPE_SIZE = 2**20  # bytes
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal to get when the parent process ends, however it does
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
-
-
-def cores() -> int:
-    """How many cores this run may use: its share of them where JOBS runs go side by side."""
-    import joblib  # knows of limits of containers, too
-
-    available, jobs = joblib.cpu_count(), os.environ.get("JOBS", "")
-    allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    if allocated.isdecimal():  # not every cluster keeps a job from the node's other cores
-        available = min(available, int(allocated))
-    return max(1, available // int(jobs)) if jobs.isdecimal() and int(jobs) else available
 
 
 def fill(

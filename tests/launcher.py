@@ -24,7 +24,8 @@ import soundfile  # noqa: F401
 import train
 from config import BaselineError, load_config
 from datasets.catalog import find_machine
-from tools import plots, summarize  # noqa: F401
+from tools import summarize
+from tools.results import plots  # noqa: F401
 
 
 def run(arguments: list[str]) -> int:

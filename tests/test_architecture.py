@@ -15,7 +15,7 @@ from config import DEFAULTS_FILE, FIELDS
 
 SOURCES = [
     path
-    for pattern in ("*.py", "networks/*.py", "datasets/*.py", "tools/**/*.py")
+    for pattern in ("*.py", "networks/*.py", "datasets/**/*.py", "tools/**/*.py")
     for path in sorted(ROOT.glob(pattern))
 ]
 ROOMS = {"config", "files", "datasets", "networks", "tools", "train"}

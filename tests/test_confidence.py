@@ -13,9 +13,17 @@ from config import load_config
 from datasets.catalog import find_dataset
 from datasets.clips import parse_clip
 from tools import summarize
-from tools.confidence import chance_of, draw_counts, interval_of, resample_metrics, resample_systems, weighted_auc
-from tools.metrics import MEANS
-from tools.results import Run, SectionScores, find_runs, write_metrics, write_section
+from tools.results.bootstrap import (
+    chance_of,
+    draw_counts,
+    interval_of,
+    resample_metrics,
+    resample_systems,
+    weighted_auc,
+)
+from tools.results.metrics import MEANS
+from tools.results.runs import Run, find_runs
+from tools.results.score_files import SectionScores, write_metrics, write_section
 
 MACHINES = ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
 METRICS = ["AUC (source)", "AUC (target)", "pAUC"]
@@ -52,7 +60,7 @@ def test_each_resample_is_what_scikit_learn_says_of_it(max_fpr, digits):
 
 def test_metrics_of_the_clips_themselves(monkeypatch):
     """Where every clip is drawn once, it is the metric itself: the domains are counted as it counts them."""
-    monkeypatch.setattr("tools.confidence.draw_counts", lambda groups, *_: np.ones((1, len(groups)), int))
+    monkeypatch.setattr("tools.results.bootstrap.draw_counts", lambda groups, *_: np.ones((1, len(groups)), int))
     section = scored_section(np.random.default_rng(3), digits=1)
     names = [*METRICS, "pAUC (source)", "pAUC (target)"]
     found = resample_metrics(section, "fan", names, 0.1, 1)

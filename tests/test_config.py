@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from config import DEFAULTS_FILE, RunPaths, UsageError, load_config
+from config import DEFAULTS_FILE, UsageError, load_config
+from tools.training.paths import RunPaths
 
 MINIMUM = ["--dataset", "DCASE2024T2fan", "-d"]
 

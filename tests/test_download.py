@@ -19,9 +19,9 @@ from conftest import ROOT, Workspace
 from record_server import RecordServer, make_zip
 
 from config import BaselineError, UsageError
-from datasets import transfer
 from datasets.catalog import find_dataset, find_machine
-from datasets.download import download, download_missing
+from datasets.download import server as transfer
+from datasets.download.fetch import download, download_missing
 from tools import download as download_tool
 
 FAN = find_machine("DCASE2024T2fan", "dev")

@@ -11,9 +11,10 @@ from conftest import write_wav
 from threadpoolctl import threadpool_limits
 
 from config import BaselineError, load_config
-from datasets import features
+from datasets.audio import read_clip
 from datasets.clips import parse_clip
-from datasets.features import load_log_mels, log_mel, read_clip
+from datasets.feature_cache import load_log_mels
+from datasets.log_mel import log_mel
 
 
 def config(*arguments: str):
@@ -267,6 +268,8 @@ def test_directory_that_cannot_be_written_costs_only_the_cache(tmp_path, caplog)
 def test_fewer_samples_than_the_header_says(tmp_path, monkeypatch, n):
     """Here and in another process."""
     clips = write_clips(tmp_path, n)
-    monkeypatch.setattr(features, "read_clip", lambda path: read_clip(path)[: 8000 if path == clips[2].path else None])
+    monkeypatch.setattr(
+        "datasets.feature_cache.read_clip", lambda path: read_clip(path)[: 8000 if path == clips[2].path else None]
+    )
     with pytest.raises(BaselineError, match="section_00_0002.wav: has other samples than its header says"):
         load_log_mels(clips, config(), 1, tmp_path / "cache")

@@ -25,22 +25,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from config import DEFAULTS_FILE, FIELDS, BaselineError, Config, load_config
-from datasets import features
-from datasets.archives import read_manifest, unpack
+from datasets import feature_cache as features
+from datasets.audio import MOST_SAMPLES_A_BYTE, read_clip, read_header
 from datasets.catalog import CATALOG_DIRECTORY, Dataset, _read_facts, find_machine
 from datasets.clips import parse_clip
-from datasets.features import MOST_SAMPLES_A_BYTE, load_log_mels, read_clip, read_header
+from datasets.download.archives import read_manifest, unpack
+from datasets.feature_cache import load_log_mels
 from datasets.labels import parse_labels
 from networks import NETWORKS
-from networks.adam import Adam
-from networks.steps import flatten_parameters
 from networks.threshold import Gamma
-from tools.checkpoints import TrainingState
 from tools.make_submission import build
-from tools.model_files import load_model, read_threshold, save_model
-from tools.records import checksum_of
-from tools.results import read_metrics, read_sections
-from tools.submission import find_problems, read_package
+from tools.results.score_files import read_metrics, read_sections
+from tools.results.submission_rules import find_problems, read_package
+from tools.training.adam import Adam
+from tools.training.checkpoint import TrainingState
+from tools.training.fast_step import flatten_parameters
+from tools.training.model_files import load_model, read_threshold, save_model
+from tools.training.paths import run_paths
+from tools.training.records import checksum_of
 
 FAN = find_machine("DCASE2024T2fan", "dev")
 CPU = torch.device("cpu")
@@ -226,7 +228,7 @@ def test_labels(outcomes, file):
 
 
 def test_result_files(outcomes, trained):
-    paths = FAN.run_paths(load_config(["--dataset", "DCASE2024T2fan", "-d", *trained.options]), FAN.sections)
+    paths = run_paths(load_config(["--dataset", "DCASE2024T2fan", "-d", *trained.options]), FAN, FAN.sections)
     clips = [parse_clip(path) for path in sorted((trained.data / "dcase2024t2/dev_data/raw/fan/test").iterdir())]
     clips.sort(key=lambda clip: clip.is_anomaly)
     originals = [path.read_bytes() for path in (paths.metrics, paths.anomaly_scores("00"), paths.decisions("00"))]
@@ -327,7 +329,7 @@ def tiny_model(tmp_path, monkeypatch):
     monkeypatch.setitem(NETWORKS, "tiny", f"{__name__}.Tiny")
     options = ["--model", "tiny", "--n_mels", "2", "--model_directory", str(tmp_path / "models")]
     config = load_config(["--dataset", "DCASE2024T2fan", "-d", *options])
-    paths = FAN.run_paths(config, FAN.sections)
+    paths = run_paths(config, FAN, FAN.sections)
     fits = {"batch": {"MSE": Gamma(2.0, 1.0, 3.0), "MAHALA": Gamma(1.5, 0.25, 2.0)}, "clip": {"MSE": None}}
     save_model(config, paths, Tiny(10, 2), fits, [["loss"], [1.0]], IDENTITY, 16000, CPU)
     return config, paths

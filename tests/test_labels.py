@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from config import BaselineError
 from datasets.catalog import find_machine
 from datasets.clips import find_clips
-from datasets.download import download
+from datasets.download.fetch import download
 from datasets.labels import parse_labels
 
 GRINDER = find_machine("DCASE2023T2grinder", "eval")

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import hmean
 from sklearn.metrics import roc_auc_score
 
-from tools.metrics import DOMAIN_METRICS, SINGLE_DOMAIN_METRICS, arithmetic_mean, harmonic_mean, section_metrics
+from tools.results.metrics import DOMAIN_METRICS, SINGLE_DOMAIN_METRICS, arithmetic_mean, harmonic_mean, section_metrics
 
 # Source: normal 1, 3; anomalous 2, 5.  Target: normal 4, 6; anomalous 7, 3.5.
 TRUTH = [False, False, True, True, False, False, True, True]

@@ -14,7 +14,7 @@ from test_other_years import names_of_2020, names_of_2021, names_of_later_years,
 from config import load_config
 from datasets.catalog import find_machine
 from datasets.clips import find_clips
-from datasets.features import load_log_mels
+from datasets.feature_cache import load_log_mels
 from datasets.frames import Vectors, draw_pass, split_vectors
 from networks.scores import SCORES
 from networks.threshold import fit_gamma

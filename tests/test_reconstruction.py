@@ -16,14 +16,14 @@ from test_other_years import names_of_later_years, write_clips
 from config import BaselineError, load_config
 from datasets.catalog import find_machine, machine_of_path
 from datasets.clips import parse_clip
-from datasets.features import band_centers
 from datasets.frames import sum_by_frame
+from datasets.log_mel import band_centers
 from networks import make_network
 from networks.scores import SCORES, contributions
 from tools import plot_reconstruction
-from tools.console import run_command
-from tools.metrics import roc_curve
-from tools.results import SectionScores
+from tools.results.metrics import roc_curve
+from tools.results.score_files import SectionScores
+from tools.training.console import run_command
 
 P, M, K = 5, 4, 30
 GENERATOR = torch.Generator().manual_seed(0)

@@ -11,8 +11,9 @@ from config import load_config
 from datasets.catalog import find_machine
 from datasets.clips import find_clips
 from files import write_csv
-from tools.records import read_record
-from tools.results import is_tested
+from tools.results.score_files import is_tested
+from tools.training.paths import run_paths
+from tools.training.records import read_record
 
 FAN = find_machine("DCASE2024T2fan", "dev")
 
@@ -23,7 +24,7 @@ def tested(trained, tmp_path):
     workspace = Workspace(tmp_path, trained.data)
     shutil.copytree(trained.results, workspace.results)
     workspace.models = trained.models
-    paths = FAN.run_paths(load_config(["--dataset", "DCASE2024T2fan", "-d", *workspace.options]), ("00",))
+    paths = run_paths(load_config(["--dataset", "DCASE2024T2fan", "-d", *workspace.options]), FAN, ("00",))
     clips = find_clips(FAN, trained.data, "test", ("00",))
     return paths, clips, read_record(paths)["model_sha256"]
 

@@ -16,8 +16,9 @@ from config import load_config
 from datasets.catalog import find_dataset
 from datasets.clips import parse_clip
 from tools import plot_reconstruction, summarize
-from tools.report import RankedClip
-from tools.results import Run, SectionScores, write_metrics, write_section
+from tools.results.report import RankedClip
+from tools.results.runs import Run
+from tools.results.score_files import SectionScores, write_metrics, write_section
 
 VOID = {"meta", "img", "br", "link", "input"}
 

@@ -22,9 +22,9 @@ from config import BaselineError, load_config
 from datasets.catalog import find_dataset
 from networks import NETWORKS
 from networks.autoencoder import AutoEncoder
-from tools import checkpoints
-from tools.console import Interrupted, TrainingProgress, catch_signals
-from tools.records import sealed
+from tools.training import checkpoint as checkpoints
+from tools.training.console import Interrupted, TrainingProgress, catch_signals
+from tools.training.records import sealed
 
 FILES = ("log.csv", "model.pth", "score_distribution.json", "log.png")
 
@@ -267,7 +267,7 @@ def test_a_signal_that_is_lost_is_not_the_last(monkeypatch):
         def __del__(self):
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("tools.console.TIDYING_UP", 0.2)
+    monkeypatch.setattr("tools.training.console.TIDYING_UP", 0.2)
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     catch_signals()
     Busy()

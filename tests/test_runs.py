@@ -17,8 +17,9 @@ import train
 from config import BaselineError, load_config
 from datasets.catalog import find_machine
 from datasets.clips import find_clips
-from tools.console import open_console, open_log_file
-from tools.results import read_sections
+from tools.results.score_files import read_sections
+from tools.training.console import open_console, open_log_file
+from tools.training.paths import run_paths
 
 SHORT = ["--epochs", "1", "--train_only"]
 
@@ -292,7 +293,7 @@ def test_damaged_files_of_another_section_cost_only_what_is_in_them(trained, wor
     shutil.copytree(trained.results, workspace.results)
     config = load_config(["--dataset", "DCASE2024T2fan", "-d", *workspace.options])
     machine = find_machine("DCASE2024T2fan", "dev")
-    paths = machine.run_paths(config, ("00",))
+    paths = run_paths(config, machine, ("00",))
     clips = find_clips(machine, trained.data, "test", ("00",))
     clips.sort(key=lambda clip: clip.is_anomaly)
     assert [each.section for each in read_sections(paths, {"00": clips})] == ["00"]

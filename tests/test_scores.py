@@ -8,8 +8,8 @@ from scipy.stats import gamma as gamma_distribution
 from config import UsageError
 from networks import find_network, make_network
 from networks.scores import ResidualCovariances, find_score
-from networks.steps import flatten_parameters
 from networks.threshold import Gamma, fit_gamma
+from tools.training.fast_step import flatten_parameters
 
 M, P = 6, 3
 

@@ -11,8 +11,8 @@ from torch.nn.functional import mse_loss
 
 from datasets.frames import split_vectors
 from networks import make_network, steps
-from networks.adam import Adam
-from networks.steps import BufferedStep, CapturedStep, fastest_form, flatten_parameters
+from tools.training.adam import Adam
+from tools.training.fast_step import BufferedStep, CapturedStep, fastest_form, flatten_parameters
 from train import training_step
 
 D, M = 60, 12

@@ -21,9 +21,10 @@ from datasets.catalog import find_dataset
 from datasets.clips import parse_clip
 from networks import make_network
 from tools import make_submission, summarize
-from tools.console import run_command
-from tools.results import Run, SectionScores, run_of_directory, write_metrics, write_section
-from tools.submission import find_problems, read_package
+from tools.results.runs import Run, run_of_directory
+from tools.results.score_files import SectionScores, write_metrics, write_section
+from tools.results.submission_rules import find_problems, read_package
+from tools.training.console import run_command
 
 DATASET = find_dataset("DCASE2024T2")
 MACHINES = list(DATASET.machines["eval"])
@@ -578,7 +579,7 @@ def test_a_damaged_zip(evaluation, tmp_path, capsys):
 
 
 def test_a_package_of_no_size_is_neither_written_nor_read(evaluation, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("tools.submission.MOST_BYTES", 100_000)
+    monkeypatch.setattr("tools.results.submission_rules.MOST_BYTES", 100_000)
     path = tmp_path / "large.zip"
     assert submit(evaluation, evaluation.directory / "submission.yaml", "--output", path) == 1
     assert submit(evaluation, "validate", evaluation.directory / "made.zip") == 1

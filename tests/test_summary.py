@@ -12,11 +12,11 @@ from config import BaselineError, load_config
 from datasets.catalog import find_dataset
 from files import write_csv
 from tools import summarize
-from tools.console import run_command
-from tools.metrics import means_over_sections
-from tools.published import PUBLISHED, Figure, Published, compare, read_published
-from tools.results import find_runs
-from tools.summary import over_seeds
+from tools.results.metrics import means_over_sections
+from tools.results.published import PUBLISHED, Figure, Published, compare, read_published
+from tools.results.runs import find_runs
+from tools.results.summary import over_seeds
+from tools.training.console import run_command
 
 DATASET = find_dataset("DCASE2024T2")
 MACHINES = list(DATASET.machines["dev"])

@@ -15,7 +15,7 @@ from conftest import ROOT, write_wav
 from config import BaselineError, load_config
 from datasets import workers
 from datasets.clips import parse_clip
-from datasets.features import compute_log_mels
+from datasets.feature_cache import compute_log_mels
 from datasets.workers import cores, fill
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="one process does it all elsewhere")
@@ -175,7 +175,7 @@ def test_two_runs_at_once_compute_features_once(tmp_path, clips):
 import pathlib, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from config import load_config
-from datasets import features
+from datasets import feature_cache as features
 from datasets.clips import parse_clip
 compute = features.compute_log_mels
 def counted(*arguments):

@@ -32,20 +32,20 @@ import torch
 from tabulate import tabulate
 from torch import nn
 
-from config import ROOT, BaselineError, Config, load_config
+from config import ROOT, BaselineError, Config, cores, load_config
 from datasets.catalog import find_dataset, find_machine
 from datasets.clips import Clip, find_clips
-from datasets.features import FLOOR, compute_log_mels
+from datasets.feature_cache import compute_log_mels
 from datasets.frames import Vectors
-from datasets.workers import cores
+from datasets.log_mel import FLOOR
 from files import write_text
 from networks import make_network
-from networks.adam import Adam
-from networks.steps import fastest_form, flatten_parameters
 from tools import make_demo_data
-from tools.checkpoints import TrainingState
-from tools.console import run_command
 from tools.each_machine import Loop, Runs, run_train
+from tools.training.adam import Adam
+from tools.training.checkpoint import TrainingState
+from tools.training.console import run_command
+from tools.training.fast_step import fastest_form, flatten_parameters
 from train import training_step
 
 MACHINES = list(find_dataset("DCASE2024T2").machines["dev"])

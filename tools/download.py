@@ -15,9 +15,9 @@ from tabulate import tabulate
 
 from config import UsageError, nearest, option_parser, parse_options
 from datasets.catalog import Machine, find_dataset
-from datasets.download import PARTS, download
-from datasets.validate import validate
-from tools.console import log, open_console, run_command
+from datasets.download.fetch import PARTS, download
+from datasets.download.validate import validate
+from tools.training.console import log, open_console, run_command
 
 SHOWN_NAMES = 10  # of the clips of one kind; the others are counted
 

@@ -26,10 +26,10 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from config import ROOT, BaselineError, Config, RunPaths, UsageError, load_config, seeds_of_environment
+from config import ROOT, BaselineError, Config, UsageError, cores, load_config, seeds_of_environment
 from datasets.catalog import Dataset, Machine, find_dataset
-from datasets.workers import cores
-from tools.console import Interrupted, catch_signals
+from tools.training.console import Interrupted, catch_signals
+from tools.training.paths import RunPaths, run_paths
 
 MEMORY_OF_A_RUN = 0.8e9  # bytes, for a full-size machine type
 JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws pictures, imports
@@ -52,7 +52,7 @@ class Model:
 
     @property
     def paths(self) -> RunPaths:
-        return self.machine.run_paths(self.config, self.sections)
+        return run_paths(self.config, self.machine, self.sections)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ def find_models(dataset: Dataset, split: str, options: Sequence[str], seeds: Seq
         else:
             choices = {(section,): ["--use_ids", section] for section in machine.sections}
         for sections, chosen in choices.items():
-            name = machine.run_paths(config, sections).model_name + (f" seed {seed}" if len(seeds) > 1 else "")
+            name = run_paths(config, machine, sections).model_name + (f" seed {seed}" if len(seeds) > 1 else "")
             of_sections = replace(config, use_ids=tuple(map(int, sections))) if chosen else config
             models.append(Model(name, machine, sections, of_sections, [*arguments, *chosen]))
     if not models:

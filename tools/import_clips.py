@@ -24,10 +24,10 @@ from tqdm import tqdm
 from config import BaselineError, Config, UsageError, option_parser, parse_options
 from datasets import catalog
 from datasets.catalog import Dataset
-from datasets.features import check_length, count_frames
+from datasets.log_mel import check_length, count_frames
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
 from files import alone, cannot_write, write_csv, write_text
-from tools.console import add_channel_argument, log, open_console, run_command, whole_number
+from tools.training.console import add_channel_argument, log, open_console, run_command, whole_number
 
 GROUPS = {  # option → what its clips are: split, domain, label
     "train": ("train", "source", "normal"),

@@ -4,7 +4,7 @@
     python tools/make_submission.py validate DCASE2024T2 package.zip
 
 docs/submission.yaml is an example of the first one's file, with its keys explained. A package is written only when
-nothing is wrong with it. Source: the submission section of the challenge's page, see tools/submission.py.
+nothing is wrong with it. Source: the submission section of the challenge's page, see tools/results/submission_rules.py.
 """
 
 import signal
@@ -24,10 +24,18 @@ import yaml
 from config import TRAINING_KEYS, BaselineError, Config, UsageError, load_yaml, nearest, option_parser, parse_options
 from datasets.catalog import Dataset, dataset_names, find_dataset
 from files import atomic_path
-from tools.console import log, open_console, run_command
-from tools.metrics import means_over_sections
-from tools.results import Run, run_of_directory
-from tools.submission import DESCRIPTION, MOST_SYSTEMS, TASK, check_size, find_problems, read_package, released_clips
+from tools.results.metrics import means_over_sections
+from tools.results.runs import Run, run_of_directory
+from tools.results.submission_rules import (
+    DESCRIPTION,
+    MOST_SYSTEMS,
+    TASK,
+    check_size,
+    find_problems,
+    read_package,
+    released_clips,
+)
+from tools.training.console import log, open_console, run_command
 
 OPTIONS = ("dataset", "eval", "dataset_directory", "model_directory")
 KEYS = ("label", "report", "authors", "systems", "description", "external_datasets", "source_code")
@@ -118,7 +126,7 @@ def complexity(run: Run) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from networks import make_network
-    from tools.records import read_record
+    from tools.training.records import read_record
 
     machine = next(iter(run.machines.values()))
     paths = next(iter(run.models(machine)), run.paths(machine))
@@ -169,7 +177,7 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
 
 def _training(run: Run) -> dict[str, Any] | None:
     """The parameters that the models of a run were trained with, says the first one's record; None: there is none."""
-    from tools.records import read_record
+    from tools.training.records import read_record
 
     paths = next((paths for machine in run.machines.values() for paths in run.models(machine)), None)
     record = read_record(paths) if paths else None

@@ -22,18 +22,20 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
 
-from config import MODEL_KEYS, BaselineError, Config, RunPaths, UsageError, option_parser, parse_options
+from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Machine, find_machine, machine_of_path
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, parse_clip
-from datasets.features import band_centers
+from datasets.log_mel import band_centers
 from datasets.recordings import open_recording
-from tools.console import add_channel_argument, log, open_console, run_command, whole_number
-from tools.results import Run, SectionScores
+from tools.results.runs import Run
+from tools.results.score_files import SectionScores
 from tools.score_clips import clip_vectors
+from tools.training.console import add_channel_argument, log, open_console, run_command, whole_number
+from tools.training.paths import RunPaths, run_paths
 
 if TYPE_CHECKING:
-    from tools.model_files import TrainedModel
-    from tools.plots import Reconstruction
+    from tools.results.plots import Reconstruction
+    from tools.training.model_files import TrainedModel
 
 OPTIONS = (
     *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "dataset_directory", "model_directory"),
@@ -61,13 +63,13 @@ class Models:
         sections = self.machine.section_names(self.config.use_ids)
         if section in self.machine.sections and section not in sections:
             raise BaselineError(f"section {section} is not one of --use_ids {' '.join(map(str, self.config.use_ids))}.")
-        of_section = self.machine.run_paths(self.config, (section,))
+        of_section = run_paths(self.config, self.machine, (section,))
         is_alone = not self.config.use_ids and section in self.machine.sections and of_section.model.exists()
-        return of_section if is_alone else self.machine.run_paths(self.config, sections)
+        return of_section if is_alone else run_paths(self.config, self.machine, sections)
 
     def load(self, section: str) -> "TrainedModel":
         """The trained model of a section."""
-        from tools.model_files import load_model
+        from tools.training.model_files import load_model
 
         paths = self.paths(section)
         if paths.model not in self._loaded:
@@ -90,7 +92,7 @@ def reconstruct(clip: Clip, channel: int | None, models: Models, others: Section
 
     from datasets.frames import sum_by_frame
     from networks.scores import contributions, find_score
-    from tools.plots import Reconstruction
+    from tools.results.plots import Reconstruction
 
     config, model = models.config, models.load(clip.section)
     recording = open_recording(clip.path, channel)
@@ -256,7 +258,7 @@ def _folder(clip: Clip) -> str:
 
 
 def _draw(clip: Clip, channel: int | None, models: Models, others: SectionScores | None, picture: Path) -> None:
-    from tools.plots import plot_reconstruction
+    from tools.results.plots import plot_reconstruction
 
     shown = reconstruct(clip, channel, models, others)
     plot_reconstruction(picture, shown)

@@ -19,10 +19,11 @@ if __name__ == "__main__":
 from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Machine, find_machine
 from datasets.clips import Clip
-from datasets.features import LogMels
+from datasets.feature_cache import LogMels
 from datasets.recordings import find_recordings, open_recording
 from files import make_writable_directory, write_csv
-from tools.console import add_channel_argument, log, open_console, run_command
+from tools.training.console import add_channel_argument, log, open_console, run_command
+from tools.training.paths import run_paths
 
 if TYPE_CHECKING:
     import torch
@@ -52,9 +53,9 @@ def score_recordings(
     import torch
 
     from networks.scores import find_score, residual
-    from tools.model_files import load_model
+    from tools.training.model_files import load_model
 
-    paths_of_model = machine.run_paths(config, machine.section_names(config.use_ids))
+    paths_of_model = run_paths(config, machine, machine.section_names(config.use_ids))
     model = load_model(config, machine, paths_of_model)
     network, threshold, model_rate = model.network.eval(), model.threshold, model.sampling_rate
     score = find_score(config.score)(network)

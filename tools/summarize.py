@@ -14,10 +14,10 @@ if __name__ == "__main__":
 from config import option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset
 from files import make_writable_directory, write_csv, write_text
-from tools.console import open_console, run_command, whole_number
-from tools.metrics import COLUMNS
-from tools.summary import Summary, summarize
-from tools.tables import interval_table, latex, main_table, official_table, published_table
+from tools.results.metrics import COLUMNS
+from tools.results.summary import Summary, summarize
+from tools.results.tables import interval_table, latex, main_table, official_table, published_table
+from tools.training.console import open_console, run_command, whole_number
 
 RESAMPLES = 1000
 
@@ -85,7 +85,7 @@ def draw(summary: Summary, path: Path) -> None:
         if not math.isnan(columns[column])
     ]
     try:
-        from tools.plots import plot_summary
+        from tools.results.plots import plot_summary
 
         plot_summary(path, summary.title, bars)
     except Exception as error:
@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"-> {directory}")
     draw(summary, directory / "summary.png")
     if options.report:
-        from tools.report import write_report
+        from tools.results.report import write_report
 
         write_report(summary, directory / "report.html")
         print(f"-> {directory / 'report.html'}")

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import BaselineError
-from datasets.archives import Findings, compare, is_clip, list_archive, read_manifest
+from datasets.audio import read_header
 from datasets.catalog import Archive, Machine
 from datasets.clips import SPLIT_DIRECTORIES, parse_clip
-from datasets.download import archive_path
-from datasets.features import read_header
+from datasets.download.archives import Findings, compare, is_clip, list_archive, read_manifest
+from datasets.download.fetch import archive_path
 
 log = logging.getLogger("baseline")
 

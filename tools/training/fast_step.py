@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from torch import nn
 
-from networks.adam import Adam
-from networks.generators import generator_states, set_generator_states
+from tools.training.adam import Adam
+from tools.training.generators import generator_states, set_generator_states
 
 log = logging.getLogger("baseline")
 

@@ -5,19 +5,17 @@ import hashlib
 import json
 import logging
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from config import TEST_KEYS, BaselineError, Config, RunPaths
-from datasets.catalog import Dataset, Machine
+from config import TEST_KEYS, BaselineError
+from datasets.catalog import Machine
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, find_clips, parse_clip
 from files import remove, write_csv, write_text
-from tools.metrics import arithmetic_mean, harmonic_mean, section_metrics
-from tools.records import checksum_of, read_sealed, sealed
-
-SEED_AND_TAG = re.compile(r"seed(0|[1-9]\d*)(?:_(.*))?")  # the name of a run's directory, see RunPaths
+from tools.results.metrics import arithmetic_mean, harmonic_mean, section_metrics
+from tools.training.paths import RunPaths
+from tools.training.records import checksum_of, read_sealed, sealed
 
 log = logging.getLogger("baseline")
 
@@ -36,7 +34,7 @@ class SectionScores:
         return all(clip.is_anomaly is not None for clip in self.clips)
 
     def metrics(self, max_fpr: float) -> dict[str, float]:
-        """See tools.metrics.section_metrics."""
+        """See tools.results.metrics.section_metrics."""
         return section_metrics(
             [bool(clip.is_anomaly) for clip in self.clips],
             [clip.is_target for clip in self.clips],
@@ -112,7 +110,7 @@ def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> l
     found = []
     for section, clips in clips_of_section.items():
         try:
-            scores = _read_column(paths.anomaly_scores(section))
+            scores = read_column(paths.anomaly_scores(section))
         except BaselineError as error:
             log.warning("section %s is left out: %s", section, error)
             continue
@@ -121,7 +119,7 @@ def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> l
         if list(scores) != [clip.name for clip in clips]:
             log.warning("%s is not of the clips that are there now, and is left out.", paths.anomaly_scores(section))
             continue
-        decisions = _read_decisions(paths, section, list(scores))
+        decisions = read_decisions(paths, section, list(scores))
         found.append(SectionScores(section, clips, list(scores.values()), decisions))
     return found
 
@@ -177,88 +175,6 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
         raise BaselineError(f"{path}: not a result file ({repr(error)[:300]}). Test again to mend it.") from error
 
 
-@dataclass(frozen=True)
-class Run:
-    """The results of one system with one seed, whichever are there."""
-
-    config: Config  # of its score, seed and tag
-    dataset: Dataset
-
-    @property
-    def system(self) -> str:
-        """The score and the tag, such as `MSE` or `MAHALA wide`."""
-        return " ".join(filter(None, (self.config.score, self.config.model_name_suffix)))
-
-    @property
-    def machines(self) -> dict[str, Machine]:
-        """Name → machine type, of those that are tested."""
-        return self.dataset.tested(self.config.split)
-
-    def paths(self, machine: Machine) -> RunPaths:
-        """The files of a machine type: of its one model, where it has several of sections."""
-        return machine.run_paths(self.config, machine.sections)
-
-    def metrics(self) -> dict[tuple[str, str, str], float]:
-        """(machine type, section, metric) → value, of all that were tested.
-
-        Raises:
-            BaselineError: a file is damaged.
-        """
-        found = {}
-        for name, machine in self.machines.items():
-            if self.paths(machine).metrics.exists():
-                for section, values in read_metrics(self.paths(machine).metrics).items():
-                    found |= {(name, section, metric): value for metric, value in values.items()}
-        return found
-
-    def section(self, machine: Machine, section: str) -> SectionScores | None:
-        """The clips of a section and their scores, or None where it was not tested.
-
-        Raises:
-            BaselineError: the score file is damaged.
-        """
-        paths = self.paths(machine)
-        scores = _read_column(paths.anomaly_scores(section))
-        if scores is None:
-            return None
-        clips = clips_of_names(machine, self.config.dataset_directory, section, list(scores))
-        return SectionScores(section, clips, list(scores.values()), _read_decisions(paths, section, list(scores)))
-
-    def sections(self, machine: Machine) -> dict[str, SectionScores]:
-        """Section → its clips and their scores, of a machine type's sections that were tested.
-
-        Raises:
-            BaselineError: a score file is damaged.
-        """
-        found = {section: self.section(machine, section) for section in machine.sections}
-        return {section: result for section, result in found.items() if result is not None}
-
-    def models(self, machine: Machine) -> list[RunPaths]:
-        """The files of the trained models of a machine type that are there: one of all its sections, or one of each."""
-        choices = dict.fromkeys([machine.sections, *((section,) for section in machine.sections)])
-        found = [machine.run_paths(self.config, sections) for sections in choices]
-        return [paths for paths in found if paths.model.exists()]
-
-
-def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run | None:
-    """The run whose results are in this directory, as its place says; None where it is not one that a test has made.
-
-    Args:
-        config: what the place does not say.
-    """
-    from networks.scores import SCORES
-
-    *_, split_data, experiment, name, seed_and_tag = ("",) * 4 + directory.absolute().parts
-    matched = SEED_AND_TAG.fullmatch(seed_and_tag)
-    score = max((s for s in SCORES if experiment.endswith(f"_{s}")), key=len, default=None)
-    if name != dataset.name or split_data not in ("dev_data", "eval_data") or not matched or not score:
-        return None
-    is_dev = split_data == "dev_data"
-    found = {"dev": is_dev, "eval": not is_dev, "score": score, "export_dir": experiment.removesuffix(f"_{score}")}
-    found |= {"seed": int(matched[1]), "model_name_suffix": matched[2] or ""}
-    return Run(replace(config, result_directory=directory.absolute().parents[3], **found), dataset)
-
-
 def clips_of_names(machine: Machine, dataset_directory: Path, section: str, names: Sequence[str]) -> list[Clip]:
     """The test clips of these names, with their labels where these are known; the clips themselves may be gone.
 
@@ -282,31 +198,11 @@ def _place(name: str, directories: Sequence[Path]) -> Path:
     return next((path for each in directories if (path := each / name).exists()), directories[0] / name)
 
 
-def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> list[Run]:
-    """The runs whose results are there: of each score and tag, by seed.
-
-    Args:
-        seeds: of these only; none: of all.
-    """
-    from networks.scores import SCORES
-
-    root, runs = config.result_directory / f"{config.split}_data", []
-    for score in SCORES:
-        found = []
-        for directory in (root / f"{config.export_dir}_{score}" / dataset.name).glob("seed*"):
-            name = SEED_AND_TAG.fullmatch(directory.name)
-            if name and (not seeds or int(name[1]) in seeds):
-                found.append((name[2] or "", int(name[1])))
-        for tag, seed in sorted(found):
-            runs.append(Run(replace(config, score=score, seed=seed, model_name_suffix=tag), dataset))
-    return runs
-
-
-def _read_decisions(paths: RunPaths, section: str, names: list[str]) -> list[int] | None:
+def read_decisions(paths: RunPaths, section: str, names: list[str]) -> list[int] | None:
     """The decisions of these clips; None, and a warning, where the file has others or is damaged."""
     path = paths.decisions(section)
     try:
-        decisions = _read_column(path)
+        decisions = read_column(path)
     except BaselineError as error:
         log.warning("decisions are left out: %s", error)
         return None
@@ -316,7 +212,12 @@ def _read_decisions(paths: RunPaths, section: str, names: list[str]) -> list[int
     return None if decisions is None else [int(decision) for decision in decisions.values()]
 
 
-def _read_column(path: Path) -> dict[str, float] | None:
+def read_column(path: Path) -> dict[str, float] | None:
+    """Clip name → value of a score or decision CSV, or None if there is no such file.
+
+    Raises:
+        BaselineError: it is not such a file.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [(name, float(value)) for name, value in csv.reader(file)]

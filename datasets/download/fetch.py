@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config import BaselineError, nearest
-from datasets.archives import check_space, compare, manifest_path, read_manifest, remove_leftovers, unpack
 from datasets.catalog import Archive, Machine
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES
+from datasets.download.archives import check_space, compare, manifest_path, read_manifest, remove_leftovers, unpack
+from datasets.download.server import PublishedFile, Server, is_intact, part_of, size_of
 from datasets.labels import combine_labels, label_files, parse_labels
-from datasets.transfer import PublishedFile, Server, is_intact, part_of, size_of
 from files import alone, atomic_path, cannot_write
 
 PARTS = ("train", "test", "labels")

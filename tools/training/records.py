@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from config import BaselineError, RunPaths, load_yaml
+from config import BaselineError, load_yaml
+from tools.training.paths import RunPaths
 
 SEAL = "sha256"  # key of a record's own checksum
 

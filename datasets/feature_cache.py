@@ -1,17 +1,12 @@
-"""Clip → log-mel frames; the feature cache.
+"""Clips → log-mel frames, computed once and cached.
 
 T: frames of a clip, M: mel bands.
 """
 
-import functools
 import hashlib
 import importlib.metadata
 import json
 import logging
-import os
-import stat
-import struct
-import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,16 +17,12 @@ import numpy as np
 from tqdm import tqdm
 
 from config import FEATURE_KEYS, BaselineError, Config
+from datasets.audio import file_stat, read_clip, read_header
 from datasets.clips import Clip
+from datasets.log_mel import check_finite, check_length, count_frames, log_mel
 from datasets.workers import fill
 from files import alone, atomic_path
 
-# Log-mel energies stay finite where a band is silent. A Python float: a NumPy one would make the logarithm float64.
-FLOOR = sys.float_info.epsilon
-UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file
-MOST_CHUNKS = 10_000  # of a wav file
-MOST_SAMPLES_A_BYTE = 64  # of all channels; the strongest compression in wav files has some 50
-LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
 SHOWN_CLIPS = 3  # of those that a warning names
 
 log = logging.getLogger("baseline")
@@ -63,7 +54,7 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
     settings = config.as_dict(FEATURE_KEYS) | {"channels": channels}
     settings |= {name: importlib.metadata.version(name) for name in ("librosa", "numpy")}
     names = [str(clip.path.relative_to(clip.path.parents[1])) for clip in clips]
-    file_stats = [_stat(clip.path) for clip in clips]
+    file_stats = [file_stat(clip.path) for clip in clips]
     key = json.dumps(
         {"settings": settings, "clips": [[n, s.st_size, s.st_mtime_ns] for n, s in zip(names, file_stats, strict=True)]}
     )
@@ -192,158 +183,3 @@ def _log_mel_of(sampling_rate: int, config: Config, clip: tuple[Path, int]) -> n
         raise BaselineError(f"{path}: has other samples than its header says. Copy or unpack the clip again.")
     check_finite(path, frames)
     return frames
-
-
-def count_frames(samples: int, config: Config) -> int:
-    """T of a clip with so many samples: its frames are centred, and padded at both ends."""
-    return 1 + (samples + 2 * (config.n_fft // 2) - config.n_fft) // config.hop_length
-
-
-def check_length(path: Path, frames: int, config: Config) -> None:
-    """Check that a clip of so many frames has a vector.
-
-    Raises:
-        BaselineError: it is too short.
-    """
-    if frames < config.frames:
-        raise BaselineError(
-            f"{path}: too short, {frames} spectrogram frames where --frames asks for {config.frames}. "
-            "Remove the clip, or choose smaller --frames or --hop_length."
-        )
-
-
-def check_finite(path: Path, frames: np.ndarray) -> None:
-    """Check that the log-mel energies of a clip are numbers.
-
-    Raises:
-        BaselineError: its samples, floats far beyond [-1, 1], are too large for that.
-    """
-    if not np.isfinite(frames).all():
-        raise BaselineError(f"{path}: its samples are too large, its energies infinite. Replace or remove the clip.")
-
-
-def log_mel(samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarray:
-    """Log-mel energies of one channel: 20 / power * log10(mel), as in the published baseline.
-
-    Args:
-        samples: (samples,) float32.
-        sampling_rate: Hz.
-
-    Returns:
-        (T, M) float32, dB.
-    """
-    import librosa
-
-    # librosa.feature.melspectrogram, but for the mel filters, which it makes anew for each clip.
-    spectrum = librosa.stft(samples, n_fft=config.n_fft, hop_length=config.hop_length, win_length=config.win_length)
-    filters = _mel_filters(sampling_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)
-    mel = np.einsum("...ft,mf->...mt", np.abs(spectrum) ** config.power, filters, optimize=True)  # (M, T)
-    decades = np.log10(np.maximum(mel, FLOOR, out=mel), out=mel)
-    return np.multiply(decades, 20.0 / config.power, out=mel).T.astype(np.float32, copy=False)
-
-
-@functools.cache
-def _mel_filters(sampling_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float | None) -> np.ndarray:
-    import librosa
-
-    return librosa.filters.mel(sr=sampling_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
-
-
-def band_centers(sampling_rate: int, config: Config) -> np.ndarray:
-    """The centre frequencies of the mel bands: (M,) Hz."""
-    import librosa
-
-    edges = librosa.mel_frequencies(config.n_mels + 2, fmin=config.fmin, fmax=config.fmax or sampling_rate / 2)
-    return edges[1:-1]  # a band reaches from the centre of the one below to that of the one above
-
-
-def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarray:
-    """One channel of a wav file, by default the first: (samples,), as floats in [-1, 1], or as integers.
-
-    Raises:
-        BaselineError: it cannot be decoded, or holds values that are not numbers.
-    """
-    import soundfile
-
-    try:
-        samples, _ = soundfile.read(path, dtype=dtype, always_2d=True)
-    except (OSError, UnicodeError, soundfile.SoundFileError) as error:
-        raise _unreadable(path, error) from error
-    if not np.isfinite(samples).all():
-        raise BaselineError(f"{path}: holds samples that are infinite or not a number. Replace or remove the clip.")
-    return np.ascontiguousarray(samples[:, channel])
-
-
-@dataclass(frozen=True)
-class Header:
-    """What the header of a wav file says."""
-
-    samples: int  # of each channel
-    channels: int
-    sampling_rate: int  # Hz
-    subtype: str  # how samples are stored, such as PCM_16
-
-
-def read_header(path: Path) -> Header:
-    """The header of a wav file whose samples are all there.
-
-    Raises:
-        BaselineError: it cannot be read, is truncated, or holds no samples.
-    """
-    import soundfile
-
-    size = _stat(path).st_size
-    try:
-        info = soundfile.info(path)
-        missing = _missing_bytes(path)
-    except (OSError, UnicodeError, struct.error, soundfile.SoundFileError) as error:
-        raise _unreadable(path, error) from error
-    if missing:
-        raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
-    if info.frames == 0:
-        raise BaselineError(f"{path}: holds no samples. Copy or unpack the clip again, or remove it.")
-    if info.frames * info.channels > MOST_SAMPLES_A_BYTE * size or not LOWEST_RATE <= info.samplerate <= HIGHEST_RATE:
-        raise BaselineError(
-            f"{path}: {info.frames} samples of {info.channels} channels at {info.samplerate} Hz cannot be in a file of "
-            f"{size} bytes (rates are {LOWEST_RATE} to {HIGHEST_RATE} Hz). Copy or unpack the clip again, or remove it."
-        )
-    return Header(info.frames, info.channels, info.samplerate, info.subtype)
-
-
-def _stat(path: Path) -> os.stat_result:
-    try:
-        found = path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for somebody to write into it
-        raise BaselineError(f"{path}: not a file. Move it away.")
-    return found
-
-
-def _unreadable(path: Path, error: Exception) -> BaselineError:
-    if path.exists() and path.stat().st_size == 0:
-        return BaselineError(f"{path}: the file is empty. Copy or unpack the clip again, or remove it.")
-    return BaselineError(f"{path}: not a readable wav file ({error}). Copy or unpack the clip again, or remove it.")
-
-
-def _missing_bytes(path: Path) -> int:
-    """How many bytes of sound data the header announces but the file does not have (libsndfile reads such files)."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if file.read(4) not in (b"RIFF", b"RF64"):
-            return 0
-        file.seek(12)
-        announced = None  # RF64 has the length of the data in a chunk of its own, for it may need 64 bits
-        for _ in range(MOST_CHUNKS):
-            if len(chunk := file.read(8)) < 8:
-                break
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                if length == UNKNOWN_LENGTH:  # without the other length: written by programs that record into a pipe
-                    length = announced
-                return 0 if length is None else max(0, file.tell() + length - size)
-            if name == b"ds64" and length >= 16:
-                _, announced = struct.unpack("<QQ", file.read(16))
-                length -= 16
-            file.seek(length + length % 2, os.SEEK_CUR)
-    return 0

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from tabulate import tabulate
 
-from tools.confidence import LEVEL
-from tools.metrics import COLUMNS, OFFICIAL
-from tools.published import DEVIATIONS, Comparison
-from tools.summary import Summary
+from tools.results.bootstrap import LEVEL
+from tools.results.metrics import COLUMNS, OFFICIAL
+from tools.results.published import DEVIATIONS, Comparison
+from tools.results.summary import Summary
 
 NONE = "–"  # in place of a value that is not there
 INTERVAL = f"{100 * LEVEL:.0f} % interval"

@@ -19,10 +19,10 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from files import atomic_path
-from tools.metrics import clips_of_metric, roc_curve
+from tools.results.metrics import clips_of_metric, roc_curve
 
 if TYPE_CHECKING:
-    from tools.results import SectionScores
+    from tools.results.score_files import SectionScores
 
 COLUMN = 3.5  # inches, the width of a column in two-column papers
 # Their text is readable in a column.

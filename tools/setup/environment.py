@@ -1,6 +1,6 @@
 """Make the virtual environment .venv and install the pinned packages. Needs nothing but Python and pip.
 
-    python3 tools/environment.py requirements.txt [tests/requirements.txt]
+    python3 tools/setup/environment.py requirements.txt [tests/requirements.txt]
 
 A second call finds all in place and returns at once; an interrupted one is made good by the next; of two at once, one
 waits for the other.
@@ -16,7 +16,7 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
 

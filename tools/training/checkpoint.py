@@ -18,10 +18,10 @@ from torch import nn
 
 from config import TRAINING_KEYS, BaselineError, Config
 from datasets.clips import Clip
-from datasets.features import LogMels
+from datasets.feature_cache import LogMels
 from files import atomic_path
-from networks.generators import generator_states, set_generator_states
-from networks.steps import Optimizer
+from tools.training.fast_step import Optimizer
+from tools.training.generators import generator_states, set_generator_states
 
 FORMAT = 2
 DIGEST_LENGTH = hashlib.sha256().digest_size

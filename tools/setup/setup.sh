@@ -5,7 +5,7 @@ set_up() {
     local candidate
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-            "$candidate" "$root/tools/environment.py" "$@" || exit
+            "$candidate" "$root/tools/setup/environment.py" "$@" || exit
             unset PYTHON
             python=$root/.venv/bin/python
             return

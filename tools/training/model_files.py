@@ -19,13 +19,14 @@ import torch
 import yaml
 from torch import nn
 
-from config import FIELDS, MODEL_KEYS, BaselineError, Config, RunPaths
+from config import FIELDS, MODEL_KEYS, BaselineError, Config
 from datasets.catalog import Machine
 from files import alone, atomic_paths, csv_text
 from networks import make_network
 from networks.scores import SCORES
 from networks.threshold import Gamma
-from tools.records import checksum_of, read_record, read_sealed, sealed
+from tools.training.paths import RunPaths
+from tools.training.records import checksum_of, read_record, read_sealed, sealed
 
 log = logging.getLogger("baseline")
 
@@ -51,7 +52,7 @@ def save_model(
     Args:
         distributions: calibration → score → distribution of the scores of normal sounds, where one could be fitted.
         losses: the rows of log.csv.
-        identity: what the course of the training depended on, see tools.checkpoints.
+        identity: what the course of the training depended on, see tools.training.checkpoint.
     """
     files = paths.loss_log, paths.model, paths.score_distribution, paths.config_record
     # All are written before the first is renamed: a full disk leaves the old ones together.

@@ -15,17 +15,19 @@ from urllib.parse import quote
 
 import numpy as np
 
-from config import ROOT, BaselineError, Config, RunPaths, load_config
+from config import BaselineError, Config, load_config
 from datasets.catalog import Machine
 from datasets.clips import Clip
 from files import write_text
-from tools.metrics import OFFICIAL
-from tools.records import read_record
-from tools.results import Run, SectionScores
-from tools.summary import Summary
-from tools.tables import Table, interval_table, main_table, official_table, percent, published_table
+from tools.results.metrics import OFFICIAL
+from tools.results.runs import Run
+from tools.results.score_files import SectionScores
+from tools.results.summary import Summary
+from tools.results.tables import Table, interval_table, main_table, official_table, percent, published_table
+from tools.training.paths import RunPaths
+from tools.training.records import read_record
 
-TEMPLATE = ROOT / "tools" / "report.html"
+TEMPLATE = Path(__file__).with_name("report.html")
 # Of a model's record: what tells one run from another by its place, or is no parameter of the method.
 NOT_SHOWN = (
     *("dataset", "dev", "eval", "train_only", "test_only", "restart", "or_anew", "checkpoint_path", "use_ids"),

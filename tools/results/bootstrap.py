@@ -20,8 +20,9 @@ import numpy as np
 
 from config import BaselineError
 from datasets.catalog import Machine
-from tools.metrics import COLUMNS, clips_of_metric, largest_fpr, means_over_sections
-from tools.results import Run, SectionScores
+from tools.results.metrics import COLUMNS, clips_of_metric, largest_fpr, means_over_sections
+from tools.results.runs import Run
+from tools.results.score_files import SectionScores
 
 CHANCE = 0.05  # a smaller p is more than chance
 LEVEL = 0.95  # of the intervals

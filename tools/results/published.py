@@ -12,7 +12,7 @@ from pathlib import Path
 
 from config import ROOT
 from datasets.catalog import Dataset
-from tools.metrics import means_over_sections
+from tools.results.metrics import means_over_sections
 
 PUBLISHED = ROOT / "datasets" / "published_results.csv"
 DEVIATIONS = 2  # standard deviations that a figure may be from what was published

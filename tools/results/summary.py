@@ -12,10 +12,18 @@ import numpy as np
 
 from config import BaselineError, Config
 from datasets.catalog import Dataset
-from tools.confidence import CHANCE, Figure, Resampled, chance_of, interval_of, paired_differences, resample_systems
-from tools.metrics import COLUMNS, means_over_sections
-from tools.published import Comparison, Published, compare, read_published
-from tools.results import Run, find_runs
+from tools.results.bootstrap import (
+    CHANCE,
+    Figure,
+    Resampled,
+    chance_of,
+    interval_of,
+    paired_differences,
+    resample_systems,
+)
+from tools.results.metrics import COLUMNS, means_over_sections
+from tools.results.published import Comparison, Published, compare, read_published
+from tools.results.runs import Run, find_runs
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""From score files to tables, plots, a report and a submission."""
