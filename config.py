@@ -1,13 +1,14 @@
-"""baseline.yaml and the command line → Config; RunPaths, where every output path is made."""
+"""baseline.yaml and the command line → Config."""
 
 import argparse
 import dataclasses
 import difflib
+import math
+import operator
 import os
-import types
-import typing
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,107 +16,169 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent
 DEFAULTS_FILE = ROOT / "baseline.yaml"
-DEEPEST_YAML = 20  # levels
+LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
 class BaselineError(Exception):
-    """Something the user can put right. The message says what is wrong, where, and what to do."""
+    """Something that the user can correct. The message says what is wrong, where, and what to do."""
 
 
 class UsageError(BaselineError):
     """A wrong option, key or value."""
 
 
-def load_yaml(text: str) -> Any:
-    """The contents of a YAML file: plain values only, and none that are nested or repeated without measure.
-
-    Raises:
-        yaml.YAMLError: it is not such a file.
-        ValueError: a value is none, such as the 31st of February.
-    """
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    depth = 0
-    for event in yaml.parse(text, Loader=loader):  # the loader itself would run out of stack
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST_YAML:
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: nested too deeply")
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: *{event.anchor} is an alias. Write the value out")
-    try:
-        return yaml.load(text, Loader=loader)
-    except (AttributeError, LookupError) as error:  # a value that is not of the type that its tag names
-        raise yaml.YAMLError(f"a value does not go with its tag ({error!r})") from error
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'fan'?` for the known name that is nearest to `name`, else an empty string."""
+    """` Did you mean 'fan'?` with the known name nearest to `name`, or an empty string."""
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
     return f" Did you mean '{by_lower_case[matches[0]]}'?" if matches else ""
 
 
-def _option(text: str, **rules: Any) -> Any:
-    """A parameter whose value comes from baseline.yaml and may be overridden on the command line.
+# --- Kinds of values: text from baseline.yaml or the command line → value
 
-    Rules: least, above, most, below (limits of the value), among (the values it may have), name (it becomes part of a
-    directory name), empty (it may be empty), alias (a second name), flag (an option without a value: its short form).
+
+def boolean(text: str) -> bool:
+    """True or False."""
+    values = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in values:
+        raise ArgumentTypeError(f"'{text}' is not allowed; expected True or False")
+    return values[text.lower()]
+
+
+boolean.__name__ = "True|False"  # for --help
+
+
+def path(text: str) -> Path:
+    """A path that can be written into the files of a run."""
+    try:
+        text.encode()
+        if not text or "\0" in text:
+            raise ValueError
+        return Path(text).expanduser()
+    except (ValueError, RuntimeError):  # RuntimeError: no such home directory
+        raise ArgumentTypeError(f"{text!r} is not a path") from None
+
+
+def text(value: str) -> str:
+    """A text that is not empty."""
+    if not value:
+        raise ArgumentTypeError("a value is missing")
+    return value
+
+
+def name(text: str) -> str:
+    """A text that can be part of a directory name, or nothing."""
+    if text in (".", "..") or any(c in "/\\" or not c.isprintable() for c in text):
+        raise ArgumentTypeError(f"{text!r} becomes part of a directory name; it must not contain '/' or be '..'")
+    return text
+
+
+def one_of(*allowed: str) -> Callable[[str], str]:
+    """One of these texts."""
+
+    def choice(text: str) -> str:
+        if text not in allowed:
+            raise ArgumentTypeError(f"'{text}' is not allowed; expected {' or '.join(allowed)}")
+        return text
+
+    choice.__name__ = "|".join(allowed)
+    return choice
+
+
+def number(kind: type = float, **limits: float) -> Callable[[str], Any]:
+    """A finite number of this type, within limits: at_least, above, at_most, below."""
+
+    def parse(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"'{text}' is not allowed; expected {parse.__name__}") from None
+        if not math.isfinite(value) or not all(LIMITS[words](value, limit) for words, limit in limits.items()):
+            allowed = " and ".join(f"{words.replace('_', ' ')} {limit}" for words, limit in limits.items())
+            raise ArgumentTypeError(f"{value} is out of range; allowed: {allowed}")
+        return value
+
+    parse.__name__ = {int: "integer", float: "number"}[kind]
+    return parse
+
+
+def or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A value of this kind, or None: `null`, `none`, `~` or nothing."""
+
+    def parse(text: str) -> Any:
+        return None if text.lower() in ("null", "none", "~", "") else kind(text)
+
+    parse.__name__ = f"{kind.__name__}|null"
+    return parse
+
+
+# --- Parameters
+
+
+def _parameter(kind: Callable[[str], Any] | None, help_text: str, default: Any = MISSING, alias: str = "") -> Any:
+    """A parameter of Config.
+
+    Args:
+        kind: text → value; None: an option without a value, False if it is not given.
+        default: of an option that exists only on the command line. The other defaults are in baseline.yaml.
+        alias: a second name.
     """
-    rule_names = "least", "above", "most", "below", "among", "alias", "flag", "name", "empty", "command_line_only"
-    none = dict.fromkeys(rule_names)
-    return dataclasses.field(metadata=none | {"text": text} | rules)
-
-
-def _argument(text: str, default: Any = dataclasses.MISSING, **rules: Any) -> Any:
-    """A parameter that is given on the command line only."""
-    return dataclasses.field(default=default, metadata=_option(text, command_line_only=True, **rules).metadata)
+    if kind is None:
+        default = False
+    return dataclasses.field(default=default, metadata={"kind": kind, "help": help_text, "alias": alias})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All parameters of a run. Units and meaning of the options with a default value are in baseline.yaml."""
+    """All parameters of a run. baseline.yaml has the units and meanings of those with a default value there."""
 
-    dataset: str = _argument("dataset and machine type, such as DCASE2024T2fan")
-    dev: bool = _argument("use the development dataset", False, flag="-d")
-    eval: bool = _argument("use the evaluation dataset", False, flag="-e")
-    use_ids: tuple[int, ...] = _argument("sections of this model (default: all)", (), least=0)
-    mono: bool | None = _argument("clips have one channel; False: two (default: what the dataset says)", None)
-    model_name_suffix: str = _argument("tag of this run in directory names", "", name=True, empty=True, alias="-tag")
-    train_only: bool = _argument("train, do not test", False, flag="")
-    test_only: bool = _argument("test the trained model", False, flag="")
-    restart: bool = _argument("go on with an interrupted training from its last finished epoch", False, flag="")
-    or_anew: bool = _argument("with --restart: train anew where the checkpoint is of another training", False, flag="")
-    checkpoint_path: Path | None = _argument("checkpoint that --restart goes on from (default: the model's own)", None)
+    dataset: str = _parameter(text, "dataset and machine type, such as DCASE2024T2fan", None)
+    dev: bool = _parameter(None, "use the development dataset", alias="-d")
+    eval: bool = _parameter(None, "use the evaluation dataset", alias="-e")
+    use_ids: tuple[int, ...] = _parameter(number(int, at_least=0), "sections of this model (default: all)", ())
+    mono: bool | None = _parameter(
+        or_null(boolean), "clips have one channel; False: two (default: what the dataset says)", None
+    )
+    model_name_suffix: str = _parameter(name, "tag of this run in directory names", "", alias="-tag")
+    train_only: bool = _parameter(None, "train, do not test")
+    test_only: bool = _parameter(None, "test the trained model")
+    restart: bool = _parameter(None, "resume an interrupted training after its last finished epoch")
+    checkpoint_path: Path | None = _parameter(
+        or_null(path), "checkpoint that --restart resumes from (default: the model's)", None
+    )
 
-    dataset_directory: Path = _option("directory of the datasets")
-    model_directory: Path = _option("directory of the trained models")
-    result_directory: Path = _option("directory of the results")
-    cache_directory: Path | None = _option("directory of the cached features (default: beside the clips)")
-    export_dir: str = _option("name of this experiment in directory names", name=True)
-    model: str = _option("network")
-    score: str = _option("anomaly score, MSE, MAHALA or MAHALA_FRAME")
-    seed: int = _option("seed of all random generators", least=0, most=2**32 - 1)
-    use_cuda: bool = _option("use the GPU where there is one")
-    gpu_id: int = _option("which GPU", least=0)
-    log_interval: int = _option("batches between updates of the progress bar", least=1)
-    is_auto_download: bool = _option("fetch a machine type's clips where they are not there")
-    download_url: str | None = _option("mirror to download from")
-    max_fpr: float = _option("false positive rate up to which pAUC counts", above=0, most=1)
-    decision_threshold: float = _option("quantile of normal scores that is the threshold", above=0, below=1)
-    calibration: str = _option("whose normal scores that is: batch or clip", among=("batch", "clip"))
-    n_mels: int = _option("mel bands", least=1)
-    frames: int = _option("frames in one vector", least=1)
-    frame_hop_length: int = _option("frames from one vector to the next", least=1)
-    n_fft: int = _option("FFT length, samples", least=2)
-    hop_length: int = _option("samples from one frame to the next", least=1)
-    power: float = _option("exponent of the magnitude spectrogram", above=0)
-    fmin: float = _option("lower edge of the mel bands, Hz", least=0)
-    fmax: float | None = _option("upper edge of the mel bands, Hz, or null", above=0)
-    win_length: int | None = _option("window length, samples, or null", least=1)
-    batch_size: int = _option("vectors in a batch", least=2)  # BatchNorm needs two
-    epochs: int = _option("passes over the training vectors", least=1)
-    learning_rate: float = _option("learning rate of Adam", above=0, alias="-lr")
-    shuffle: bool = _option("new order of the training vectors each epoch")
-    validation_split: float = _option("share of the vectors held out for validation", above=0, below=1)
+    dataset_directory: Path = _parameter(path, "directory of the datasets")
+    model_directory: Path = _parameter(path, "directory of the trained models")
+    result_directory: Path = _parameter(path, "directory of the results")
+    cache_directory: Path | None = _parameter(
+        or_null(path), "directory of the cached features (default: beside the clips)"
+    )
+    export_dir: str = _parameter(name, "name of this experiment in directory names")
+    model: str = _parameter(text, "network")
+    score: str = _parameter(text, "anomaly score, MSE, MAHALA or MAHALA_FRAME")
+    seed: int = _parameter(number(int, at_least=0, at_most=2**32 - 1), "seed of all random generators")
+    use_cuda: bool = _parameter(boolean, "use the GPU if there is one")
+    gpu_id: int = _parameter(number(int, at_least=0), "which GPU")
+    log_interval: int = _parameter(number(int, at_least=1), "batches between updates of the progress bar")
+    is_auto_download: bool = _parameter(boolean, "download a machine type's clips if they are missing")
+    download_url: str | None = _parameter(or_null(text), "mirror to download from")
+    max_fpr: float = _parameter(number(above=0, at_most=1), "false positive rate up to which pAUC counts")
+    decision_threshold: float = _parameter(number(above=0, below=1), "quantile of normal scores that is the threshold")
+    calibration: str = _parameter(one_of("batch", "clip"), "whose normal scores: batch or clip")
+    n_mels: int = _parameter(number(int, at_least=1), "mel bands")
+    frames: int = _parameter(number(int, at_least=1), "frames in one vector")
+    frame_hop_length: int = _parameter(number(int, at_least=1), "frames from one vector to the next")
+    n_fft: int = _parameter(number(int, at_least=2), "FFT length, samples")
+    hop_length: int = _parameter(number(int, at_least=1), "samples from one frame to the next")
+    power: float = _parameter(number(above=0), "exponent of the magnitude spectrogram")
+    fmin: float = _parameter(number(at_least=0), "lower edge of the mel bands, Hz")
+    fmax: float | None = _parameter(or_null(number(above=0)), "upper edge of the mel bands, Hz, or null")
+    win_length: int | None = _parameter(or_null(number(int, at_least=1)), "window length, samples, or null")
+    batch_size: int = _parameter(number(int, at_least=2), "vectors in a batch")  # batch normalisation needs two
+    epochs: int = _parameter(number(int, at_least=1), "passes over the training vectors")
+    learning_rate: float = _parameter(number(above=0), "learning rate of Adam", alias="-lr")
+    shuffle: bool = _parameter(boolean, "new order of the training vectors each epoch")
+    validation_split: float = _parameter(number(above=0, below=1), "share of the vectors held out for validation")
 
     @property
     def split(self) -> str:
@@ -124,30 +187,29 @@ class Config:
 
     def as_dict(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
         """The parameters (those of `keys`, default all) as plain values that YAML and JSON can hold."""
+        values = {key: getattr(self, key) for key in keys or FIELDS}
         plain = {Path: str, tuple: list}
-        names = keys or [field.name for field in dataclasses.fields(self)]
-        values = {name: getattr(self, name) for name in names}
         return {k: next((to(v) for kind, to in plain.items() if isinstance(v, kind)), v) for k, v in values.items()}
 
     def as_arguments(self, leave_out: Iterable[str] = ()) -> list[str]:
-        """The command line that gives just this configuration, whatever baseline.yaml holds by then."""
+        """The command line that gives exactly this configuration, whatever baseline.yaml contains by then."""
         arguments = []
-        for name, value in self.as_dict(name for name in FIELDS if name not in leave_out).items():
-            if FIELDS[name].metadata["flag"] is not None:
-                arguments += [f"--{name}"] if value else []
+        for key, value in self.as_dict(key for key in FIELDS if key not in leave_out).items():
+            if FIELDS[key].metadata["kind"] is None:
+                arguments += [f"--{key}"] if value else []
             elif isinstance(value, list):
-                arguments += [f"--{name}", *map(str, value)] if value else []
+                arguments += [f"--{key}", *map(str, value)] if value else []
             else:
-                arguments.append(f"--{name}={'null' if value is None else value}")
+                arguments.append(f"--{key}={'null' if value is None else value}")
         return arguments
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
-TYPES = typing.get_type_hints(Config)
+IN_FILE = [key for key, field in FIELDS.items() if field.default is MISSING]  # the keys of baseline.yaml
 
 # What the log-mel spectrogram of a clip depends on.
 FEATURE_KEYS = ("n_mels", "n_fft", "hop_length", "power", "fmin", "fmax", "win_length")
-# What a trained model's input depends on: training and testing must agree in these.
+# What the input of a trained model depends on: training and test must agree in these.
 MODEL_KEYS = ("model", "frames", "frame_hop_length", *FEATURE_KEYS)
 # What the course of a training depends on, besides its clips: --restart must agree in these.
 TRAINING_KEYS = (*MODEL_KEYS, "seed", "batch_size", "learning_rate", "shuffle", "validation_split")
@@ -155,8 +217,11 @@ TRAINING_KEYS = (*MODEL_KEYS, "seed", "batch_size", "learning_rate", "shuffle", 
 TEST_KEYS = (*MODEL_KEYS, "score", "max_fpr", "decision_threshold", "calibration")
 
 
+# --- Reading them
+
+
 def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE) -> Config:
-    """The configuration of a run: `defaults_file`, overridden by the command line (default: this process's).
+    """The configuration of a run: `defaults_file`, overridden by the command line (default: of this process).
 
     Raises:
         UsageError: an unknown key or option, a missing one, or a value of the wrong type or out of range.
@@ -166,9 +231,9 @@ def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DE
 
 
 def option_parser(prog: str, description: str, options: Iterable[str] | None = None) -> argparse.ArgumentParser:
-    """A parser with these parameters of Config as options (default: all); a tool adds arguments of its own.
+    """A parser with these parameters of Config as options (default: all). A tool adds arguments of its own.
 
-    What a tool adds by the name of a parameter, such as a positional `dataset`, is a value of that parameter.
+    An argument with the name of a parameter, such as a positional `dataset`, sets that parameter.
     """
     parser = _Parser(
         prog=prog,
@@ -177,19 +242,16 @@ def option_parser(prog: str, description: str, options: Iterable[str] | None = N
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    groups = {
-        True: parser.add_argument_group("command line only"),
-        False: parser.add_argument_group("also in baseline.yaml"),
-    }
-    for name in FIELDS if options is None else options:
-        field = FIELDS[name]
-        group, rules = groups[bool(field.metadata["command_line_only"])], field.metadata
-        flags = [flag for flag in (_alias(field), f"--{name}") if flag]
-        if rules["flag"] is not None:
-            group.add_argument(*flags, action="store_true", help=rules["text"])
+    command_line_only = parser.add_argument_group("command line only")
+    also_in_file = parser.add_argument_group("also in baseline.yaml")
+    for key in FIELDS if options is None else options:
+        group, (kind, help_text, alias) = also_in_file if key in IN_FILE else command_line_only, _metadata(key)
+        flags = [flag for flag in (alias, f"--{key}") if flag]
+        if kind is None:
+            group.add_argument(*flags, action="store_true", help=help_text)
         else:
-            several = {"nargs": "+"} if TYPES[name] == tuple[int, ...] else {}
-            group.add_argument(*flags, help=rules["text"], metavar=_describe(TYPES[name]), dest=name, **several)
+            several = {"nargs": "+"} if key == "use_ids" else {}
+            group.add_argument(*flags, type=kind, help=help_text, metavar=kind.__name__, dest=key, **several)
     return parser
 
 
@@ -197,36 +259,72 @@ def parse_options(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE
 ) -> tuple[argparse.Namespace, Config]:
     """A tool's own arguments, and the configuration; see load_config."""
+    given = _parse(parser, arguments, base=Path.cwd())
+    own = argparse.Namespace(**{key: given.pop(key) for key in given.keys() - FIELDS.keys()})
+    given |= {"use_ids": tuple(dict.fromkeys(given.get("use_ids", ())))}
+    defaults = {} if given.keys() >= set(IN_FILE) else read_defaults(defaults_file)
+    config = Config(**defaults | given)
+    _check_together(config)
+    return own, config
+
+
+def read_defaults(file: Path) -> dict[str, Any]:
+    """The parameters in a file such as baseline.yaml, read as the text of a command line.
+
+    YAML's own types would make 8 of 010, and keep the last of two equal keys.
+
+    Raises:
+        UsageError: the file cannot be read, or a key or a value is wrong or missing.
+    """
+    try:
+        document = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        lines = [(str(key.value), value.value) for key, value in document.value]
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}.") from error
+    except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise UsageError(f"{file} is not valid YAML, such as 'epochs: 100': {' '.join(str(error).split())}") from error
+    for key, value in lines:
+        if not isinstance(value, str):
+            raise UsageError(f"{file}: {key}: expected a single value.")
+        if [other.lstrip("-") for other, _ in lines].count(key.lstrip("-")) > 1:
+            raise UsageError(f"{file}: '{key}' is there twice. Keep one of them.")
+    arguments = [f"{key if key.startswith('-') else '--' + key}={text}" for key, text in lines]
+    try:
+        values = _parse(option_parser("", "", IN_FILE), arguments, base=file.parent)
+    except UsageError as error:
+        raise UsageError(f"{file}: {str(error).replace('unknown option', 'unknown key')}") from None
+    missing = next((key for key in IN_FILE if key not in values), None)
+    if missing:
+        raise UsageError(f"--{missing} ({_metadata(missing)[1]}) is missing in {file}.")
+    return values
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, base: Path) -> dict[str, Any]:
+    """The values of these arguments. Relative paths of parameters start at `base`."""
     parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
-        option = next((text for text in unknown if text.startswith("-")), unknown[0])
+        option = next((text for text in unknown if text.startswith("-")), unknown[0]).split("=")[0]
         raise UsageError(f"unknown option '{option}'.{nearest(option, parser.flags())} See --help.")
-    texts = {name: value for name, value in vars(parsed).items() if name in FIELDS}
-    given = {name: _convert(name, text, origin=f"--{name}", base=Path.cwd()) for name, text in texts.items()}
-    all_given = all(name in given for name, field in FIELDS.items() if not field.metadata["command_line_only"])
-    values = ({} if all_given else _read_defaults(defaults_file)) | given
-    missing = [name for name in FIELDS if name not in values and FIELDS[name].default is dataclasses.MISSING]
-    if missing:
-        where = "is required" if FIELDS[missing[0]].metadata["command_line_only"] else f"is missing in {defaults_file}"
-        raise UsageError(f"--{missing[0]} ({FIELDS[missing[0]].metadata['text']}) {where}.")
-    config = Config(**values)
-    _check_together(config)
-    return argparse.Namespace(**{name: v for name, v in vars(parsed).items() if name not in FIELDS}), config
+    values = vars(parsed)
+    return values | {key: base / value for key, value in values.items() if key in FIELDS and isinstance(value, Path)}
 
 
 def seeds_of_environment() -> tuple[int, ...]:
-    """The seeds that the environment variable SEEDS names, such as `1 2 3`; none where it does not.
+    """The seeds in the environment variable SEEDS, such as `1 2 3`; empty if it is not set.
 
     Raises:
         UsageError: one of them cannot be a seed.
     """
-    texts = os.environ.get("SEEDS", "").replace(",", " ").split()
-    return tuple(dict.fromkeys(_convert("seed", text, origin="SEEDS", base=Path()) for text in texts))
+    try:
+        seeds = map(_metadata("seed")[0], os.environ.get("SEEDS", "").replace(",", " ").split())
+        return tuple(dict.fromkeys(seeds))
+    except ArgumentTypeError as error:
+        raise UsageError(f"SEEDS: {error}.") from None
 
 
 def cores() -> int:
-    """How many cores this run may use: its share of them where JOBS runs go side by side."""
-    import joblib  # knows of limits of containers, too
+    """How many cores this run may use: its share of them if JOBS runs are side by side."""
+    import joblib  # knows the limits of containers, too
 
     available, jobs = joblib.cpu_count(), os.environ.get("JOBS", "")
     allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")
@@ -236,130 +334,32 @@ def cores() -> int:
 
 
 def _check_together(config: Config) -> None:
+    if not config.dataset:
+        raise UsageError(f"--dataset ({FIELDS['dataset'].metadata['help']}) is required.")
+    if not config.export_dir:
+        raise UsageError("--export_dir: a value is missing.")
     if config.dev == config.eval:
         raise UsageError("give either -d (development dataset) or -e (evaluation dataset), and not both.")
     if config.train_only and config.test_only:
         raise UsageError("--train_only and --test_only exclude each other; leave both out to train and then test.")
-    if config.or_anew and not config.restart:
-        raise UsageError("--or_anew goes with --restart; without it each training is a new one.")
     if config.checkpoint_path and not config.restart:
-        raise UsageError("--checkpoint_path names what --restart goes on from: give both, or neither.")
+        raise UsageError("--checkpoint_path names what --restart resumes from: give both, or neither.")
     if config.win_length is not None and config.win_length > config.n_fft:
         raise UsageError(f"--win_length {config.win_length} must not be larger than --n_fft {config.n_fft}.")
     if config.fmax is not None and config.fmax <= config.fmin:
         raise UsageError(f"--fmax {config.fmax} must be larger than --fmin {config.fmin}.")
     if config.download_url is not None and not config.download_url.startswith(("http://", "https://")):
-        raise UsageError(
-            f"--download_url {config.download_url}: expected an address such as https://mirror.example.org."
-        )
-
-
-def read_texts(path: Path) -> list[tuple[str, Any]]:
-    """Keys and values of a YAML file that has one on each line, each value as the text that stands there.
-
-    They are read as those of a command line are; YAML itself would make 8 of 010 and 3600 of 1:00:00, and keep the
-    last of two equal keys without a word.
-
-    Raises:
-        UsageError: it is not such a file.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        load_yaml(text)
-        document = yaml.compose(text, Loader=yaml.SafeLoader)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if document is None:
-        return []
-    if not isinstance(document, yaml.MappingNode):
-        raise UsageError(f"{path} must hold lines of a key and a value, such as 'epochs: 100'.")
-    return [(key.value, node.value) for key, node in document.value]
-
-
-def _read_defaults(path: Path) -> dict[str, Any]:
-    names = {alias: name for name, field in FIELDS.items() for alias in (name, _alias(field).lstrip("-"))}
-    values = {}
-    for key, value in read_texts(path):
-        name = names.get(str(key).lstrip("-"))
-        if name is None:
-            raise UsageError(f"{path}: unknown key '{key}'.{nearest(str(key), _keys())}")
-        if FIELDS[name].metadata["command_line_only"]:
-            raise UsageError(f"{path}: '{key}' can only be given on the command line.")
-        if name in values:
-            raise UsageError(f"{path}: '{key}' is there twice. Keep one of them.")
-        if not isinstance(value, str):
-            raise UsageError(f"{path}: {key}: expected a single value, {_describe(TYPES[name])}.")
-        values[name] = _convert(name, value, origin=f"{path}: {key}", base=path.parent)
-    return values
+        raise UsageError(f"--download_url {config.download_url}: not an address such as https://mirror.example.org.")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}. See --help.")
+        raise UsageError(f"{message.removeprefix('argument ')}. See --help.")
 
     def flags(self) -> list[str]:
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
 
-def _alias(field: dataclasses.Field) -> str:
-    return field.metadata["flag"] or field.metadata["alias"] or ""
-
-
-def _keys() -> list[str]:
-    return [f"--{name}" for name, field in FIELDS.items() if not field.metadata["command_line_only"]]
-
-
-def _describe(kind: Any) -> str:
-    names = {bool: "True|False", int: "integer", float: "number", str: "text", Path: "path", types.NoneType: "null"}
-    if kind == tuple[int, ...]:
-        return names[int]
-    return "|".join(names[part] for part in (typing.get_args(kind) or (kind,)))
-
-
-def _convert(name: str, value: str | bool | list[str], origin: str, base: Path) -> Any:
-    """A text from baseline.yaml or the command line as a value in the type and range of parameter `name`."""
-    kind, rules = TYPES[name], FIELDS[name].metadata
-    if kind == tuple[int, ...]:
-        return tuple(dict.fromkeys(_check_range(_parse(part, int, origin), rules, origin) for part in value))
-    alternatives = typing.get_args(kind) or (kind,)
-    if types.NoneType in alternatives and str(value).lower() in ("null", "none", "~", ""):
-        return None
-    parsed = _check_range(_parse(str(value).strip(), alternatives[0], origin), rules, origin)
-    return base / parsed if isinstance(parsed, Path) else parsed
-
-
-def _parse(text: str, kind: type, origin: str) -> Any:
-    try:
-        if kind is bool:
-            return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
-        if kind is Path and "\0" not in text:
-            text.encode()  # names in other encodings could not be written into the files that a run leaves
-            return Path(text).expanduser()
-        return {int: int, float: float, str: str}[kind](text)
-    except (KeyError, ValueError, RuntimeError):  # RuntimeError: no such home directory
-        raise UsageError(f"{origin}: '{text}' is not allowed; expected {_describe(kind)}.") from None
-
-
-def _check_range(value: Any, rules: typing.Mapping, origin: str) -> Any:
-    limits = {"at least": rules["least"], "above": rules["above"], "at most": rules["most"], "below": rules["below"]}
-    holds = {
-        "at least": lambda limit: value >= limit,
-        "above": lambda limit: value > limit,
-        "at most": lambda limit: value <= limit,
-        "below": lambda limit: value < limit,
-    }
-    limits = {words: limit for words, limit in limits.items() if limit is not None}
-    infinite = isinstance(value, float) and value - value != 0  # inf or nan
-    if infinite or not all(holds[words](limit) for words, limit in limits.items()):
-        allowed = " and ".join(f"{words} {limit}" for words, limit in limits.items()) or "a finite number"
-        raise UsageError(f"{origin}: {value} is out of range; allowed: {allowed}.")
-    if rules["among"] and value not in rules["among"]:
-        allowed = " or ".join(rules["among"])
-        raise UsageError(f"{origin}: '{value}' is not allowed; expected {allowed}.{nearest(value, rules['among'])}")
-    if rules["name"] and (value in (".", "..") or any(c in "/\\" or not c.isprintable() for c in value)):
-        raise UsageError(f"{origin}: {value!r} becomes part of a directory name; it must not contain '/' or be '..'.")
-    if value in ("", Path()) and not rules["empty"]:
-        raise UsageError(f"{origin}: a value is missing.")
-    return value
+def _metadata(key: str) -> tuple[Callable[[str], Any] | None, str, str]:
+    """Kind, help text and alias of a parameter."""
+    return tuple(FIELDS[key].metadata.values())

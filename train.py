@@ -1,75 +1,75 @@
-"""Train the autoencoder of one machine type on normal clips, and score its test clips: the method, step by step.
+"""Train the autoencoder of one machine type on normal clips, and score its test clips: the method from top to bottom.
 
-    python train.py --dataset DCASE2024T2fan -d               train, then test
-    python train.py --dataset DCASE2024T2fan -d --test_only --score MAHALA
+    python train.py --dataset DCASE2024T2fan -d                                  train, then test
+    python train.py --dataset DCASE2024T2fan -d --test_only --score MAHALA       test with another score
 
 Source: N. Harada et al., "First-shot anomaly sound detection for machine condition monitoring: A domain
 generalization baseline", EUSIPCO 2023, https://arxiv.org/abs/2303.00455.
 
-P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, B: vectors of a batch.
+P: frames in a vector, M: mel bands, D = P·M: values of a vector, K: vectors of a clip, B: vectors in a batch.
+
+PyTorch takes seconds to import. It is imported inside functions, so that --help and wrong options answer at once.
 """
 
-import os
-import signal
-import sys
+from __future__ import annotations
 
-from config import BaselineError, Config, UsageError, load_config
-from datasets.catalog import Machine, find_machine
-from tools.training.paths import RunPaths, run_paths
-
-if __name__ == "__main__":  # before the imports that take seconds: --help and wrong options answer at once
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, lambda number, _: os.write(2, b"interrupted before any work\n") and os._exit(128 + number))
-    try:
-        CONFIG = load_config()
-        MACHINE = find_machine(CONFIG.dataset, CONFIG.split)
-        MACHINE.section_names(CONFIG.use_ids)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-import argparse
 import logging
 import math
+import os
 import shlex
+import sys
 import time
-from collections.abc import Iterable, Iterator
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch import nn
-from torch.nn.functional import mse_loss
 from tqdm import tqdm
 
-from datasets.clips import find_clips
-from datasets.feature_cache import load_log_mels
-from datasets.frames import Vectors, draw_pass, split_vectors
-from files import alone, make_writable_directory, remove, version_of
-from networks import find_network, make_network
-from networks.scores import SCORES, ResidualCovariances, Score, find_score, residual
-from networks.threshold import Gamma, fit_gamma
-from tools.results.metrics import MEANS
-from tools.results.score_files import SectionScores, read_sections, write_metrics, write_section, write_test_record
-from tools.training.adam import Adam
-from tools.training.checkpoint import DamagedCheckpointError, OtherTrainingError, TrainingState, training_identity
-from tools.training.console import SIGNALS, Interrupted, TrainingProgress, catch_signals, open_console, open_log_file
-from tools.training.fast_step import Optimizer, Step, fastest_form, flatten_parameters
-from tools.training.generators import seed_generators
-from tools.training.model_files import is_trained, load_model, read_threshold, save_model
+from config import BaselineError, Config, load_config
+from datasets.catalog import Machine, find_machine
+from files import alone, make_writable_directory
+from tools.training.console import (
+    TrainingProgress,
+    how_to_resume,
+    open_console,
+    open_log_file,
+    run_command,
+    shown,
+)
+from tools.training.paths import RunPaths, run_paths
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from networks.scores import Score
 
 LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_loss_target")
 
 log = logging.getLogger("baseline")
 
 
-def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device, may_be_done: bool) -> None:
-    """Train on the normal clips; write the model, its score distributions, its log and its configuration.
+def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device, unless_trained: bool) -> None:
+    """Train on the normal clips; write the model, its score distributions, log.csv and config.yaml.
 
     Args:
-        may_be_done: whether a finished model of just this training is to be left as it is.
+        unless_trained: return at once if this training is already finished.
+
+    Raises:
+        BaselineError: something that the user can correct.
     """
+    from datasets.clips import find_clips
+    from datasets.feature_cache import load_log_mels
+    from datasets.frames import Vectors, draw_batches, split_vectors
+    from networks import make_network
+    from networks.scores import SCORES, ResidualCovariances, residual
+    from networks.threshold import fit_gammas
+    from tools.results.draw import draw
+    from tools.training.adam import Adam
+    from tools.training.checkpoint import TrainingState, training_identity
+    from tools.training.fast_step import fastest_form
+    from tools.training.generators import seed_generators
+    from tools.training.model_files import is_trained, save_model
+
     started = time.monotonic()
 
     # --- Data: all vectors of the training clips
@@ -77,203 +77,139 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     log_mels = load_log_mels(clips, config, machine.channels(config), machine.cache_directory(config))
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
-    n_train = len(vectors) - math.ceil(len(vectors) * config.validation_split)
-    if config.batch_size > n_train:
-        raise BaselineError(
-            f"--batch_size {config.batch_size} is larger than the {n_train} training vectors of {machine.name}. "
-            "Choose a smaller batch size, or add clips."
-        )
-
     identity = training_identity(config, clips, log_mels)
-    if may_be_done and not config.checkpoint_path and is_trained(paths, identity, config.epochs):
+    if unless_trained and is_trained(paths, identity, config.epochs):
         log.info("trained already, %d epochs -> %s", config.epochs, shown(paths.model_dir))
         return
 
-    # --- Random draws in the order of the published baseline: split, initial weights, then each pass over the data
+    # --- Split and network, drawn in the order of the published baseline
     seed_generators(config.seed)
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
+    if config.batch_size > len(train_index):
+        raise BaselineError(
+            f"--batch_size {config.batch_size} is larger than the {len(train_index)} training vectors of "
+            f"{machine.name}. Choose a smaller batch size, or add clips."
+        )
     network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
-    optimizer = Adam(flatten_parameters(network), config.learning_rate)
+    optimizer = Adam(network.parameters(), lr=config.learning_rate)  # any of torch.optim can take its place
     state = TrainingState(network, optimizer, identity, device)
     if config.restart:
-        resume(state, config, paths)
+        state.resume(config, paths)
 
     # --- Training
-    step = partial(training_step, network, optimizer)
-    # Leave this line out to have the step run as it is stated below.
-    step = fastest_form(step, network, optimizer, vectors[train_index[: config.batch_size]])
-    n_batches = math.ceil(n_train / config.batch_size)  # a single vector that is left out counts as one, too
+    step = fastest_form(training_step, network, optimizer, vectors[train_index[: config.batch_size]])
+    mean_squared_error = SCORES["MSE"](network)
+    n_batches = math.ceil(len(train_index) / config.batch_size)  # a batch of one vector is skipped, but counts
     with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
             network.train()
-            losses, is_target = train_epoch(step, vectors, train_index, config, progress)
-            valid_losses = validation_losses(network, vectors, valid_index, config.batch_size)
-            batch_losses, *of_domains = batch_means(losses, is_target, config.batch_size)
-            loss, of_source, of_target = (sum(each) / n_batches for each in (batch_losses, *of_domains))
-            row = [loss, sum(valid_losses) / len(valid_losses), loss, of_source, of_target]  # LOG_COLUMNS
-            if not np.isfinite(row).all():
-                raise BaselineError(
-                    f"epoch {epoch}: the loss is not a finite number any more. Choose a --learning_rate smaller than "
-                    f"{config.learning_rate}. A model that was there before is unchanged."
-                )
-            state.finish_epoch(row, batch_losses + valid_losses)
-            state.save(paths.checkpoint)
-            progress.finish_epoch(epoch, loss=row[0], valid_loss=row[1])
+            losses, is_target = [], []
+            for batch in draw_batches(train_index, config.batch_size, config.shuffle):
+                if len(batch) == 1:  # batch normalisation needs two
+                    continue
+                losses.append(step(vectors[batch]))  # (B, D) -> (B,)
+                is_target.append(vectors.is_target[batch])  # (B,)
+                progress.finish_batch(losses[-1])
 
-    # --- After the last epoch: residual covariances, then the distributions of normal scores
+            network.eval()
+            valid_batches = draw_batches(valid_index, config.batch_size, shuffle=False)
+            valid_losses = [mean_squared_error(residual(network, vectors[batch])) for batch in valid_batches]
+
+            train_losses, source_losses, target_losses = batch_means(losses, is_target)
+            valid_losses = [float(loss) for loss in valid_losses]
+            loss = sum(train_losses) / n_batches
+            valid_loss = sum(valid_losses) / len(valid_losses)
+            row = [loss, valid_loss, loss, sum(source_losses) / n_batches, sum(target_losses) / n_batches]
+            state.finish_epoch(row, train_losses + valid_losses)
+            state.save(paths.checkpoint)
+            progress.finish_epoch(epoch, loss, valid_loss)
+
+    # --- Residual covariances of the source and the target domain, for the Mahalanobis distance
     log.debug("covariances and score distributions")
     network.eval()
-    covariances = residual_covariances(network, vectors, train_index, config)
-    if not all(bool(covariance.isfinite().all()) for covariance in covariances):
-        raise BaselineError("the residual covariances are not finite numbers. Choose a smaller --learning_rate.")
-    network.cov_source.data, network.cov_target.data = covariances
-    scores = {name: make(network) for name, make in SCORES.items()}
-    of_batches = normal_scores(network, scores, batches_of_a_pass(vectors, train_index, valid_index, config))
-    of_clips = normal_scores(network, scores, vectors.of_each_clip())
-    of_batches["MSE"] = state.batch_losses  # while they were learnt, as published
-    values = {"batch": of_batches, "clip": of_clips}  # as --calibration names them
-    distributions = {calibration: fit_each(of_scores, calibration) for calibration, of_scores in values.items()}
+    covariances = ResidualCovariances(config.n_mels, device)
+    for batch in draw_batches(train_index, config.batch_size, config.shuffle):
+        if len(batch) > 1:
+            covariances.add(residual(network, vectors[batch]), vectors.is_target[batch])
+    network.cov_source.data, network.cov_target.data = covariances.source_and_target()
+
+    # --- Distributions of normal scores, for thresholds: a batch counts as a clip, as published; or each clip does
+    scores = {name: make_score(network) for name, make_score in SCORES.items()}
+    batches = draw_batches(train_index, config.batch_size, config.shuffle)
+    batches += draw_batches(valid_index, config.batch_size, shuffle=False)
+    batch_scores = normal_scores(network, scores, (vectors[batch] for batch in batches))
+    batch_scores["MSE"] = state.batch_losses  # those of the last epoch, as published
+    clip_scores = normal_scores(network, scores, vectors.per_clip())
+    distributions = {"batch": fit_gammas(batch_scores, "batch"), "clip": fit_gammas(clip_scores, "clip")}
 
     log.debug("writing the model")
-    draw("plot_losses", paths.loss_picture, paths.model_name, *list(zip(*state.history, strict=True))[:2])
-    losses = [LOG_COLUMNS, *state.history]
-    save_model(config, paths, network, distributions, losses, identity, log_mels.sampling_rate, device)
-    log.info(
-        "trained %d epochs in %.0f s, loss %.2f, validation loss %.2f -> %s",
-        state.epoch,
-        time.monotonic() - started,
-        *state.history[-1][:2],
-        shown(paths.model_dir),
-    )
+    losses, valid_losses = list(zip(*state.history, strict=True))[:2]
+    draw("plot_losses", paths.loss_plot, paths.model_name, losses, valid_losses)
+    rows = [LOG_COLUMNS, *state.history]
+    save_model(config, paths, network, distributions, rows, identity, log_mels.sampling_rate, device)
+    seconds = time.monotonic() - started
+    result = f"loss {losses[-1]:.2f}, validation loss {valid_losses[-1]:.2f}"
+    log.info("trained %d epochs in %.0f s, %s -> %s", state.epoch, seconds, result, shown(paths.model_dir))
 
 
-def resume(state: TrainingState, config: Config, paths: RunPaths) -> None:
-    """Go on from the checkpoint, if there is one; from the start where the run's own is damaged.
-
-    With --or_anew it is the start, too, where the run's own is of another training.
-
-    Raises:
-        BaselineError: it is of another training, or was asked for and cannot be used.
-    """
-    if config.checkpoint_path:
-        state.load(config.checkpoint_path, config.epochs)
-    elif paths.checkpoint.exists():
-        try:
-            state.load(paths.checkpoint, config.epochs)
-        except DamagedCheckpointError as error:
-            log.warning("%s The training starts anew.", str(error).removesuffix(" Train without --restart."))
-        except OtherTrainingError as error:
-            if not config.or_anew:
-                raise
-            log.warning("%s The training starts anew.", error.reason)
-
-
-def training_step(network: nn.Module, optimizer: Optimizer, x: torch.Tensor) -> torch.Tensor:
+def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     """One step of training on a batch of vectors: (B, D) → the loss of each, (B,).
 
-    What runs is the fastest form that does the same: see tools.training.fast_step.fastest_form.
+    While this function is unedited, a faster form with the same results takes its place: see fastest_form.
     """
-    loss = mse_loss(network(x), x, reduction="none").mean(dim=1)  # (B, D) -> (B,)
-    optimizer.zero_grad(set_to_none=False)  # the gradients stay the views of one buffer
+    loss = (network(x) - x).square().mean(dim=1)  # (B, D) -> (B,)
+    optimizer.zero_grad()
     loss.mean().backward()
     optimizer.step()
     return loss.detach()
 
 
-def train_epoch(
-    step: Step, vectors: Vectors, train_index: torch.Tensor, config: Config, progress: TrainingProgress
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One pass over the training vectors, a step with each batch.
+def batch_means(losses: list[Tensor], is_target: list[Tensor]) -> tuple[list[float], list[float], list[float]]:
+    """The mean loss of each batch: of all its vectors, of the source domain's, of the target domain's (0 without any).
 
-    Returns:
-        The loss of each vector in the order of the pass, and whether it is of the target domain: on the CPU.
+    Args:
+        losses, is_target: of each batch (B,).
     """
-    order = training_order(train_index, config)
-    losses = torch.empty(len(order), device=order.device)
-    for batch, batch_losses in zip(order.split(config.batch_size), losses.split(config.batch_size), strict=True):
-        x = vectors[batch]  # (B, D)
-        batch_losses.copy_(step(x))
-        progress.finish_batch(batch_losses)
-    return losses.cpu(), vectors.is_target[order].cpu()
+    import torch
+
+    sizes = [len(batch) for batch in losses]
+    all_losses, all_is_target = torch.cat(losses).cpu(), torch.cat(is_target).cpu()  # one copy from a GPU, not many
+    means = []
+    for loss, target in zip(all_losses.split(sizes), all_is_target.split(sizes), strict=True):
+        parts = loss, loss[~target], loss[target]
+        means.append([float(part.mean()) if len(part) else 0.0 for part in parts])
+    all_means, source_means, target_means = map(list, zip(*means, strict=True))
+    return all_means, source_means, target_means
 
 
-def training_order(train_index: torch.Tensor, config: Config) -> torch.Tensor:
-    """Numbers of the training vectors in the order of one pass, drawn anew for each.
+def normal_scores(network: nn.Module, scores: dict[str, Score], parts: Iterable[Tensor]) -> dict[str, list[float]]:
+    """Each anomaly score of each part of the normal vectors, (K, D), as if it were a clip."""
+    from networks.scores import residual
 
-    A last batch of a single vector is left out: batch normalisation needs two.
-    """
-    order = draw_pass(train_index, config.shuffle)
-    return order[:-1] if len(order) % config.batch_size == 1 else order
-
-
-@torch.no_grad()
-def validation_losses(network: nn.Module, vectors: Vectors, valid_index: torch.Tensor, batch_size: int) -> list[float]:
-    """The loss of each batch of validation vectors, in evaluation mode.
-
-    It is the mean over all values at once, as published: by way of each vector's mean, the last digit would differ.
-    """
-    network.eval()
-    batches = (vectors[batch] for batch in draw_pass(valid_index, shuffle=False).split(batch_size))
-    losses = [mse_loss(network(x), x) for x in batches]
-    return torch.stack(losses).tolist()
+    values = {name: [] for name in scores}
+    for x in parts:
+        residuals = residual(network, x)  # (K, D)
+        for name, score in scores.items():
+            # A float at once: small tensors between large ones that are freed would keep 350 MB from being reused.
+            values[name].append(float(score(residuals)))
+    return values
 
 
-def batch_means(
-    losses: torch.Tensor, is_target: torch.Tensor, batch_size: int
-) -> tuple[list[float], list[float], list[float]]:
-    """The mean loss of each batch: of all its vectors, of those of the source, of those of the target domain.
-
-    A batch without any of a domain has 0 there.
-    """
-    ends = torch.arange(batch_size, len(losses), batch_size)  # of each batch but the last
-    targets = is_target.cumsum(0)[ends - 1]  # vectors of the target domain until there
-    parts = (losses, ends), (losses[~is_target], ends - targets), (losses[is_target], targets)
-    return tuple([float(b.mean()) if len(b) else 0.0 for b in each.tensor_split(ends.tolist())] for each, ends in parts)
-
-
-@torch.no_grad()
-def residual_covariances(
-    network: nn.Module, vectors: Vectors, train_index: torch.Tensor, config: Config
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Covariances (M, M) of the residual frames of the source and the target domain, from one pass in batches."""
-    covariances = ResidualCovariances(config.n_mels, train_index.device)
-    for batch in training_order(train_index, config).split(config.batch_size):
-        covariances.add(residual(network, vectors[batch]), vectors.is_target[batch])
-    return covariances.of_domains()
-
-
-def batches_of_a_pass(
-    vectors: Vectors, train_index: torch.Tensor, valid_index: torch.Tensor, config: Config
-) -> Iterator[torch.Tensor]:
-    """The batches (B, D) of one more pass over the training vectors, then of one over the validation vectors."""
-    passes = draw_pass(train_index, config.shuffle), draw_pass(valid_index, shuffle=False)
-    return (vectors[batch] for order in passes for batch in order.split(config.batch_size))
-
-
-@torch.no_grad()
-def normal_scores(
-    network: nn.Module, scores: dict[str, Score], parts: Iterable[torch.Tensor]
-) -> dict[str, list[float]]:
-    """Each anomaly score of each of these parts of the normal vectors, (n, D), as if it were a clip."""
-    residuals = (residual(network, x) for x in parts)
-    # Numbers at once: a thousand small tensors between large ones that are freed would keep 350 MB from being reused.
-    values = [[float(score(part)) for score in scores.values()] for part in residuals]
-    return {name: list(column) for name, column in zip(scores, zip(*values, strict=True), strict=True)}
-
-
-def fit_each(scores: dict[str, list[float]], calibration: str) -> dict[str, Gamma | None]:
-    """The gamma distribution of each score's values on normal sounds; a warning where there is none."""
-    fits = {name: fit_gamma(values) for name, values in scores.items()}
-    for name in (name for name, fit in fits.items() if fit is None):
-        log.warning("no gamma distribution fits the %s scores: no decisions with --calibration %s.", name, calibration)
-    return fits
-
-
-@torch.no_grad()
 def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
-    """Score the test clips with the trained model; write scores, decisions and, where labels are known, metrics."""
+    """Score the test clips with the trained model; write scores, decisions and, if labels are known, metrics.
+
+    Raises:
+        BaselineError: something that the user can correct.
+    """
+    from datasets.clips import find_clips
+    from datasets.feature_cache import load_log_mels
+    from datasets.frames import Vectors
+    from networks.scores import find_score, residual
+    from tools.results.machine_results import write_results
+    from tools.training.model_files import load_model
+
     model = load_model(config, machine, paths)
-    network, threshold = model.network.to(device).eval(), model.threshold
+    network = model.network.to(device).eval()
     score = find_score(config.score)(network)
 
     clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
@@ -285,164 +221,53 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
         )
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     scores = []
-    for x in tqdm(vectors.of_each_clip(), desc="test", unit="clip", total=len(clips), disable=None, leave=False):
+    for x in tqdm(vectors.per_clip(), desc="test", unit="clip", total=len(clips), disable=None, leave=False):
         scores.append(float(score(residual(network, x))))  # (K, D) -> one score
-
-    with alone(paths.result_lock, f"waiting for another run that writes results of {machine.name}"):
-        for section in sorted({clip.section for clip in clips}):
-            of_section = [(clip, value) for clip, value in zip(clips, scores, strict=True) if clip.section == section]
-            chosen, values = zip(*of_section, strict=True)
-            decisions = None if threshold is None else [int(value > threshold) for value in values]
-            write_section(paths, SectionScores(section, list(chosen), list(values), decisions))
-        report(config, machine, paths, {clip.section: threshold for clip in clips})
-        write_test_record(paths, clips, model.checksum)
-
-
-def report(config: Config, machine: Machine, paths: RunPaths, thresholds: dict[str, float | None]) -> None:
-    """Metrics and picture of all sections of the machine type that have scores; a line on those just tested.
-
-    Args:
-        thresholds: section → decision threshold, of the sections just tested; that of others is looked up.
-    """
-    scored = {}  # section -> its clips
-    for section in machine.sections:
-        if not paths.anomaly_scores(section).exists():
-            continue
-        try:
-            scored[section] = find_clips(machine, config.dataset_directory, "test", (section,))
-        except BaselineError as error:
-            log.warning("section %s is left out: %s", section, error)
-    results = read_sections(paths, scored)
-    labelled = [result for result in results if result.labelled]
-    summary = f"{sum(len(scored.get(section, ())) for section in thresholds)} clips scored"
-    if not labelled:
-        remove(paths.metrics)  # older ones do not belong to these scores
-        remove(paths.roc_picture)
-    else:
-        rows = write_metrics(paths, labelled, config.max_fpr)
-        mean = MEANS[machine.dataset.official_score["mean"]]
-        for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC"):
-            values = [rows[section][name] for section in thresholds if name in rows.get(section, ())]
-            summary += f", {name} {100 * mean(values):.2f} %" if values else ""
-    others = [section for section in scored if section not in thresholds]
-    known = thresholds | {section: threshold_of(section, config, machine) for section in others}
-    title = f"{machine.dataset.name} {machine.name}, {config.score}"
-    draw("plot_scores", paths.score_picture, title, results, known, config.max_fpr)
-    if labelled:
-        draw("plot_roc", paths.roc_picture, title, labelled, config.max_fpr)
-    log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
-
-
-def threshold_of(section: str, config: Config, machine: Machine) -> float | None:
-    """The decision threshold of another section's model; None where it is not known, or its file is damaged."""
-    try:
-        return read_threshold(config, run_paths(config, machine, (section,)))
-    except BaselineError as error:
-        log.warning("section %s is drawn without its decision threshold: %s", section, error)
-        return None
-
-
-def download(config: Config, machine: Machine) -> None:
-    """Fetch the clips that this run needs and that are not there."""
-    from datasets.download.fetch import download_missing
-
-    parts = (*(() if config.test_only else ("train",)), *(() if config.train_only else ("test",)))
-    download_missing(machine, config.dataset_directory, parts, config.download_url)
-
-
-def draw(function: str, path: Path, *arguments) -> None:
-    """Draw a picture with a function of tools.results.plots. One that cannot be drawn costs nothing else."""
-    try:
-        from tools.results import plots
-
-        getattr(plots, function)(path, *arguments)
-    except Exception as error:
-        log.warning("%s could not be drawn: %s", path, error)
-        log.debug("", exc_info=True)
-
-
-def shown(path: Path) -> str:
-    """A path as short as it can be said from here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
-def choose_device(config: Config) -> torch.device:
-    """The device that the configuration asks for, or the CPU where there is no GPU.
-
-    Raises:
-        BaselineError: there are GPUs, but not this one.
-    """
-    if not config.use_cuda or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if config.gpu_id >= torch.cuda.device_count():
-        raise BaselineError(f"--gpu_id {config.gpu_id}: the GPUs here are 0 to {torch.cuda.device_count() - 1}.")
-    return torch.device("cuda", config.gpu_id)
+    decisions = None if model.threshold is None else [int(value > model.threshold) for value in scores]
+    write_results(config, machine, paths, clips, scores, decisions, model)
 
 
 def run(config: Config, machine: Machine) -> None:
     """Train and test as the configuration says.
 
     Raises:
-        BaselineError: something that the user can put right.
+        BaselineError: something that the user can correct.
     """
+    from networks import find_network
+    from networks.scores import find_score
+    from tools.training.device import choose_device
+
     paths = run_paths(config, machine, machine.section_names(config.use_ids))
+    steps = {"train": not config.test_only, "test": not config.train_only}
     open_console(os.environ.get("NAME_IN_LOOP", paths.model_name))
-    try:
-        find_network(config.model), find_score(config.score)  # unknown names end the run before any work
-        if not config.train_only:
-            make_writable_directory(paths.result_dir)  # better to find out before the training than after it
-        open_log_file(paths.run_log)
-        log.debug("train.py %s", shlex.join(sys.argv[1:]))
-        log.debug("%s", config)
-        # Results do not depend on the number of cores; cores are for several machine types side by side.
-        torch.set_num_threads(1)
-        device = choose_device(config)
-        log.debug("device %s, torch %s, numpy %s", device, torch.__version__, np.__version__)
-        if config.is_auto_download:
-            download(config, machine)
-        if not config.test_only:
-            make_writable_directory(paths.model_dir)
-            with alone(paths.training_lock, "waiting for another run that trains the same model") as waited:
-                train(config, machine, paths, device, may_be_done=config.restart or waited)
-        if not config.train_only:
-            test(config, machine, paths, device)
-    except BaselineError as error:
-        log.error("%s", error)
-        raise
-    except Exception:
-        log.debug("", exc_info=True)
-        raise
+    find_network(config.model), find_score(config.score)  # unknown names end the run before any work
+    if steps["test"]:
+        make_writable_directory(paths.result_dir)  # better to find out before the training than after it
+    open_log_file(paths.run_log)
+    device = choose_device(config)
+    log.debug("train.py %s", shlex.join(sys.argv[1:]))
+    log.debug("%s on %s", config, device)
+    if config.is_auto_download:
+        from datasets.download.fetch import download_missing
+
+        parts = [part for part, is_wanted in steps.items() if is_wanted]
+        download_missing(machine, config.dataset_directory, parts, config.download_url)
+    if steps["train"]:
+        make_writable_directory(paths.model_dir)
+        with alone(paths.training_lock, "waiting for another run that trains the same model") as waited:
+            unless_trained = (config.restart or waited) and not config.checkpoint_path
+            train(config, machine, paths, device, unless_trained)
+    if steps["test"]:
+        test(config, machine, paths, device)
 
 
-def how_to_go_on(config: Config, has_checkpoint: bool) -> str:
-    """What to say to somebody who has interrupted a run.
-
-    Args:
-        has_checkpoint: whether this run has written the model's checkpoint; an older one may be of another training.
-    """
-    kept = "interrupted; " + ("finished epochs are kept" if has_checkpoint else "no file is half written")
-    if "NAME_IN_LOOP" in os.environ:  # from the loop over machine types, which says how all of them go on
-        return kept
-    arguments = sys.argv[1:]
-    if has_checkpoint:
-        parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        parser.add_argument("--checkpoint_path")  # of before this run
-        _, arguments = parser.parse_known_args(arguments)
-        arguments += [] if config.restart else ["--restart"]
-    return f"{kept}. To go on: {shlex.join([sys.executable, sys.argv[0], *arguments])}"
+def main() -> None:
+    """Read the command line, then train and test."""
+    config = load_config()
+    machine = find_machine(config.dataset, config.split)
+    machine.section_names(config.use_ids)  # before slow imports
+    run(config, machine)
 
 
 if __name__ == "__main__":
-    catch_signals()
-    checkpoint = run_paths(CONFIG, MACHINE, MACHINE.section_names(CONFIG.use_ids)).checkpoint
-    older = version_of(checkpoint)
-    try:
-        run(CONFIG, MACHINE)
-    except BaselineError as error:
-        sys.exit(2 if isinstance(error, UsageError) else 1)
-    except Interrupted as stop:
-        log.warning("%s", how_to_go_on(CONFIG, version_of(checkpoint) != older))
-        sys.exit(stop.status)
-    finally:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+    sys.exit(run_command(main, how_to_resume()))

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from config import ROOT, BaselineError, Config, UsageError, load_yaml, nearest
+from config import ROOT, BaselineError, Config, UsageError, nearest
 
 CATALOG_DIRECTORY = Path(__file__).resolve().parent / "catalog"
 SPLITS = ("dev", "eval")
@@ -189,7 +189,7 @@ def _catalog() -> dict[str, Dataset]:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
-        facts = load_yaml(path.read_text(encoding="utf-8"))
+        facts = yaml.safe_load(path.read_text(encoding="utf-8"))
         _check_facts(facts)
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())

@@ -35,8 +35,8 @@ class Vectors:
             for length, end in zip(log_mels.lengths, ends, strict=True)
         ]
         self._starts = torch.from_numpy(np.concatenate(starts)).to(device)  # (vectors,) first frame of each vector
-        self._per_clip = [len(each) for each in starts]
-        self.is_target = torch.from_numpy(np.repeat([clip.is_target for clip in clips], self._per_clip)).to(device)
+        self._counts = [len(each) for each in starts]
+        self.is_target = torch.from_numpy(np.repeat([clip.is_target for clip in clips], self._counts)).to(device)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -45,9 +45,9 @@ class Vectors:
         """The vectors with these numbers: (B,) int64 → (B, D) float32."""
         return self._windows.index_select(0, self._starts[indices])
 
-    def of_each_clip(self) -> Iterator[torch.Tensor]:
+    def per_clip(self) -> Iterator[torch.Tensor]:
         """The vectors of one clip after the other, (K, D) each."""
-        for indices in torch.arange(len(self), device=self._starts.device).split(self._per_clip):
+        for indices in torch.arange(len(self), device=self._starts.device).split(self._counts):
             yield self[indices]
 
 
@@ -87,3 +87,8 @@ def draw_pass(index: torch.Tensor, shuffle: bool) -> torch.Tensor:
         return index
     seed = int(torch.empty((), dtype=torch.int64).random_())
     return index[torch.randperm(len(index), generator=torch.Generator().manual_seed(seed)).to(index.device)]
+
+
+def draw_batches(index: torch.Tensor, batch_size: int, shuffle: bool) -> list[torch.Tensor]:
+    """The batches of one pass, (B,) numbers of vectors each, drawn as by a PyTorch `DataLoader`; see draw_pass."""
+    return list(draw_pass(index, shuffle).split(batch_size))

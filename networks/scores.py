@@ -1,6 +1,6 @@
-"""Anomaly scores of the residuals of a clip: a score is one function here and one line in SCORES.
+"""Residuals of a clip → anomaly score. A score is one function here and one line in SCORES.
 
-P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip.
+P: frames in a vector, M: mel bands, D = P·M, K: vectors of a clip, B: vectors in a batch.
 """
 
 import logging
@@ -17,21 +17,22 @@ log = logging.getLogger("baseline")
 Score = Callable[[torch.Tensor], torch.Tensor]
 
 
+@torch.no_grad()
 def residual(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Reconstruction less original, x̂ − x, of the same shape as x."""
+    """Reconstruction minus input, x̂ − x, without gradients: (B, D) -> (B, D)."""
     return network(x) - x
 
 
 def mean_squared_error(network: nn.Module) -> Score:
-    """The mean of the squared residuals over all values of a clip."""
+    """The mean squared residual over all values of a clip."""
     return lambda residuals: residuals.square().mean()
 
 
 def selective_mahalanobis(network: nn.Module) -> Score:
-    """The smaller of the Mahalanobis distances r̄ᵀ Σ⁻¹ r̄ under the source and the target domain's covariance.
+    """The smaller of the Mahalanobis distances r̄ᵀ Σ⁻¹ r̄ with the source and the target domain's covariance.
 
-    r̄ (M) is the mean residual over all frames of all vectors of a clip. This is what the published baseline computes;
-    what its paper describes is selective_mahalanobis_of_vectors.
+    r̄ (M) is the mean residual over all frames of all vectors of a clip. This is what the published baseline computes.
+    Its paper describes selective_mahalanobis_per_vector.
     """
     precisions = _precisions(network)
 
@@ -43,18 +44,18 @@ def selective_mahalanobis(network: nn.Module) -> Score:
     return score
 
 
-def selective_mahalanobis_of_vectors(network: nn.Module) -> Score:
-    """The mean over vectors of the smaller of two distances, divided by D: that under the source and the target domain.
+def selective_mahalanobis_per_vector(network: nn.Module) -> Score:
+    """The mean over vectors of the smaller of two distances (source, target domain), divided by D.
 
-    A vector's distance is the sum of rᵀ Σ⁻¹ r over its P frames' residuals r (M). Source: section III of
+    The distance of a vector is the sum of rᵀ Σ⁻¹ r over the residuals r (M) of its P frames. Source: section III of
     https://arxiv.org/abs/2303.00455.
     """
     precisions = _precisions(network)
 
     def score(residuals: torch.Tensor) -> torch.Tensor:
         rows = residuals.reshape(len(residuals), -1, len(precisions[0])).double()  # (K, D) -> (K, P, M)
-        of_domains = torch.stack([(rows @ precision * rows).sum(dim=(1, 2)) for precision in precisions])  # (2, K)
-        return of_domains.min(dim=0).values.mean() / residuals.shape[1]
+        distances = torch.stack([(rows @ precision * rows).sum(dim=(1, 2)) for precision in precisions])  # (2, K)
+        return distances.min(dim=0).values.mean() / residuals.shape[1]
 
     return score
 
@@ -62,44 +63,51 @@ def selective_mahalanobis_of_vectors(network: nn.Module) -> Score:
 SCORES: dict[str, Callable[[nn.Module], Score]] = {
     "MSE": mean_squared_error,
     "MAHALA": selective_mahalanobis,
-    "MAHALA_FRAME": selective_mahalanobis_of_vectors,
+    "MAHALA_FRAME": selective_mahalanobis_per_vector,
 }
 
 
 def find_score(name: str) -> Callable[[nn.Module], Score]:
-    """The function of a trained network that makes the score of this name.
+    """The function: trained network → score of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: the name is unknown.
     """
     if name not in SCORES:
         raise UsageError(f"--score: unknown score '{name}'.{nearest(name, SCORES)} Scores: {' '.join(SCORES)}.")
     return SCORES[name]
 
 
-def contributions(score: Score, residuals: torch.Tensor) -> torch.Tensor:
-    """How much each residual of a clip adds to its anomaly score: (K, D) -> (K, D) float64; their sum is the score.
+class ResidualCovariances:
+    """The covariances of the residual frames of the source and the target domain, summed batch by batch.
 
-    A residual times the score's derivative by it. For a score that is a sum of products of two residuals, as all those
-    here are, half of that adds up to the score (Euler's theorem on homogeneous functions); for the mean squared error,
-    it is the squared error over their number. What another score's add up to is scaled to the score. Where residuals
-    of different bands are weighed against each other, as by the Mahalanobis distance, some contributions are negative.
-
-    Raises:
-        BaselineError: the score cannot be differentiated.
+    As in the published baseline, each batch is centred by its own mean, and the sum is divided by the number of
+    *vectors* minus one, although P rows of each vector are summed.
     """
-    with torch.enable_grad():
-        variables = residuals.detach().clone().requires_grad_()
-        try:
-            value = score(variables)
-            (gradient,) = torch.autograd.grad(value, variables)
-        except (RuntimeError, TypeError) as error:
-            raise BaselineError(
-                f"the score has no derivative, which shares in it are worked out from: {error}"
-            ) from error
-    products = variables.detach().double() * gradient
-    total = products.sum()
-    return products * (value.detach() / total) if total else products
+
+    def __init__(self, n_mels: int, device: torch.device):
+        self._sums = torch.zeros(2, n_mels, n_mels, dtype=torch.float64, device=device)
+        self._vectors = [0, 0]  # of the source and the target domain
+
+    def add(self, residuals: torch.Tensor, is_target: torch.Tensor) -> None:
+        """Add a batch: (B, D) residuals, (B,) bool domains."""
+        for domain, chosen in enumerate((residuals[~is_target], residuals[is_target])):
+            if len(chosen):
+                rows = chosen.reshape(-1, self._sums.shape[-1]).double()  # (B, D) -> (B·P, M)
+                rows = rows - rows.mean(dim=0)
+                self._sums[domain] += rows.T @ rows
+                self._vectors[domain] += len(chosen)
+
+    def source_and_target(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both covariances (M, M), float32. A domain without vectors gets the other's.
+
+        Raises:
+            BaselineError: they are not finite numbers.
+        """
+        source, target = (total / max(n - 1, 1) for total, n in zip(self._sums, self._vectors, strict=True))
+        if not (source.isfinite().all() and target.isfinite().all()):
+            raise BaselineError("the residual covariances are not finite numbers. Choose a smaller --learning_rate.")
+        return (source if self._vectors[0] else target).float(), (target if self._vectors[1] else source).float()
 
 
 def _precisions(network: nn.Module) -> list[torch.Tensor]:
@@ -109,7 +117,7 @@ def _precisions(network: nn.Module) -> list[torch.Tensor]:
 
 
 def _inverse(covariance: torch.Tensor, domain: str) -> torch.Tensor:
-    # It is stored in float32: what is smaller than its rounding is not known.
+    # The covariance is stored in float32: values below its rounding are unknown.
     rank = int(torch.linalg.matrix_rank(covariance, hermitian=True, rtol=torch.finfo(torch.float32).eps))
     if rank == len(covariance):
         return torch.linalg.inv(covariance)
@@ -123,28 +131,24 @@ def _inverse(covariance: torch.Tensor, domain: str) -> torch.Tensor:
     return torch.linalg.pinv(covariance, hermitian=True, rtol=torch.finfo(torch.float32).eps)
 
 
-class ResidualCovariances:
-    """The covariances of residual frames of the source and of the target domain, gathered batch by batch.
+def contributions(score: Score, residuals: torch.Tensor) -> torch.Tensor:
+    """How much each residual of a clip adds to its anomaly score: (K, D) -> (K, D) float64, whose sum is the score.
 
-    As in the published baseline, each batch is centred by its own mean, and the sum is divided by the number of
-    *vectors* less one, though P rows of each vector are summed.
+    A contribution is a residual times the score's derivative with respect to it, scaled so that the sum is the score.
+    For the mean squared error that is the squared residual divided by the number of values. All scores here are sums of
+    products of two residuals, so half the products already add up to the score (Euler's theorem on homogeneous
+    functions). With the Mahalanobis distance some contributions are negative.
+
+    Raises:
+        BaselineError: the score has no derivative.
     """
-
-    def __init__(self, n_mels: int, device: torch.device):
-        self._sums = torch.zeros(2, n_mels, n_mels, dtype=torch.float64, device=device)
-        self._vectors = [0, 0]  # of the source and of the target domain
-
-    def add(self, residuals: torch.Tensor, is_target: torch.Tensor) -> None:
-        """Add a batch: (B, D) residuals, (B,) bool domains."""
-        for domain, of_domain in enumerate((~is_target, is_target)):
-            chosen = residuals[of_domain]
-            if len(chosen):
-                rows = chosen.reshape(-1, self._sums.shape[-1]).double()  # (B, D) -> (B·P, M)
-                rows = rows - rows.mean(dim=0)
-                self._sums[domain] += rows.T @ rows
-                self._vectors[domain] += len(chosen)
-
-    def of_domains(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """(M, M) float32 covariances of the source and the target domain; a domain without vectors has the other's."""
-        source, target = (total / max(n - 1, 1) for total, n in zip(self._sums, self._vectors, strict=True))
-        return (source if self._vectors[0] else target).float(), (target if self._vectors[1] else source).float()
+    variables = residuals.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        try:
+            value = score(variables)
+            (gradient,) = torch.autograd.grad(value, variables)
+        except (RuntimeError, TypeError) as error:
+            raise BaselineError(f"contributions to the score need its derivative: {error}") from error
+    products = variables.detach().double() * gradient
+    total = products.sum()
+    return products * (value.detach() / total) if total else products

@@ -1,29 +1,32 @@
-"""Gamma distribution of normal scores → decision threshold."""
+"""Scores of normal sounds → gamma distribution → decision threshold."""
 
+import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+log = logging.getLogger("baseline")
+
 
 @dataclass(frozen=True)
 class Gamma:
-    """A gamma distribution, in scipy's parameters."""
+    """A gamma distribution, with SciPy's parameters."""
 
     shape: float
     loc: float
     scale: float
 
     def threshold(self, quantile: float) -> float:
-        """The score that a share `quantile` of normal scores does not exceed, say 0.9."""
-        from scipy.special import gammaincinv  # what gamma.ppf calls, without the import of scipy.stats
+        """The score that a share `quantile` of normal scores (such as 0.9) does not exceed."""
+        from scipy.stats import gamma
 
-        return float(gammaincinv(self.shape, quantile) * self.scale + self.loc)
+        return float(gamma.ppf(quantile, self.shape, self.loc, self.scale))
 
 
 def fit_gamma(scores: Sequence[float]) -> Gamma | None:
-    """The gamma distribution that fits these scores best (maximum likelihood), or None where none can be fitted."""
+    """The maximum-likelihood gamma distribution of these scores, or None if the fit fails."""
     from scipy.stats import FitError, gamma
 
     if len(set(scores)) < 2 or not np.isfinite(scores).all():
@@ -35,3 +38,11 @@ def fit_gamma(scores: Sequence[float]) -> Gamma | None:
     except (FitError, ValueError):
         return None
     return Gamma(shape, loc, scale) if np.isfinite((shape, loc, scale)).all() else None
+
+
+def fit_gammas(scores: dict[str, list[float]], calibration: str) -> dict[str, Gamma | None]:
+    """Score name → the distribution of its values on normal sounds, or None with a warning."""
+    fits = {name: fit_gamma(values) for name, values in scores.items()}
+    for name in (name for name, fit in fits.items() if fit is None):
+        log.warning("no gamma distribution fits the %s scores: no decisions with --calibration %s.", name, calibration)
+    return fits

@@ -133,11 +133,12 @@ def test_relative_directories(tmp_path, monkeypatch):
         (["--validation_split", "1"], ["--validation_split", "above 0 and below 1"]),
         (["--max_fpr", "1.5"], ["--max_fpr", "at most 1"]),
         (["--seed", "-3"], ["--seed", "at least 0"]),
-        (["--calibration", "clips"], ["--calibration", "'clips'", "batch or clip. Did you mean 'clip'?"]),
-        (["--shuffle", "perhaps"], ["--shuffle", "True|False"]),
+        (["--calibration", "clips"], ["--calibration", "'clips'", "batch or clip"]),
+        (["--shuffle", "perhaps"], ["--shuffle", "True or False"]),
         (["--use_ids", "zero"], ["--use_ids", "'zero'"]),
         (["--win_length", "2048"], ["--win_length 2048", "--n_fft 1024"]),
         (["--fmin", "500", "--fmax", "400"], ["--fmax 400.0", "--fmin 500.0"]),
+        (["--export_dir", ""], ["--export_dir", "missing"]),
         (["--export_dir", "a/b"], ["--export_dir", "'a/b'", "directory name"]),
         (["-tag", "../x"], ["--model_name_suffix", "directory name"]),
         (["--dataset_directory", "~no-such-user/x"], ["--dataset_directory", "path"]),
@@ -171,12 +172,11 @@ def test_no_dataset():
         ("--epochs: ten", ["--epochs", "'ten'", "integer"]),
         ("--epochs: true", ["--epochs", "integer"]),
         ("--epochs: null", ["--epochs", "integer"]),
-        ("--n_mels: [1, 2]", ["--n_mels", "integer"]),
+        ("--n_mels: [1, 2]", ["--n_mels", "single value"]),
         ("--power: 0", ["--power", "above 0"]),
-        ("--dataset: DCASE2024T2fan", ["'--dataset'", "command line"]),
+        ("--dataset: DCASE2024T2fan", ["unknown key '--dataset'"]),
         ("--epochs: 'x", ["not valid YAML"]),
-        ("--epochs: 5\nepochs: 6", ["'epochs' is there twice"]),
-        ("--export_dir: ''", ["--export_dir", "missing"]),
+        ("--epochs: 5\nepochs: 6", ["epochs' is there twice"]),
     ],
 )
 def test_wrong_files(tmp_path, line, words):
@@ -201,4 +201,4 @@ def test_paths_of_the_contract(tmp_path):
     assert paths.anomaly_scores("01") == results / "anomaly_score_fan_section_01_test.csv"
     assert paths.decisions("01") == results / "decision_result_fan_section_01_test.csv"
     assert paths.metrics == results / "result_fan.csv"
-    assert paths.score_picture == results / "anomaly_score_fan.png"
+    assert paths.score_plot == results / "anomaly_score_fan.png"

@@ -39,10 +39,8 @@ from tools.results.score_files import read_metrics, read_sections
 from tools.results.submission_rules import find_problems, read_package
 from tools.training.adam import Adam
 from tools.training.checkpoint import TrainingState
-from tools.training.fast_step import flatten_parameters
-from tools.training.model_files import load_model, read_threshold, save_model
+from tools.training.model_files import load_model, save_model
 from tools.training.paths import run_paths
-from tools.training.records import checksum_of
 
 FAN = find_machine("DCASE2024T2fan", "dev")
 CPU = torch.device("cpu")
@@ -292,12 +290,12 @@ class Tiny(torch.nn.Module):
         return self.out(self.layers(x))
 
 
-IDENTITY = {"seed": 1, "clips": {"a.wav": "0" * 16}}
+IDENTITY = {"seed": 1, "learning_rate": 0.001, "clips": {"a.wav": "0" * 16}}
 
 
 def tiny_state() -> TrainingState:
     network = Tiny(10, 2)
-    return TrainingState(network, Adam(flatten_parameters(network), 0.001), IDENTITY, CPU)
+    return TrainingState(network, Adam(network.parameters(), lr=0.001), IDENTITY, CPU)
 
 
 @pytest.mark.parametrize("resealed", [False, True], ids=["damaged", "hostile"])
@@ -326,7 +324,7 @@ def test_checkpoints(outcomes, file, tmp_path, resealed):
 @pytest.fixture
 def tiny_model(tmp_path, monkeypatch):
     """The files of a small trained model: configuration, paths, and a function that restores them."""
-    monkeypatch.setitem(NETWORKS, "tiny", f"{__name__}.Tiny")
+    monkeypatch.setitem(NETWORKS, "tiny", Tiny)
     options = ["--model", "tiny", "--n_mels", "2", "--model_directory", str(tmp_path / "models")]
     config = load_config(["--dataset", "DCASE2024T2fan", "-d", *options])
     paths = run_paths(config, FAN, FAN.sections)
@@ -335,36 +333,25 @@ def tiny_model(tmp_path, monkeypatch):
     return config, paths
 
 
-@pytest.mark.parametrize("resealed", [False, True], ids=["damaged", "hostile"])
-@pytest.mark.parametrize("name", ["score_distribution.json", "config.yaml", "model.pth"])
-def test_models(outcomes, tiny_model, name, resealed):
+@pytest.mark.parametrize("name", ["score_distribution.json", "config.yaml", "model.pth", "model.pth alone"])
+def test_models(outcomes, tiny_model, name):
     config, paths = tiny_model
     originals = {path: path.read_bytes() for path in (paths.model, paths.config_record, paths.score_distribution)}
-    expected = read_threshold(config, paths)
-    parse = {".json": json.loads, ".yaml": yaml.safe_load}
+    changed = paths.model_dir / name.split()[0]
 
-    def reseal(contents: bytes) -> bytes:
-        try:
-            record = parse[Path(name).suffix](contents.decode())
-            record.pop("sha256", None)
-            record["sha256"] = checksum_of(record)
-            return json.dumps(record).encode()
-        except Exception:
-            return contents
-
-    @given(mutations(originals[paths.model_dir / name]))
+    @given(mutations(originals[changed]))
     def fuzz(contents):
         for path, original in originals.items():
             path.write_bytes(original)
-        if resealed and name == "model.pth":  # as weights of somebody else are, without the other files
+        if name.endswith("alone"):  # such as the weights of the published baseline
             paths.config_record.unlink()
             paths.score_distribution.unlink()
-        (paths.model_dir / name).write_bytes(reseal(contents) if resealed else contents)
+        changed.write_bytes(contents)
         found = outcomes.of(load_model, config, FAN, paths)
         if found is not None:
             assert all(value.isfinite().all() for value in found.network.state_dict().values())
             assert found.threshold is None or math.isfinite(found.threshold)
-            assert resealed or found.threshold in (expected, None)
+            assert changed != paths.model or contents == originals[changed] or name.endswith("alone")
 
     fuzz()
 
@@ -533,11 +520,3 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "section_00_0000.wav")
     with pytest.raises(BaselineError, match="not a file"):
         read_header(tmp_path / "section_00_0000.wav")
-
-
-@pytest.mark.parametrize("text", ["[" * 100_000, "- " * 100_000, "? " * 50_000, "a: &x [1]\nb: *x\n"])
-def test_yaml_without_measure(file, text):
-    """PyYAML's C loader runs out of stack with the first three, and takes Python with it."""
-    for read in (_read_facts, lambda path: load_config(["--dataset", "DCASE2024T2fan", "-d"], path)):
-        with pytest.raises(BaselineError, match="nested too deeply, or with aliases|not a catalog|YAML"):
-            read(file(text.encode()))

@@ -193,11 +193,11 @@ def test_vectors_are_equal_to_the_last_bit(demo_data, plain):
     expected = torch.from_numpy(np.stack([vector for vector, _ in plain["items"]]))
     assert torch.equal(vectors[torch.arange(len(vectors))], expected)
     assert vectors.is_target.tolist() == [is_target for _, is_target in plain["items"]]
-    assert torch.equal(torch.cat(list(vectors.of_each_clip())), expected)
+    assert torch.equal(torch.cat(list(vectors.per_clip())), expected)
 
     hop = Vectors(log_mels, clips, config.frames, 3, torch.device("cpu"))
-    per_clip = [clip[::3] for clip in vectors.of_each_clip()]  # every third vector of each clip
-    assert torch.equal(torch.cat(list(hop.of_each_clip())), torch.cat(per_clip))
+    per_clip = [clip[::3] for clip in vectors.per_clip()]  # every third vector of each clip
+    assert torch.equal(torch.cat(list(hop.per_clip())), torch.cat(per_clip))
 
 
 def test_weights_of_the_published_baseline_score_without_its_other_files(tmp_path, trained):

@@ -324,7 +324,7 @@ def test_models_of_sections(tmp_path, capsys):
     assert "section 02 is not one of --use_ids 1." in capsys.readouterr().err
 
 
-def test_roc_picture_of_a_test(trained):
+def test_roc_plot_of_a_test(trained):
     width, height = struct.unpack(">II", (trained.result() / "roc_fan.png").read_bytes()[16:24])
     assert width == 875
     assert height > 700

@@ -210,7 +210,7 @@ def measure_per_vector_loader(bench: Bench) -> Figure:
     torch.set_num_threads(cores())
     config, clips = bench.config, find_train_clips(bench)[:40]
     vectors = Vectors(compute_log_mels(clips, config, 1), clips, config.frames, config.frame_hop_length, CPU)
-    items = [(vector, 0) for clip in vectors.of_each_clip() for vector in clip.numpy()]
+    items = [(vector, 0) for clip in vectors.per_clip() for vector in clip.numpy()]
     network = make_network(config.model, vectors.dimension, config.n_mels)
     optimizer = torch.optim.Adam(network.parameters(), lr=config.learning_rate)
     loader = torch.utils.data.DataLoader(items, batch_size=config.batch_size, shuffle=True, drop_last=True)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from config import ROOT, BaselineError, Config, UsageError, cores, load_config, seeds_of_environment
 from datasets.catalog import Dataset, Machine, find_dataset
-from tools.training.console import Interrupted, catch_signals
+from tools.training.console import catch_signals, exit_status
 from tools.training.paths import RunPaths, run_paths
 
 MEMORY_OF_A_RUN = 0.8e9  # bytes, for a full-size machine type
@@ -321,11 +321,11 @@ def main(script: str, purpose: str, dataset_name: str, options: str, *given: str
         print(f"{len(models)} models, {loop.jobs} at a time", flush=True)
     try:
         loop.run()
-    except Interrupted as stop:
+    except KeyboardInterrupt as stop:
         restart = ["--restart"] if config.train_only and not config.restart else []
         variable = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if seeds else ""
         print(f"interrupted. To go on: {variable}{shlex.join([script, *given, *restart])}", file=sys.stderr)
-        return stop.status
+        return exit_status(stop)
     return 1 if loop.report_failures(script) else 0
 
 
@@ -333,7 +333,7 @@ if __name__ == "__main__":
     catch_signals()
     try:
         sys.exit(main(*sys.argv[1:]))
-    except Interrupted as stop:
-        sys.exit(stop.status)
+    except KeyboardInterrupt as stop:
+        sys.exit(exit_status(stop))
     except BrokenPipeError:  # `| head` has seen enough
         sys.exit(1)

@@ -21,7 +21,7 @@ if __name__ == "__main__":
 
 import yaml
 
-from config import TRAINING_KEYS, BaselineError, Config, UsageError, load_yaml, nearest, option_parser, parse_options
+from config import TRAINING_KEYS, BaselineError, Config, UsageError, nearest, option_parser, parse_options
 from datasets.catalog import Dataset, dataset_names, find_dataset
 from files import atomic_path
 from tools.results.metrics import means_over_sections
@@ -126,7 +126,7 @@ def complexity(run: Run) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from networks import make_network
-    from tools.training.records import read_record
+    from tools.training.model_files import read_record
 
     machine = next(iter(run.machines.values()))
     paths = next(iter(run.models(machine)), run.paths(machine))
@@ -177,7 +177,7 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
 
 def _training(run: Run) -> dict[str, Any] | None:
     """The parameters that the models of a run were trained with, says the first one's record; None: there is none."""
-    from tools.training.records import read_record
+    from tools.training.model_files import read_record
 
     paths = next((paths for machine in run.machines.values() for paths in run.models(machine)), None)
     record = read_record(paths) if paths else None
@@ -187,7 +187,7 @@ def _training(run: Run) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any]:
     """The user's file, checked for its form; what the values say is checked in the finished package."""
     try:
-        wanted = load_yaml(path.read_text(encoding="utf-8"))
+        wanted = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise BaselineError(f"cannot read {path}: {error.strerror}. docs/submission.yaml is an example.") from error
     except (yaml.YAMLError, ValueError) as error:

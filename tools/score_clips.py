@@ -84,7 +84,7 @@ def clip_vectors(log_mels: LogMels, path: Path, config: Config) -> "torch.Tensor
     from datasets.frames import Vectors
 
     clip = Clip(path, section="", is_target=False, is_anomaly=None, split=None)
-    return next(Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu")).of_each_clip())
+    return next(Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu")).per_clip())
 
 
 def main(arguments: list[str] | None = None) -> bool:

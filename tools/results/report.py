@@ -24,8 +24,8 @@ from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.results.summary import Summary
 from tools.results.tables import Table, interval_table, main_table, official_table, percent, published_table
+from tools.training.model_files import read_record
 from tools.training.paths import RunPaths
-from tools.training.records import read_record
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Of a model's record: what tells one run from another by its place, or is no parameter of the method.
@@ -102,12 +102,10 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
     for system, (run, *others) in summary.systems.items():
         name = f"{system}, seed {run.config.seed}" if others else system
         paths = run.paths(machine)
-        pictures += [(f"Anomaly scores, {name}", paths.score_picture), (f"ROC curves, {name}", paths.roc_picture)]
+        pictures += [(f"Anomaly scores, {name}", paths.score_plot), (f"ROC curves, {name}", paths.roc_plot)]
         reconstructions += [(f"{name}: {path.stem}", path) for path in _reconstructions(paths, machine)]
     models = {p.model_dir: p for runs in summary.systems.values() for p in runs[0].models(machine)}
-    losses = [
-        (f"Losses, {paths.model_name}, seed {paths.config.seed}", paths.loss_picture) for paths in models.values()
-    ]
+    losses = [(f"Losses, {paths.model_name}, seed {paths.config.seed}", paths.loss_plot) for paths in models.values()]
     scores = {system: [_sections(run, machine) for run in runs] for system, runs in summary.systems.items()}
     return {
         "name": machine.name,

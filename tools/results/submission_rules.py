@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from config import BaselineError, load_yaml, nearest
+from config import BaselineError, nearest
 from datasets.catalog import Dataset, Machine
 from datasets.clips import SPLIT_DIRECTORIES, parse_clip
 
@@ -261,7 +261,7 @@ def _by_lines(problems: list[tuple[int, str, str]]) -> Iterator[str]:
 def _problems_of_meta(contents: bytes, label: str, dataset: Dataset) -> list[str]:
     try:
         text = contents.decode("utf-8")
-        document = load_yaml(text)
+        document = yaml.safe_load(text)
         lines, twice = _lines_of_keys(yaml.compose(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, ValueError) as error:
         return [f": not valid YAML: {' '.join(str(error).split())}"]

@@ -1,8 +1,9 @@
-"""Adam on one buffer.
+"""Adam on one flat buffer.
 
 Source: D. P. Kingma, J. Ba, "Adam: A method for stochastic optimization", ICLR 2015, https://arxiv.org/abs/1412.6980.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,43 +13,56 @@ BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 class Adam:
-    """torch.optim.Adam on one buffer of parameters: on a CPU the same to the last bit, without temporary tensors.
+    """torch.optim.Adam(parameters, lr), on a CPU equal to the last bit, in a fraction of the time.
 
-    An optimizer of torch.optim can take its place; it takes a second to make and 70 MB, for what it imports.
+    All parameters and their gradients become views of one buffer each, so that a step is a few operations. Call it when
+    the network is on its device. Any optimizer of torch.optim can take its place.
     """
 
-    def __init__(self, parameters: nn.Parameter, learning_rate: float):
-        self.parameters, self._learning_rate = parameters, learning_rate
-        # On the device, and a float, as the fused kernel wants it.
-        self._steps = torch.zeros((), device=parameters.device)
-        self._mean, self._mean_square = (torch.zeros_like(parameters, requires_grad=False) for _ in range(2))
-        self._root = None if parameters.is_cuda else torch.empty_like(parameters, requires_grad=False)
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float):
+        self.lr = lr
+        self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self._values = torch.cat([parameter.detach().flatten() for parameter in self._parameters])
+        self._gradient = torch.zeros_like(self._values)
+        sizes = [parameter.numel() for parameter in self._parameters]
+        self._gradient_views = []
+        views = zip(self._parameters, self._values.split(sizes), self._gradient.split(sizes), strict=True)
+        for parameter, values, gradient in views:
+            parameter.data = values.view_as(parameter)
+            parameter.grad = gradient.view_as(parameter)
+            self._gradient_views.append(parameter.grad)
+        self._steps = torch.zeros((), device=self._values.device)  # a tensor, as the fused kernel needs it
+        self._mean, self._mean_square, self._root = (torch.zeros_like(self._values) for _ in range(3))
 
-    def zero_grad(self, set_to_none: bool = False) -> None:
-        """Set the gradients to zero, where they are: `set_to_none` is there for torch.optim's sake."""
-        self.parameters.grad.zero_()
+    def zero_grad(self) -> None:
+        """Set the gradients to zero."""
+        self._gradient.zero_()
 
     @torch.no_grad()
     def step(self) -> None:
         """Move the parameters by their gradients."""
+        for parameter, view in zip(self._parameters, self._gradient_views, strict=True):
+            if parameter.grad is not view:  # such as after network.zero_grad()
+                view.zero_() if parameter.grad is None else view.copy_(parameter.grad)
+                parameter.grad = view
         self._steps += 1
-        if self.parameters.is_cuda:
+        if self._values.is_cuda:
             self._fused_step()
         else:
             self._plain_step()
 
     def _plain_step(self) -> None:
-        gradient, steps = self.parameters.grad, float(self._steps)
-        self._mean.lerp_(gradient, 1 - BETA1)
-        self._mean_square.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        steps = float(self._steps)
+        self._mean.lerp_(self._gradient, 1 - BETA1)
+        self._mean_square.mul_(BETA2).addcmul_(self._gradient, self._gradient, value=1 - BETA2)
         torch.sqrt(self._mean_square, out=self._root).div_((1 - BETA2**steps) ** 0.5).add_(EPSILON)
-        self.parameters.addcdiv_(self._mean, self._root, value=-self._learning_rate / (1 - BETA1**steps))
+        self._values.addcdiv_(self._mean, self._root, value=-self.lr / (1 - BETA1**steps))
 
     def _fused_step(self) -> None:
-        """The same in one kernel, which a CUDA graph can hold. On a CPU it rounds otherwise."""
+        """The same in one kernel, which a CUDA graph can hold. On a CPU it rounds differently."""
         torch._fused_adam_(
-            *([self.parameters], [self.parameters.grad], [self._mean], [self._mean_square], [], [self._steps]),
-            lr=self._learning_rate,
+            *([self._values], [self._gradient], [self._mean], [self._mean_square], [], [self._steps]),
+            lr=self.lr,
             beta1=BETA1,
             beta2=BETA2,
             weight_decay=0.0,
@@ -58,10 +72,10 @@ class Adam:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The tensors that its next steps depend on, themselves."""
+        """The tensors that the next steps depend on, not copies."""
         return {"steps": self._steps, "mean": self._mean, "mean_square": self._mean_square}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a state that `state_dict` gave."""
+        """Restore a state from state_dict."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])

@@ -1,7 +1,7 @@
-"""checkpoint.pth: where a training stands after an epoch, so that --restart goes on as if it had never stopped.
+"""checkpoint.pth: the state of a training after an epoch, from which --restart resumes as if it had never stopped.
 
-Nothing is read that could run code (weights_only=True). PyTorch does not notice flipped bits in what it loads: the file
-ends with the SHA-256 of what is before it, which torch.load passes over.
+Loading runs no code from the file (weights_only=True). PyTorch does not notice flipped bits in what it loads. So the
+file ends with the SHA-256 of its contents, which torch.load ignores.
 """
 
 import hashlib
@@ -20,45 +20,40 @@ from config import TRAINING_KEYS, BaselineError, Config
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 from files import atomic_path
-from tools.training.fast_step import Optimizer
 from tools.training.generators import generator_states, set_generator_states
+from tools.training.paths import RunPaths
 
 FORMAT = 2
 DIGEST_LENGTH = hashlib.sha256().digest_size
-SHOWN_CLIPS = 3  # of those that differ
+SHOWN_CLIPS = 3  # clips named in a message
 
 log = logging.getLogger("baseline")
 
 
 class DamagedCheckpointError(BaselineError):
-    """There is a file, and it is no whole checkpoint of this version."""
+    """A file that is not a complete checkpoint of this version."""
 
 
 def training_identity(config: Config, clips: Sequence[Clip], log_mels: LogMels) -> dict[str, Any]:
     """What the course of a training depends on: its parameters, and each clip with the checksum of its features."""
     frames = np.split(log_mels.frames, np.cumsum(log_mels.lengths)[:-1])
-    checksums = {clip.name: hashlib.sha256(each).hexdigest()[:16] for clip, each in zip(clips, frames, strict=True)}
+    checksums = {clip.name: hashlib.sha256(f).hexdigest()[:16] for clip, f in zip(clips, frames, strict=True)}
     return config.as_dict(TRAINING_KEYS) | {"clips": checksums}
 
 
-class OtherTrainingError(BaselineError):
-    """There is a whole checkpoint, of other parameters or clips, or of more epochs."""
-
-    def __init__(self, reason: str, advice: str):
-        super().__init__(f"{reason} {advice}")
-        self.reason = reason
-
-
 class TrainingState:
-    """Where a training stands after an epoch: all that is needed to go on as if it had not been interrupted.
+    """The state of a training after an epoch.
+
+    Args:
+        optimizer: with state_dict and load_state_dict.
+        identity: see training_identity.
 
     Attributes:
-        epoch: the last finished epoch, from 1; 0 before the first.
         history: the rows of log.csv.
-        batch_losses: of the last finished epoch, training batches then validation batches.
+        batch_losses: of the last finished epoch: training batches, then validation batches.
     """
 
-    def __init__(self, network: nn.Module, optimizer: Optimizer, identity: dict[str, Any], device: torch.device):
+    def __init__(self, network: nn.Module, optimizer: Any, identity: dict[str, Any], device: torch.device):
         self._network, self._optimizer, self._identity, self._device = network, optimizer, identity, device
         self._environment = {"torch": str(torch.__version__), "numpy": np.__version__, "device": device.type}
         self.history: list[list[float]] = []
@@ -66,15 +61,32 @@ class TrainingState:
 
     @property
     def epoch(self) -> int:
+        """The last finished epoch, from 1; 0 before the first."""
         return len(self.history)
 
     def finish_epoch(self, row: list[float], batch_losses: list[float]) -> None:
-        """Take up the figures of one more epoch."""
+        """Add the losses of an epoch.
+
+        Args:
+            row: of log.csv.
+
+        Raises:
+            BaselineError: a loss is not a finite number.
+        """
+        if not all(map(math.isfinite, row)):
+            raise BaselineError(
+                f"epoch {self.epoch + 1}: the loss is not a finite number. Choose a smaller --learning_rate than "
+                f"{self._identity['learning_rate']}. An earlier model is unchanged."
+            )
         self.history.append(row)
         self.batch_losses = batch_losses
 
     def save(self, path: Path) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint.
+
+        Raises:
+            BaselineError: the file cannot be written.
+        """
         contents = {
             "format": FORMAT,
             "identity": self._identity,
@@ -87,52 +99,65 @@ class TrainingState:
         }
         buffer = io.BytesIO()
         torch.save(contents, buffer)
-        body = buffer.getvalue()  # no copy; and a view of it, in the traceback of a full disk, crashes Python 3.12
+        body = buffer.getvalue()  # not a view: in the traceback of a full disk it would crash Python 3.12
         with atomic_path(path) as temporary:
             temporary.write_bytes(body + hashlib.sha256(body).digest())
 
-    def load(self, path: Path, epochs: int) -> None:
-        """Go on from a checkpoint.
-
-        Args:
-            epochs: how many there are to be in all.
+    def resume(self, config: Config, paths: RunPaths) -> None:
+        """Load the checkpoint that --restart asks for. Without one, or if it is damaged, start from scratch.
 
         Raises:
-            DamagedCheckpointError: it is damaged, or of another version; nothing has been changed.
-            OtherTrainingError: it is of other parameters or clips, or of more epochs; nothing has been changed.
-            BaselineError: it cannot be read, or does not fit the network.
+            BaselineError: it is of another training, or --checkpoint_path cannot be used.
+        """
+        if config.checkpoint_path:
+            self.load(config.checkpoint_path, config.epochs)
+        elif paths.checkpoint.exists():
+            try:
+                self.load(paths.checkpoint, config.epochs)
+            except DamagedCheckpointError as error:
+                log.warning("%s Training starts from scratch.", str(error).removesuffix(" Train without --restart."))
+
+    def load(self, path: Path, epochs: int) -> None:
+        """Load a checkpoint.
+
+        Args:
+            epochs: how many there will be in all.
+
+        Raises:
+            DamagedCheckpointError: it is damaged, or of another version. Nothing has changed.
+            BaselineError: it cannot be read, is of another training or of more epochs, or does not fit the network.
         """
         contents = _read(path)
-        differing = _differences(contents["identity"], self._identity)
-        if differing:
-            raise OtherTrainingError(
-                f"{path} is of another training: {'; '.join(differing)}.",
-                "Restart with the same, or train without --restart.",
+        differences = _differences(contents["identity"], self._identity)
+        if differences:
+            raise BaselineError(
+                f"{path} is of another training: {'; '.join(differences)}. "
+                "Restart with the same parameters and clips, or train without --restart."
             )
         if len(contents["history"]) > epochs:
-            raise OtherTrainingError(
-                f"{path} is of {len(contents['history'])} epochs, more than --epochs {epochs}.",
-                "Ask for as many or more, or train without --restart.",
+            raise BaselineError(
+                f"{path} has {len(contents['history'])} epochs, more than --epochs {epochs}. "
+                "Choose at least as many, or train without --restart."
             )
         try:
             self._network.load_state_dict(contents["network"])
             self._optimizer.load_state_dict(contents["optimizer"])
             set_generator_states(contents["generators"], self._device)
-        except Exception as error:  # of many kinds; another network, say
+        except Exception as error:  # of many kinds, such as with another network
             raise BaselineError(
                 f"{path} does not fit this network or optimizer ({' '.join(repr(error).split())[:300]}). "
                 "Train without --restart."
             ) from error
-        others = {k: v for k, v in contents["environment"].items() if v != self._environment.get(k)}
-        if others:
+        changed = {k: v for k, v in contents["environment"].items() if v != self._environment.get(k)}
+        if changed:
             log.warning(
-                "the checkpoint was written with %s, this run has %s: the results are not to the last bit those of an "
+                "the checkpoint was written with %s, this run has %s: the last bits of the results will differ from an "
                 "uninterrupted training.",
-                " ".join(f"{key} {value}" for key, value in others.items()),
-                " ".join(f"{key} {self._environment.get(key)}" for key in others),
+                " ".join(f"{key} {value}" for key, value in changed.items()),
+                " ".join(f"{key} {self._environment.get(key)}" for key in changed),
             )
         self.history, self.batch_losses = contents["history"], contents["batch_losses"]
-        log.info("going on after epoch %d", self.epoch)
+        log.info("resuming after epoch %d", self.epoch)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -145,9 +170,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise DamagedCheckpointError(f"{path} is damaged, or of an older version. Train without --restart.")
     try:
         contents = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-        if contents["format"] != FORMAT or not _is_complete(contents):
+        values = [value for row in (*contents["history"], contents["batch_losses"]) for value in row]
+        if contents["format"] != FORMAT or not all(map(math.isfinite, values)):
             raise ValueError(f"format {contents['format']}, not {FORMAT}")
-    except Exception as error:  # whole, but somebody else's
+        if not isinstance(contents["identity"]["clips"], dict) or not isinstance(contents["environment"], dict):
+            raise ValueError("no description of the training")
+    except Exception as error:  # complete, but written by another program
         raise DamagedCheckpointError(
             f"{path} is not a checkpoint of this version ({' '.join(repr(error).split())[:300]}). "
             "Train without --restart."
@@ -155,22 +183,12 @@ def _read(path: Path) -> dict[str, Any]:
     return contents
 
 
-def _is_complete(contents: dict[str, Any]) -> bool:
-    numbers = [value for row in (*contents["history"], contents["batch_losses"]) for value in row]
-    parts = [contents[name] for name in ("identity", "environment", "network", "optimizer", "generators")]
-    return all(isinstance(part, dict) for part in parts) and all(map(math.isfinite, numbers))
-
-
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A few words for each parameter and the clips where they differ."""
-    lines = [
-        f"--{key} was {before.get(key)}, now {value}"
-        for key, value in now.items()
-        if key != "clips" and before.get(key) != value
-    ]
-    old, new = (clips if isinstance(clips, dict) else {} for clips in (before.get("clips"), now["clips"]))
+    """A few words for each parameter that differs, and for clips that differ."""
+    lines = [f"--{k} was {before.get(k)}, now {v}" for k, v in now.items() if k != "clips" and before.get(k) != v]
+    old, new = before["clips"], now["clips"]
     for names, words in (
-        (sorted(old.keys() - new.keys()), "gone"),
+        (sorted(old.keys() - new.keys(), key=str), "gone"),
         (sorted(new.keys() - old.keys()), "new"),
         (sorted(name for name in old.keys() & new.keys() if old[name] != new[name]), "changed"),
     ):

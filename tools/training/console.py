@@ -1,17 +1,17 @@
-"""What a run says: lines on the terminal, and the same with times and details in the run's log file."""
+"""What a run prints, its log file, its progress bar, and how it ends."""
 
 import argparse
 import contextlib
 import logging
-import math
 import os
 import re
+import shlex
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
@@ -21,44 +21,88 @@ from files import cannot_write, make_writable_directory
 if TYPE_CHECKING:
     import torch
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-TIDYING_UP = 5.0  # seconds
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # but for the tab
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # all but the tab
 
 log = logging.getLogger("baseline")
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or a termination signal: the program is to end with `status`."""
-
-    def __init__(self, number: int):
-        super().__init__()
-        self.status = 128 + number
+# --- Signals
 
 
-class _Interrupter:
-    """The handler of SIGINT and SIGTERM; further signals within TIDYING_UP of one that it raised are ignored."""
-
-    def __init__(self) -> None:
-        self.raised: Interrupted | None = None
-        self._last = -math.inf  # seconds
-
-    def __call__(self, number: int, _: object) -> None:
-        if time.monotonic() - self._last > TIDYING_UP:
-            self._last = time.monotonic()
-            self.raised = Interrupted(number)
-            raise self.raised
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: it ends a run as Ctrl-C does."""
 
 
-def catch_signals(*others: signal.Signals) -> None:
-    """From now on SIGINT, SIGTERM and these others raise Interrupted; more within TIDYING_UP are ignored.
+def catch_signals() -> None:
+    """SIGTERM raises Terminated from now on, and SIGINT raises KeyboardInterrupt even if the shell ignores it."""
 
-    Later ones count again, for the first may be lost: an exception that is raised within a destructor is dropped, and
-    so is one within the import of some compiled modules. TrainingProgress raises a lost one anew.
+    def terminate(*_: object) -> NoReturn:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def exit_status(interrupt: KeyboardInterrupt) -> int:
+    """The exit status of a program that was interrupted: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
+
+
+def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -> int:
+    """Run a command. An error that the user can correct, and an interruption, end it with one line.
+
+    Args:
+        command: returns False if it has reported an error itself.
+        after_interrupt: what to say after Ctrl-C or SIGTERM, such as how to resume.
+
+    Returns:
+        The exit status.
     """
-    interrupter = _Interrupter()
-    for each in (*SIGNALS, *others):
-        signal.signal(each, interrupter)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    catch_signals()
+    try:
+        return 1 if command() is False else 0
+    except BaselineError as error:
+        _say(logging.ERROR, str(error))
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # such as `| head`: nothing more can be written there
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        log.debug("", exc_info=True)
+        _say(logging.ERROR, f"{error}. Check names and permissions.")
+        return 1
+    except KeyboardInterrupt as interrupt:
+        _say(logging.WARNING, f"interrupted. {after_interrupt}".rstrip())
+        return exit_status(interrupt)
+    except Exception:
+        log.debug("", exc_info=True)
+        raise
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def how_to_resume() -> str:
+    """What to say when a run of train.py is interrupted."""
+    kept = "Finished epochs are kept."
+    if "NAME_IN_LOOP" in os.environ:  # the loop over machine types says how to resume all of them
+        return kept
+    arguments = sys.argv[1:]
+    if not {"--restart", "--test_only"} & set(arguments):
+        arguments.append("--restart")
+    return f"{kept} To resume: {shlex.join([sys.executable, sys.argv[0], *arguments])}"
+
+
+def _say(level: int, message: str) -> None:
+    """Log a message. Print it to standard error if no console is open yet."""
+    if log.handlers:
+        log.log(level, "%s", message)
+    else:
+        print(f"error: {message}" if level == logging.ERROR else message, file=sys.stderr)
+
+
+# --- Lines on the terminal and in the log file
 
 
 class _Console(logging.Handler):
@@ -73,7 +117,7 @@ class _Console(logging.Handler):
 
 class _Lines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
-        # Names of files may hold what would move the cursor, clear the screen, or look like a line of its own.
+        # File names may contain characters that move the cursor, clear the screen, or look like another line.
         return CONTROL_CHARACTERS.sub(lambda match: repr(match[0])[1:-1], super().formatMessage(record))
 
 
@@ -84,10 +128,10 @@ class _LinesWithLevel(_Lines):
 
 
 def open_console(name: str = "") -> None:
-    """Print the lines of the logger `baseline`, each with a name before it, such as the machine type's."""
+    """Print the lines of the logger `baseline`, each after a name such as the machine type's."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # file names may hold what the terminal cannot show
+            stream.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot show
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk costs lines of the log file, and no tracebacks
     console = _Console(logging.INFO)
@@ -97,7 +141,7 @@ def open_console(name: str = "") -> None:
 
 
 def open_log_file(path: Path) -> None:
-    """Write what the logger `baseline` gets, details too, to the end of this file; warnings of libraries as well.
+    """Append the lines of the logger `baseline`, with details and times, and warnings of libraries to a file.
 
     Raises:
         BaselineError: the file cannot be written.
@@ -112,63 +156,24 @@ def open_log_file(path: Path) -> None:
     logging.getLogger("py.warnings").addHandler(handler)
 
 
-def add_channel_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --channel, for recordings of several channels."""
-    text = "which channel of the recordings, from 1 (default: the only one)"
-    parser.add_argument("--channel", type=whole_number(1024), default=None, help=text)
-
-
-def whole_number(most: int) -> Callable[[str], int]:
-    """A type of arguments: a whole number from 1 to `most`."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, not '{text}'")
-        return int(text)
-
-    return parse
-
-
-def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -> int:
-    """Run a tool's command, and say in a line what the user can put right.
-
-    Args:
-        command: returns False where it has said itself what went wrong.
-        after_interrupt: what to know after Ctrl-C or a termination signal.
-
-    Returns:
-        The exit status.
-    """
-    catch_signals()
-    try:
-        return 1 if command() is False else 0
-    except BaselineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
-    except OSError as error:
-        if isinstance(error, BrokenPipeError):  # `| head` has seen enough; nothing more is to be written there
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
-        print(f"error: {error}. Check names and permissions.", file=sys.stderr)
-        return 1
-    except Interrupted as stop:
-        print(f"interrupted. {after_interrupt}".rstrip(), file=sys.stderr)
-        return stop.status
+def shown(path: Path) -> str:
+    """A path relative to the current directory if it is below it."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 class TrainingProgress:
-    """One progress bar over all batches of all epochs; a line each tenth of the epochs where there is no terminal.
+    """A progress bar over all batches of all epochs. Without a terminal: one line each tenth of the epochs.
 
-    Where the environment has PROGRESS_LINES, from the loop over machine types, it is a line each epoch.
+    With PROGRESS_LINES in the environment, which the loop over machine types sets, it is one line each epoch.
     """
 
     def __init__(self, epochs: int, batches: int, finished_epochs: int, log_interval: int):
         self._epochs, self._batches, self._log_interval = epochs, batches, log_interval
-        self._done = finished_epochs * batches
+        self._done = self._first = finished_epochs * batches
         self._after_epoch = ""
         self._bar = tqdm(total=epochs * batches, initial=self._done, unit="batch", disable=None, leave=False)
         self._bar.set_description(f"epoch {finished_epochs + 1}/{epochs}", refresh=False)
-        self._first, self._start = self._done, time.monotonic()
+        self._start = time.monotonic()
 
     def __enter__(self) -> "TrainingProgress":
         return self
@@ -177,21 +182,14 @@ class TrainingProgress:
         self._bar.close()
 
     def finish_batch(self, losses: "torch.Tensor") -> None:
-        """Count a batch; show its loss each `log_interval` batches.
-
-        Raises:
-            Interrupted: a signal came before, and its exception was lost.
-        """
-        handler = signal.getsignal(signal.SIGTERM)
-        if isinstance(handler, _Interrupter) and handler.raised:
-            raise handler.raised
+        """Count a batch. Show its loss every `log_interval` batches."""
         self._done += 1
         self._bar.update()
         if self._done % self._log_interval == 0 and not self._bar.disable:
             self._bar.set_postfix_str(f"batch loss {losses.mean():.2f}{self._after_epoch}")
 
     def finish_epoch(self, epoch: int, loss: float, valid_loss: float) -> None:
-        """Show and log an epoch's losses."""
+        """Show and log the losses of an epoch."""
         self._after_epoch = f", loss {loss:.2f}, validation loss {valid_loss:.2f}"
         self._done = epoch * self._batches
         self._bar.set_postfix_str(self._after_epoch.removeprefix(", "), refresh=False)
@@ -201,3 +199,23 @@ class TrainingProgress:
         is_due = "PROGRESS_LINES" in os.environ or epoch % max(1, self._epochs // 10) == 0
         level = logging.INFO if self._bar.disable and is_due and epoch < self._epochs else logging.DEBUG
         log.log(level, "epoch %d/%d%s, %s left", epoch, self._epochs, self._after_epoch, tqdm.format_interval(left))
+
+
+# --- Arguments that several commands have
+
+
+def add_channel_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --channel, for recordings of several channels."""
+    text = "which channel of the recordings, from 1 (default: the only one)"
+    parser.add_argument("--channel", type=whole_number(1024), default=None, help=text)
+
+
+def whole_number(most: int) -> Callable[[str], int]:
+    """An argument type: a whole number from 1 to `most`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, not '{text}'")
+        return int(text)
+
+    return parse

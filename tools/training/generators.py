@@ -1,4 +1,4 @@
-"""The generators of random numbers that a training draws from: Python's, NumPy's and PyTorch's."""
+"""The random generators of a training: Python's, NumPy's and PyTorch's."""
 
 import random
 from typing import Any
@@ -8,21 +8,21 @@ import torch
 
 
 def seed_generators(seed: int) -> None:
-    """Start all of them anew."""
+    """Seed all of them."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
-    """Where they stand, in types that torch.load takes with weights_only=True."""
+    """Their states, in types that torch.load accepts with weights_only=True."""
     kind, keys, *rest = np.random.get_state()
     states = {"torch": torch.get_rng_state(), "numpy": (kind, keys.tolist(), *rest), "python": random.getstate()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
-    """Have them go on from where they stood."""
+    """Restore states from generator_states."""
     torch.set_rng_state(states["torch"])
     np.random.set_state(states["numpy"])
     random.setstate(states["python"])

@@ -1,7 +1,7 @@
 """The files of a trained model: model.pth, score_distribution.json, config.yaml, log.csv.
 
-Nothing is read that could run code: weights_only=True, JSON, safe YAML. The two records hold the checksum of the
-weights and their own.
+config.yaml is the record of the training. Both records name the weights that they belong to by their SHA-256, so that
+files of two trainings are never used together. Loading runs no code from a file: weights_only=True, JSON, safe YAML.
 """
 
 import hashlib
@@ -10,134 +10,126 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from torch import nn
 
-from config import FIELDS, MODEL_KEYS, BaselineError, Config
+from config import MODEL_KEYS, BaselineError, Config
 from datasets.catalog import Machine
 from files import alone, atomic_paths, csv_text
 from networks import make_network
 from networks.scores import SCORES
 from networks.threshold import Gamma
 from tools.training.paths import RunPaths
-from tools.training.records import checksum_of, read_record, read_sealed, sealed
 
 log = logging.getLogger("baseline")
 
+CALIBRATIONS = ("batch", "clip")  # whose scores a distribution is fitted to
 PACKAGES = ("numpy", "scipy", "librosa", "soundfile")
-CALIBRATIONS = FIELDS["calibration"].metadata["among"]
+Distributions = dict[str, dict[str, Gamma | None]]  # calibration → score → distribution of normal scores
 
 
 def save_model(
     config: Config,
     paths: RunPaths,
     network: nn.Module,
-    distributions: dict[str, dict[str, Gamma | None]],
+    distributions: Distributions,
     losses: Iterable[Iterable[Any]],
     identity: dict[str, Any],
     sampling_rate: int,
     device: torch.device,
 ) -> None:
-    """Write the weights, and what belongs to them: losses, score distributions, configuration, versions, device.
+    """Write the weights, losses, score distributions and the record of the training.
 
-    score_distribution.json and config.yaml name the weights by their checksum, so that files of two trainings are
-    never taken for one model. config.yaml comes last: with it, the training is finished.
+    config.yaml is replaced last: a training is finished when it names the weights beside it.
 
     Args:
-        distributions: calibration → score → distribution of the scores of normal sounds, where one could be fitted.
         losses: the rows of log.csv.
-        identity: what the course of the training depended on, see tools.training.checkpoint.
+        identity: what the course of the training depended on, see training_identity.
+        sampling_rate: of the clips, Hz.
     """
+    buffer = io.BytesIO()  # given a path, torch.save would put its name into the file
+    torch.save({name: values.cpu() for name, values in network.state_dict().items()}, buffer)
+    weights = buffer.getvalue()
+    checksum = hashlib.sha256(weights).hexdigest()
+    fits = {
+        calibration: {score: fit and asdict(fit) for score, fit in score_fits.items()}
+        for calibration, score_fits in distributions.items()
+    }
+    record = config.as_dict() | {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "sampling_rate": sampling_rate,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),  # includes the CUDA version of the build
+            **{name: version(name) for name in PACKAGES},
+        },
+        "training_sha256": _training_checksum(identity, config.epochs),
+        "model_sha256": checksum,
+    }
     files = paths.loss_log, paths.model, paths.score_distribution, paths.config_record
     # All are written before the first is renamed: a full disk leaves the old ones together.
-    with (
-        alone(paths.model_lock),
-        atomic_paths(*files) as (loss_file, model_file, distribution_file, record_file),
-    ):
-        loss_rows = csv_text(losses).encode()
-        loss_file.write_bytes(loss_rows)
-        # Given a path, torch.save would put its name into the file, and meet a full disk with an error of its own.
-        buffer = io.BytesIO()
-        torch.save({name: values.cpu() for name, values in network.state_dict().items()}, buffer)
-        weights = buffer.getvalue()
+    with alone(paths.model_lock), atomic_paths(*files) as (loss_file, model_file, distribution_file, record_file):
+        loss_file.write_text(csv_text(losses), encoding="utf-8")
         model_file.write_bytes(weights)
-        checksum = hashlib.sha256(weights).hexdigest()
-        record = config.as_dict() | {
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-            "sampling_rate": sampling_rate,
-            "versions": {
-                "python": platform.python_version(),
-                "torch": str(torch.__version__),  # says which CUDA it was built for, too
-                **{name: version(name) for name in PACKAGES},
-            },
-            "training_sha256": _training_checksum(identity, config.epochs),
-            "model_sha256": checksum,
-            "log_sha256": hashlib.sha256(loss_rows).hexdigest(),
-        }
-        fits = {
-            calibration: {score: fit and asdict(fit) for score, fit in of_scores.items()}
-            for calibration, of_scores in distributions.items()
-        } | {"model_sha256": checksum}
-        distribution_file.write_text(json.dumps(sealed(fits), indent=1) + "\n", encoding="utf-8")
-        record_file.write_text(yaml.safe_dump(sealed(record), sort_keys=False), encoding="utf-8")
+        text = json.dumps(fits | {"model_sha256": checksum}, indent=1)
+        distribution_file.write_text(text + "\n", encoding="utf-8")
+        record_file.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
 
 
 def is_trained(paths: RunPaths, identity: dict[str, Any], epochs: int) -> bool:
-    """Whether just this training has been finished here, and its files are whole and know all scores."""
+    """Whether exactly this training is finished: its files belong together and have a distribution of each score."""
     try:
         with alone(paths.model_lock):
-            record, fits, _ = _read_records(paths)
-            loss_rows = paths.loss_log.read_bytes()
-    except (BaselineError, OSError):
+            record, fits, _ = _read_files(paths)
+    except BaselineError:
         return False
-    expected = {
-        "training_sha256": _training_checksum(identity, epochs),
-        "log_sha256": hashlib.sha256(loss_rows).hexdigest(),
-    }
-    if fits is None or record is None or any(set(fits.get(each, ())) != set(SCORES) for each in CALIBRATIONS):
-        return False
-    return {key: record.get(key) for key in expected} == expected
+    complete = fits is not None and all(set(fits.get(name, ())) == set(SCORES) for name in CALIBRATIONS)
+    trained = record is not None and record.get("training_sha256") == _training_checksum(identity, epochs)
+    return trained and complete and paths.loss_log.exists()
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A trained network, and what its files say of it."""
+    """A trained network and what its files say about it."""
 
     network: nn.Module
-    threshold: float | None  # above it a clip is anomalous; None: not known
-    sampling_rate: int | None  # Hz, of the clips it was trained on; None: not known
-    checksum: str  # SHA-256 of its weights' file
+    threshold: float | None  # above it a clip is anomalous; None: unknown
+    sampling_rate: int | None  # of the training clips, Hz; None: unknown
+    checksum: str  # SHA-256 of model.pth
 
 
 def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedModel:
     """The trained model of a machine type, or of some of its sections.
 
-    A state dict of the published baseline can be put in the place of model.pth. It comes without the other files: then
-    the threshold and the sampling rate are None, and there are scores but no decisions.
+    model.pth may be a state dict of the published baseline, without the other files. Then threshold and sampling rate
+    are None: there will be scores but no decisions.
 
     Raises:
-        BaselineError: there is no model, or it does not go with this configuration.
+        BaselineError: there is no model, or it does not fit this configuration.
     """
     if not paths.model.exists():
         others = sorted(path.parent.name for path in paths.model_dir.parent.glob(f"{machine.name}*/model.pth"))
-        hint = f" Trained are {' '.join(others)}: choose their sections with --use_ids." if others else ""
+        hint = f" Trained models: {' '.join(others)}. Choose their sections with --use_ids." if others else ""
         raise BaselineError(
             f"{paths.model}: no trained model. Run {machine.dataset.script('01_train', machine.split)} first, with the "
             f"same --seed and -tag.{hint}"
         )
     with alone(paths.model_lock, needed=False):
-        record, fits, weights = _read_records(paths)
+        record, fits, weights = _read_files(paths)
     if record is not None:
-        differing = [key for key in MODEL_KEYS if record.get(key) != config.as_dict()[key]]
-        if differing:
-            trained = ", ".join(f"--{key} {record.get(key)} (now {config.as_dict()[key]})" for key in differing)
-            raise BaselineError(f"{paths.model} was trained with {trained}. Test with the same, or train again.")
+        now = config.as_dict(MODEL_KEYS)
+        differences = [f"--{key} {record.get(key)} (now {now[key]})" for key in now if record.get(key) != now[key]]
+        if differences:
+            raise BaselineError(
+                f"{paths.model} was trained with {', '.join(differences)}. Test with the same, or train again."
+            )
 
     network = make_network(config.model, config.frames * config.n_mels, config.n_mels)
     try:
@@ -145,26 +137,75 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedMode
     except Exception as error:  # of many kinds, from a damaged zip to missing weights
         reason = " ".join(str(error).split())[:300]
         raise BaselineError(f"{paths.model}: not the weights of a {config.model} ({reason}). Train again.") from error
+    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
+        raise BaselineError(f"{paths.model}: some of its weights are not finite numbers. Train again.")
     if fits is None:
         log.warning("%s is missing: anomaly scores are written, decisions cannot be made.", paths.score_distribution)
     elif config.score not in fits.get(config.calibration, ()):
         log.warning(
-            "%s was written before there was a %s distribution of %s: no decisions. Train with --restart to add it.",
+            "%s has no %s distribution of %s: no decisions. Train with --restart to add it.",
             *(paths.score_distribution, config.calibration, config.score),
         )
-    if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
-        raise BaselineError(f"{paths.model}: some of its weights are not finite numbers. Train again.")
     rate, checksum = record and record.get("sampling_rate"), hashlib.sha256(weights).hexdigest()
     return TrainedModel(network, _threshold(fits, config, paths), rate, checksum)
 
 
 def read_threshold(config: Config, paths: RunPaths) -> float | None:
-    """The decision threshold of a model, or None where the distribution of its normal scores is not known.
+    """The decision threshold of a model, or None if there is no distribution of its normal scores.
 
     Raises:
-        BaselineError: the file of the distributions is damaged.
+        BaselineError: the file of the distributions cannot be used.
     """
-    return _threshold(read_sealed(paths.score_distribution, json.loads), config, paths)
+    return _threshold(_read_distributions(paths), config, paths)
+
+
+def read_record(paths: RunPaths) -> dict[str, Any] | None:
+    """config.yaml beside a model: parameters, versions, device, checksums. None if there is no such file.
+
+    Raises:
+        BaselineError: it cannot be read.
+    """
+    return _read(paths.config_record, yaml.safe_load)
+
+
+def _read_distributions(paths: RunPaths) -> dict[str, Any] | None:
+    def parse(text: str) -> dict[str, Any]:
+        fits = json.loads(text)
+        if not all(isinstance(fits.get(calibration, {}), dict) for calibration in CALIBRATIONS):
+            raise ValueError("a calibration must hold the distribution of each score")
+        return fits
+
+    return _read(paths.score_distribution, parse)
+
+
+def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any] | None:
+    try:
+        contents = parse(path.read_text(encoding="utf-8"))
+        if not isinstance(contents, dict):
+            raise ValueError("not a list of keys and values")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise BaselineError(f"{path} cannot be read ({reason}). Train again with --restart, or correct it.") from error
+    return contents
+
+
+def _read_files(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any] | None, bytes]:
+    """config.yaml and score_distribution.json (None if missing), and the bytes of model.pth, if they go together."""
+    record, fits = read_record(paths), _read_distributions(paths)
+    try:
+        weights = paths.model.read_bytes()
+    except OSError as error:
+        raise BaselineError(f"{paths.model} cannot be read ({error.strerror}). Train again.") from error
+    checksum = hashlib.sha256(weights).hexdigest()
+    for path, contents in ((paths.config_record, record), (paths.score_distribution, fits)):
+        if contents is not None and contents.get("model_sha256") != checksum:
+            raise BaselineError(
+                f"{path} belongs to other weights than {paths.model.name}, or one of them is damaged. Train again, or "
+                "with --restart. If you have put other weights there, remove the file."
+            )
+    return record, fits, weights
 
 
 def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> float | None:
@@ -178,23 +219,5 @@ def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> 
         raise BaselineError(f"{paths.score_distribution} cannot be used ({error}). Train again.") from error
 
 
-def _read_records(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any] | None, bytes]:
-    """config.yaml, score_distribution.json (None where one is not there) and the bytes of model.pth, if they agree."""
-    record = read_record(paths)
-    fits = read_sealed(paths.score_distribution, json.loads)
-    try:
-        weights = paths.model.read_bytes()
-    except OSError as error:
-        raise BaselineError(f"{paths.model} cannot be read ({error.strerror}). Mend that, or train again.") from error
-    checksum = hashlib.sha256(weights).hexdigest()
-    for path, contents in ((paths.config_record, record), (paths.score_distribution, fits)):
-        if contents is not None and contents.get("model_sha256") != checksum:
-            raise BaselineError(
-                f"{path} belongs to other weights than {paths.model.name}, or these are damaged. Train again, or go on "
-                "with --restart; remove the file if the weights are another's."
-            )
-    return record, fits, weights
-
-
 def _training_checksum(identity: dict[str, Any], epochs: int) -> str:
-    return checksum_of({"epochs": epochs, **identity})
+    return hashlib.sha256(json.dumps({"epochs": epochs, **identity}, sort_keys=True).encode()).hexdigest()

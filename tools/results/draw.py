@@ -1,0 +1,18 @@
+"""Draw a plot, or warn: matplotlib is imported only here, where a plot is needed."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+log = logging.getLogger("baseline")
+
+
+def draw(function: str, path: Path, *arguments: Any) -> None:
+    """Call a function of plots.py. A plot that cannot be drawn is a warning, and costs nothing else."""
+    try:
+        from tools.results import plots
+
+        getattr(plots, function)(path, *arguments)
+    except Exception as error:
+        log.warning("%s could not be drawn: %s", path, error)
+        log.debug("", exc_info=True)
