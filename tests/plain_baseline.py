@@ -19,13 +19,13 @@ from torch.utils.data import DataLoader, Subset
 MELS, FRAMES = 128, 5
 
 
-def clip_vectors(path: Path) -> list[np.ndarray]:
+def clip_vectors(path: Path, hop: int = 1) -> list[np.ndarray]:
     samples, sampling_rate = librosa.load(path, sr=None, mono=False)
     samples = samples if samples.ndim == 1 else samples[0]  # of two channels the left one
     with threadpool_limits(1):  # another number of BLAS threads rounds differently
         mel = librosa.feature.melspectrogram(y=samples, sr=sampling_rate, n_fft=1024, hop_length=512, n_mels=MELS)
     log_mel = 20.0 / 2.0 * np.log10(np.maximum(mel, 2.220446049250313e-16))  # (M, T)
-    return [log_mel[:, k : k + FRAMES].T.flatten() for k in range(log_mel.shape[1] - FRAMES + 1)]
+    return [log_mel[:, k : k + FRAMES].T.flatten() for k in range(0, log_mel.shape[1] - FRAMES + 1, hop)]
 
 
 class PlainNetwork(torch.nn.Module):
@@ -45,19 +45,29 @@ def vector_loss(network, x):
     return torch.nn.functional.mse_loss(network(x), x, reduction="none").mean(dim=1)
 
 
-def train_plainly(directory: Path, epochs: int, seed: int, batch_size: int, clips: str = "*.wav") -> dict:
+def train_plainly(
+    directory: Path,
+    epochs: int,
+    seed: int,
+    batch_size: int,
+    clips: str = "*.wav",
+    learning_rate: float = 0.001,
+    shuffle: bool = True,
+    validation_split: float = 0.1,
+    frame_hop_length: int = 1,
+) -> dict:
     """Train on the clips of directory/train and return all that a training leaves behind."""
     torch.set_num_threads(1)
     paths = sorted((directory / "train").glob(clips))
-    items = [(vector, "target" in path.name) for path in paths for vector in clip_vectors(path)]
+    items = [(vector, "target" in path.name) for path in paths for vector in clip_vectors(path, frame_hop_length)]
 
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    train, valid = train_test_split(range(len(items)), test_size=0.1)
+    train, valid = train_test_split(range(len(items)), test_size=validation_split)
     network = PlainNetwork()
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.001)
-    train_loader = DataLoader(Subset(items, train), batch_size=batch_size, shuffle=True)
+    optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+    train_loader = DataLoader(Subset(items, train), batch_size=batch_size, shuffle=shuffle)
     valid_loader = DataLoader(Subset(items, valid), batch_size=batch_size, shuffle=False)
 
     log = []

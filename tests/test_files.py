@@ -32,6 +32,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old"}
 
 
+def test_a_file_is_replaced_not_written_in_place(tmp_path):
+    path, reader = tmp_path / "a.txt", tmp_path / "link.txt"
+    write_text(path, "old")
+    reader.hardlink_to(path)  # as somebody who has opened it
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert (path.read_text(), reader.read_text()) == ("new", "old")
+
+
 def test_of_a_group_none_is_replaced_where_one_fails(tmp_path):
     paths = [tmp_path / name for name in ("a.txt", "b.txt")]
     for path in paths:

@@ -9,6 +9,7 @@ import torch
 from conftest import RAW, Workspace
 from plain_baseline import clip_vectors, plain_mahala, plain_mahala_frame, plain_mse, train_plainly
 from scipy.stats import gamma
+from sklearn.metrics import roc_auc_score
 from test_other_years import names_of_2020, names_of_2021, names_of_later_years, write_clips
 
 from config import load_config
@@ -85,11 +86,11 @@ def test_clip_calibration(trained, plain, tmp_path):
         assert decisions == {name: value > plain_quantile(fits[score]) for name, value in scores.items()}
 
 
-def plain_scores(plain, paths, score):
+def plain_scores(plain, paths, score, hop=1):
     functions = {"MAHALA": plain_mahala, "MAHALA_FRAME": plain_mahala_frame}
     covariances = {domain: cov.float() for domain, cov in plain["covariances"].items()}
     for path in paths:
-        x = torch.from_numpy(np.stack(clip_vectors(path)))
+        x = torch.from_numpy(np.stack(clip_vectors(path, hop)))
         with torch.no_grad():
             network = plain["network"]
             yield plain_mse(network, x) if score == "MSE" else functions[score](network, x, covariances)
@@ -106,16 +107,39 @@ def plain_quantile(fit, quantile=0.9):
     return fit["loc"] + fit["scale"] * low
 
 
-@pytest.mark.parametrize(("batch_size", "last"), [(100, 80), (197, 1)])
-def test_last_batches(tmp_path, demo_data, batch_size, last):
-    """A smaller last batch is kept; one of a single vector is left out, and counts in the number of batches."""
+@pytest.mark.parametrize(
+    ("options", "last"),
+    [
+        ({"batch_size": 100}, 80),  # a smaller last batch is kept
+        ({"batch_size": 197}, 1),  # one of a single vector is skipped in training, and counts in the number of batches
+        ({"batch_size": 64, "shuffle": False, "learning_rate": 0.003}, 36),
+        ({"batch_size": 64, "validation_split": 0.3, "frame_hop_length": 3, "epochs": 3}, 44),
+    ],
+)
+def test_other_options(tmp_path, demo_data, options, last):
+    options = {"epochs": 2, "seed": 7} | options
     workspace = Workspace(tmp_path, demo_data)
-    workspace.run_here("--epochs", "2", "--batch_size", str(batch_size), "--seed", "7", "--train_only")
-    plain = train_plainly(demo_data / RAW / "fan", epochs=2, seed=7, batch_size=batch_size)
-    assert len(plain["train"]) % batch_size == last
+    arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+    workspace.run_here(*arguments, "--max_fpr", "0.3", "--decision_threshold", "0.4")
+    workspace.run_here("--test_only", "--score", "MAHALA", *arguments)
+    plain = train_plainly(demo_data / RAW / "fan", **options)
+    assert len(plain["train"]) % options["batch_size"] == last
     assert read_log(workspace.model(run="seed7") / "log.csv") == plain["log"]
-    fits = json.loads((workspace.model(run="seed7") / "score_distribution.json").read_text())
-    assert fits["batch"]["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
+    fits = json.loads((workspace.model(run="seed7") / "score_distribution.json").read_text())["batch"]
+    assert fits["MSE"] == vars(fit_gamma(plain["batch_scores"]["MSE"]))
+    expected = fit_gamma(plain["batch_scores"]["MAHALA"])
+    assert [*fits["MAHALA"].values()] == pytest.approx([*vars(expected).values()], rel=1e-3)
+
+    paths = sorted((demo_data / RAW / "fan" / "test").glob("*.wav"), key=lambda path: ("anomaly" in path.name, path))
+    hop = options.get("frame_hop_length", 1)
+    scores = read_column(workspace.result(run="seed7") / "anomaly_score_fan_section_00_test.csv")
+    assert [*scores.values()] == pytest.approx(list(plain_scores(plain, paths, "MSE", hop)), rel=1e-6)
+    decisions = read_column(workspace.result(run="seed7") / "decision_result_fan_section_00_test.csv")
+    assert decisions == {name: value > plain_quantile(fits["MSE"], 0.4) for name, value in scores.items()}
+    is_anomaly = ["anomaly" in name for name in scores]
+    with (workspace.result(run="seed7") / "result_fan.csv").open() as file:
+        row = next(csv.DictReader(file))
+    assert float(row["pAUC"]) == pytest.approx(roc_auc_score(is_anomaly, [*scores.values()], max_fpr=0.3))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import torch
 import yaml
 from conftest import RAW, ROOT, Workspace, copy_project, make_clips, write_wav
 
-from config import BaselineError
+from config import TRAINING_KEYS, BaselineError
 from datasets.catalog import find_dataset
 from networks import NETWORKS
 from networks.autoencoder import AutoEncoder
@@ -168,6 +168,25 @@ def test_another_network_of_the_same_name(trained, resumable, monkeypatch):
     monkeypatch.setitem(NETWORKS, "DCASE2023T2-AE", Wider)
     with pytest.raises(BaselineError, match="does not fit this network or optimizer"):
         resumable.run_here("--epochs", "4", "--train_only", "--restart")
+
+
+OTHER_PARAMETERS = [
+    *("--n_mels 64", "--frames 4", "--frame_hop_length 2", "--n_fft 512", "--hop_length 256", "--power 1"),
+    *("--fmin 100", "--fmax 7000", "--win_length 800", "--seed 1", "--batch_size 128", "--learning_rate 0.01"),
+    *("--shuffle False", "--validation_split 0.2"),
+]
+
+
+def test_all_parameters_of_a_training_are_tried():
+    assert {option.split()[0].lstrip("-") for option in OTHER_PARAMETERS} == {*TRAINING_KEYS} - {"model"}
+
+
+@pytest.mark.parametrize("option", OTHER_PARAMETERS)
+def test_another_parameter_is_another_training(trained, workspace, option):
+    workspace.data = trained.data
+    checkpoint = ["--checkpoint_path", str(trained.model() / "checkpoint.pth")]
+    with pytest.raises(BaselineError, match=f"is of another training: {option.split()[0]} was "):
+        restart(workspace, *checkpoint, *option.split())
 
 
 def test_checkpoint_of_another_training_is_refused(trained, workspace):

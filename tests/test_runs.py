@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tools.results.score_files import read_sections
 from tools.training.console import open_console, open_log_file
 from tools.training.paths import run_paths
 
+SCORE_FILE = "anomaly_score_fan_section_00_test.csv"
 SHORT = ["--epochs", "1", "--train_only"]
 
 
@@ -129,6 +131,51 @@ def test_a_picture_that_cannot_be_drawn_costs_nothing_else(trained, tmp_path, ca
     workspace.run_here("--test_only")
     assert "anomaly_score_fan.png could not be drawn" in capsys.readouterr().err
     assert (workspace.result() / "result_fan.csv").exists()
+
+
+def test_a_score_equal_to_the_threshold_is_normal(trained, workspace, monkeypatch):
+    scores = [float(score) for _, score in csv.reader((trained.result() / SCORE_FILE).open())]
+    threshold = sorted(scores)[7]
+    monkeypatch.setattr("tools.training.model_files._threshold", lambda *_: threshold)
+    workspace.data, workspace.models = trained.data, trained.models
+    workspace.run_here("--test_only")
+    rows = csv.reader((workspace.result() / SCORE_FILE.replace("anomaly_score", "decision_result")).open())
+    assert [int(decision) for _, decision in rows] == [int(score > threshold) for score in scores]
+
+
+@pytest.mark.parametrize(
+    ("lock", "arguments", "message"),
+    [
+        ("model .training.lock", SHORT, "waiting for another run that trains the same model"),
+        ("model .files.lock", SHORT, "writing the model(.|\n)*waiting for .*files.lock"),
+        ("model .files.lock", ["--test_only"], "waiting for .*files.lock"),
+        ("result ../.seed13711_fan.lock", ["--test_only"], "waiting for another run that writes results of fan"),
+    ],
+)
+def test_runs_wait_for_each_other(trained, workspace, caplog, lock, arguments, message):
+    caplog.set_level("DEBUG")
+    workspace.data = trained.data
+    shutil.copytree(trained.models, workspace.models)
+    place, name = lock.split()
+    path = getattr(workspace, place)() / name
+    path.parent.parent.mkdir(parents=True, exist_ok=True)
+    seconds = 5 if "writing" in message else 2  # until the run comes to the lock, and more
+    code = f"with files.alone(pathlib.Path({str(path)!r})): print(flush=True), time.sleep({seconds})"
+    command = [sys.executable, "-c", f"import time, pathlib, files\n{code}"]
+    holder = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT)
+    holder.stdout.readline()
+    workspace.run_here(*arguments)
+    assert re.search(message, caplog.text)
+    assert holder.wait(5) == 0
+
+
+def test_clips_of_another_rate(trained, workspace):
+    own_copy(workspace, trained.data)
+    shutil.copytree(trained.models, workspace.models)
+    for path in (workspace.data / RAW / "fan" / "test").iterdir():
+        write_wav(path, seconds=2, rate=8000)
+    with pytest.raises(BaselineError, match="sampling rate 8000 Hz, but the model was trained on clips with 16000 Hz"):
+        workspace.run_here("--test_only")
 
 
 def test_one_class_only(trained, workspace, capsys):
