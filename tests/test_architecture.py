@@ -1,9 +1,11 @@
-"""Who may import whom, and that importing does nothing."""
+"""The rooms of the house: who may import whom, one name for one thing, and importing does nothing."""
 
 import ast
 import logging
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,65 +19,101 @@ SOURCES = [
     for pattern in ("*.py", "networks/*.py", "datasets/**/*.py", "tools/**/*.py")
     for path in sorted(ROOT.glob(pattern))
 ]
-ROOMS = {"config", "files", "datasets", "networks", "tools", "train"}
-# Room → rooms it may import: arrows run down only.
-ALLOWED = {
+# Room → the rooms below it, which it may import from.
+BELOW = {
     "config": set(),
     "files": {"config"},
-    "datasets": {"config", "files", "datasets"},
-    "networks": {"config", "networks"},
-    "tools": {"config", "files", "datasets", "networks", "tools"},
-    "train": ROOMS,
+    "networks": {"config"},
+    "datasets": {"config", "files"},
+    "datasets.download": {"config", "files", "datasets"},
+    "tools.setup": set(),
+    "tools.training": {"config", "files", "datasets", "networks"},
+    "tools.results": {"config", "files", "datasets", "networks", "tools.training"},
+    "train": {"config", "files", "datasets", "datasets.download", "networks", "tools.training", "tools.results"},
 }
-SLOW = {"librosa", "matplotlib", "sklearn", "scipy", "seaborn", "pandas", "soundfile"}
+BELOW["tools"] = {*BELOW}  # the commands
+SLOW = {"torch", "librosa", "matplotlib", "sklearn", "scipy", "seaborn", "pandas", "soundfile", "requests", "joblib"}
+MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 
 
 def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """The modules that a file imports, those that are used for annotations alone apart."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    nodes = tree.body if top_level_only else ast.walk(tree)
+    skipped = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in block.body
+    }
     names = set()
-    for node in nodes:
-        if isinstance(node, ast.Import):
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in skipped:
             names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names.add(node.module)
+        elif isinstance(node, ast.ImportFrom) and id(node) not in skipped:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= (inner & MODULES.keys()) or {node.module}
     return names
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+def room(module: str) -> str:
+    return max((name for name in BELOW if f"{module}.".startswith(f"{name}.")), key=len)
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_arrows_run_down(path):
-    room = "train" if path.name == "benchmark.py" else path.relative_to(ROOT).parts[0].removesuffix(".py")
-    imported = {name.split(".")[0] for name in imports(path)} & ROOMS
-    assert imported <= ALLOWED[room]
+@pytest.mark.parametrize("module", MODULES)
+def test_arrows_run_down(module):
+    imported = {room(name) for name in imports(MODULES[module]) if name in MODULES}
+    assert imported <= BELOW[room(module)] | {room(module)}
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_only_plots_knows_matplotlib(path):
-    plotting = {name.split(".")[0] for name in imports(path)} & {"matplotlib", "seaborn"}
-    assert not plotting or path.name == "plots.py"
+def test_no_module_needs_itself():
+    graph = {module: imports(path) & MODULES.keys() for module, path in MODULES.items()}
+    TopologicalSorter(graph).prepare()
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("networks/*.py")), ids=name_of)
-def test_networks_know_nothing_of_files(path):
-    assert not {name.split(".")[0] for name in imports(path)} & {"pathlib", "os", "io", "json", "csv", "yaml"}
+def test_one_name_for_one_thing():
+    files = Counter(path.name for path in SOURCES if path.name != "__init__.py")
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES]
+    classes = Counter(node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef))
+    assert [name for name, n in (files + classes).items() if n > 1] == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
-def test_slow_libraries_are_imported_where_they_are_used(path):
-    if path.name not in ("plots.py", "make_demo_data.py"):  # which cannot do without
-        assert not {name.split(".")[0] for name in imports(path, top_level_only=True)} & SLOW
+def test_tools_holds_what_a_user_types():
+    for path in (path for path in ROOT.glob("tools/*.py") if path.name != "__init__.py"):
+        assert 'if __name__ == "__main__":' in path.read_text(encoding="utf-8"), path.name
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_only_plots_knows_matplotlib(module):
+    plotting = {name.split(".")[0] for name in imports(MODULES[module])} & {"matplotlib", "seaborn"}
+    assert not plotting or module == "tools.results.plots"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("networks")])
+def test_networks_know_nothing_of_files(module):
+    assert not {name.split(".")[0] for name in imports(MODULES[module])} & {
+        "pathlib",
+        "os",
+        "io",
+        "json",
+        "csv",
+        "yaml",
+    }
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_slow_libraries_are_imported_where_they_are_used(module):
+    """PyTorch only in modules that cannot do without."""
+    allowed = {"tools.results.plots": SLOW, "tools.setup.demo_sounds": SLOW, "tools.make_demo_data": SLOW}
+    found = {name.split(".")[0] for name in imports(MODULES[module], top_level_only=True)} & SLOW
+    assert found <= allowed.get(module, {"torch"})
+    assert "torch" not in found or room(module) in ("networks", "datasets", "tools.training", "tools")
 
 
 def test_importing_does_nothing(tmp_path):
-    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in SOURCES]
     code = f"""
 import importlib, logging, os
 before = os.getcwd(), sorted(os.listdir("."))
-for name in {modules}:
+for name in {[*MODULES]}:
     importlib.import_module(name)
 assert (os.getcwd(), sorted(os.listdir("."))) == before
 assert not logging.getLogger().handlers and not logging.getLogger("baseline").handlers
