@@ -13,7 +13,6 @@ import pytest
 import soundfile
 import torch
 from conftest import RAW, Workspace, write_wav
-from test_other_years import names_of_later_years, write_clips
 
 from config import BaselineError, load_config
 from datasets.catalog import find_machine, machine_of_path
@@ -23,10 +22,12 @@ from datasets.log_mel import band_centers
 from networks import make_network
 from networks.scores import SCORES, contributions
 from tools import plot_reconstruction
-from tools.plot_reconstruction import model_paths, ranked_clips, reconstruct
+from tools.plot_reconstruction import model_paths, ranked_clips, ranked_clips_of_run, reconstruct
+from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.training.console import run_command
 from tools.training.model_files import load_model
+from tools.training.paths import run_paths
 
 P, M, K = 5, 4, 30
 GENERATOR = torch.Generator().manual_seed(0)
@@ -46,10 +47,9 @@ def network():
 @pytest.mark.parametrize("name", SCORES)
 def test_contributions_add_up_to_the_score(network, name):
     residuals = torch.randn(K, P * M, generator=GENERATOR)
-    score = SCORES[name](network)
-    found = contributions(score, residuals)
+    found = contributions(SCORES[name](network), residuals)
     assert found.shape == (K, P * M)
-    assert float(found.sum()) == pytest.approx(float(score(residuals)), rel=1e-5)
+    assert float(found.sum()) == pytest.approx(float(SCORES[name](network)(residuals)), rel=1e-5)
     assert not residuals.requires_grad
 
 
@@ -63,13 +63,9 @@ def test_contributions_by_hand(network):
     inverse = min(inverses, key=lambda inverse: mean @ inverse @ mean)
     expected = (rows * (inverse @ mean) / len(rows)).view(K, P * M)
     torch.testing.assert_close(contributions(SCORES["MAHALA"](network), residuals), expected, rtol=1e-4, atol=1e-8)
-
-
-def test_contributions_to_other_scores():
-    """One of the first degree, which the largest error alone makes; and a clip without any error."""
+    # A score of the first degree, which depends on the largest error only; a clip without any error
     residuals = torch.tensor([[1.0, -3.0], [2.0, 0.5]])
-    found = contributions(lambda r: r.abs().max(), residuals)
-    assert found.tolist() == [[0, 3], [0, 0]]
+    assert contributions(lambda r: r.abs().max(), residuals).tolist() == [[0, 3], [0, 0]]
     assert contributions(lambda r: r.square().mean(), torch.zeros(2, 2)).tolist() == [[0, 0], [0, 0]]
 
 
@@ -88,21 +84,16 @@ def test_sum_by_frame():
 def test_band_centers_are_where_the_filters_are_largest():
     import librosa
 
-    config = load_config(["--dataset", "DCASE2024T2fan", "-d", "--n_fft", "16384"])
+    config = load_config([*FAN, "--n_fft", "16384"])
     filters = librosa.filters.mel(sr=16000, n_fft=16384, n_mels=128)
     highest = np.fft.rfftfreq(16384, 1 / 16000)[filters.argmax(axis=1)]
     np.testing.assert_allclose(band_centers(16000, config), highest, atol=16000 / 16384)
 
 
-def test_place_of_a_clip_says_its_machine_type():
-    clip = Path("anywhere/dcase2022t2/eval_data/raw/fan/source_test/section_03_0000.wav")
-    assert machine_of_path(clip) == find_machine("DCASE2022T2fan", "eval")
-    for other in (
-        "a.wav",
-        "/a.wav",
-        "dcase2022t2/eval_data/raw/Fan/test/a.wav",
-        "dcase2022t2/x_data/raw/fan/test/a.wav",
-    ):
+def test_place_of_a_clip_gives_its_machine_type():
+    place = "anywhere/dcase2022t2/eval_data/raw/fan/source_test/section_03_0000.wav"
+    assert machine_of_path(Path(place)) == find_machine("DCASE2022T2fan", "eval")
+    for other in ("a.wav", "/a.wav", place.replace("fan", "Fan"), place.replace("eval_data", "x_data")):
         assert machine_of_path(Path(other)) is None
 
 
@@ -177,8 +168,8 @@ def test_ranked_clips(tested, capsys):
 def test_ranked_clips_without_labels():
     clips = [parse_clip(Path(f"section_00_{number:04d}.wav")) for number in range(5)]
     result = SectionScores("00", clips, [1.0, 5.0, 2.0, 4.0, 3.0], None)
-    assert [clip.name for clip in ranked_clips([result], 1)] == ["section_00_0001.wav", "section_00_0000.wav"]
-    assert len(ranked_clips([result], 4)) == 5
+    assert ranked_clips([result], 1) == [clips[1], clips[0]]
+    assert set(ranked_clips([result], 4)) == set(clips)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml"), (".png", b"\x89PNG")])
@@ -217,10 +208,9 @@ def test_wrong_arguments(tested, capsys, arguments, error, status):
 
 
 def test_a_bad_clip_does_not_stop_the_others(tested, tmp_path, capsys):
-    good, bad = tested.clip("*anomaly_0001*"), tmp_path / "dcase2024t2/dev_data/raw/fan/test/section_00_0001.wav"
-    bad.parent.mkdir(parents=True)
+    good, folder = tested.clip("*anomaly_0001*"), tmp_path / RAW / "fan" / "test"
+    slow, bad = write_wav(folder / "section_00_0001.wav", rate=8000), folder / "section_00_0002.wav"
     bad.write_bytes(b"RIFF")
-    slow = write_wav(bad.with_name("section_00_0002.wav"), rate=8000)
     assert draw(tested, bad, slow, good) == 1
     errors = capsys.readouterr().err
     assert f"{bad}: not a readable wav file" in errors
@@ -229,20 +219,19 @@ def test_a_bad_clip_does_not_stop_the_others(tested, tmp_path, capsys):
 
 
 def test_first_of_two_channels(tmp_path, tested):
-    """As the baseline takes it, for clips of a dataset with two."""
-    stereo = Workspace(tmp_path / "stereo")
-    stereo.models = tested.models
-    original = tested.clip("section_00_source_test_anomaly_0001*")
-    (stereo.data / RAW / "fan" / "test").mkdir(parents=True)
-    samples, rate = soundfile.read(original, dtype="int16")
-    soundfile.write(
-        stereo.data / RAW / "fan" / "test" / original.name, np.stack([samples, samples[::-1]], axis=1), rate
-    )
+    """For clips of a dataset, as in training; for other clips the user must say which."""
+    clip = tested.clip("section_00_source_test_anomaly_0001*")
+    samples, rate = soundfile.read(clip, dtype="int16")
+    stereo = tmp_path / RAW / "fan" / "test" / clip.name
+    stereo.parent.mkdir(parents=True)
+    soundfile.write(stereo, np.stack([samples, samples[::-1]], axis=1), rate)
     plots = []
-    for workspace in (tested, stereo):
-        assert draw(workspace, workspace.clip(original.name), "--output", tmp_path / "plot.png") == 0
+    for path in (clip, stereo):
+        assert draw(tested, path, "--output", tmp_path / "plot.png") == 0
         plots.append(matplotlib.image.imread(tmp_path / "plot.png"))
-    np.testing.assert_array_equal(plots[0][200:], plots[1][200:])  # below the title, which has the rank
+    np.testing.assert_array_equal(*plots)
+    shutil.copy(stereo, tmp_path / "stereo.wav")
+    assert draw(tested, tmp_path / "stereo.wav", *FAN) == 1
 
 
 def test_silence_and_a_score_of_zero(tested, tmp_path, monkeypatch):
@@ -280,27 +269,26 @@ def test_names_of_any_kind(tested, tmp_path, name):
     assert plot.name.startswith(f"clips_{clip.stem[:20]}")
 
 
-def test_models_of_sections(tmp_path, capsys):
-    """2022: each section's clips with its model; --use_ids plots those of its sections only."""
-    workspace = Workspace(tmp_path)
-    directory = workspace.data / "dcase2022t2" / "dev_data" / "raw" / "fan"
-    write_clips(directory, names_of_later_years(["00", "01", "02"]), 1)
-    for section in ("0", "1"):
-        options = ["--epochs", "1", "--batch_size", "16", "--use_ids", section]
-        workspace.run_here(*options, machine="fan", dataset="DCASE2022T2")
-    results = workspace.results / "dev_data/baseline_MSE/DCASE2022T2/seed13711"
-    assert draw(workspace, "--dataset", "DCASE2022T2fan", "-d", "--ranked", "1", "--use_ids", "1") == 0
-    assert {path.name[:10] for path in (results / "reconstruction_fan").iterdir()} == {"section_01"}
+def test_sections_with_models_of_their_own(tmp_path):
+    """2022: a section's own model scores its clips; with --use_ids only clips of these sections are plotted."""
+    arguments = ["--dataset", "DCASE2022T2fan", "-d", *Workspace(tmp_path).options]
+    config, config_of_01 = load_config(arguments), load_config([*arguments, "--use_ids", "1"])
+    machine = find_machine("DCASE2022T2fan", "dev")
+    own_model = run_paths(config, machine, ("01",)).model
+    own_model.parent.mkdir(parents=True)
+    own_model.touch()
+    names = [model_paths(config, machine, section).model_name for section in ("00", "01", "")]
+    assert names == ["fan", "fan_section_01", "fan"]
+    assert model_paths(config_of_01, machine, "01").model == own_model
+    with pytest.raises(BaselineError, match="section 00 is not one of --use_ids 1."):
+        model_paths(config_of_01, machine, "00")
     for section in ("00", "01"):
-        clip = next(directory.glob(f"test/section_{section}*"))
-        scores = read_scores(results / f"anomaly_score_fan_section_{section}_test.csv")
-        assert draw(workspace, clip) == 0
-        assert capsys.readouterr().out.splitlines()[-1].startswith(f"MSE {scores[clip.name]:.5g}, ")
-    clip = next(directory.glob("test/section_02*"))
-    assert draw(workspace, clip) == 1
-    assert "no trained model" in capsys.readouterr().err
-    assert draw(workspace, clip, "--use_ids", "1") == 1
-    assert "section 02 is not one of --use_ids 1." in capsys.readouterr().err
+        path = run_paths(config, machine, ()).anomaly_scores(section)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"section_{section}_source_test_normal_0000.wav,1.5\n")
+    for settings, sections in ((config, ["00", "01"]), (config_of_01, ["01"])):
+        clips = ranked_clips_of_run(Run(settings, machine.dataset), machine, 1)
+        assert [clip.section for clip in clips] == sections
 
 
 def test_roc_plot_of_a_test(trained):

@@ -128,7 +128,12 @@ def ranked_clips(results: Sequence[SectionScores], number: int) -> list[Clip]:
     return list(dict.fromkeys(chosen))
 
 
-def _ranked_clips_of_run(run: Run, machine: Machine, number: int) -> list[Clip]:
+def ranked_clips_of_run(run: Run, machine: Machine, number: int) -> list[Clip]:
+    """The same of the sections that were tested.
+
+    Raises:
+        BaselineError: none was tested.
+    """
     sections = machine.section_names(run.config.use_ids)
     results = [result for section in sections if (result := run.section(machine, section))]
     if not results:
@@ -203,7 +208,7 @@ def main(arguments: list[str] | None = None) -> bool:
     find_score(config.score)  # an unknown name is an error before any work
     machine = find_machine(config.dataset, config.split)
     run = Run(config, machine.dataset)
-    clips = list(map(_parse_any_clip, options.clips)) or _ranked_clips_of_run(run, machine, options.ranked)
+    clips = list(map(_parse_any_clip, options.clips)) or ranked_clips_of_run(run, machine, options.ranked)
     plots: dict[Path, Clip] = {}
     for clip in clips:
         path = options.output or _plot_path(clip, run.paths(machine), machine)
