@@ -71,7 +71,7 @@ def test_contributions_by_hand(network):
 
 @pytest.mark.parametrize("score", [lambda r: (r > 1).sum(), lambda r: torch.tensor(1.0), lambda r: 1.0])
 def test_a_score_without_a_derivative_is_an_error(score):
-    with pytest.raises(BaselineError, match="the score has no derivative"):
+    with pytest.raises(BaselineError, match="contributions to the score need its derivative"):
         contributions(score, torch.randn(K, P * M))
 
 

@@ -44,7 +44,7 @@ from tools import make_demo_data
 from tools.training.adam import Adam
 from tools.training.checkpoint import TrainingState
 from tools.training.console import run_command
-from tools.training.fast_step import fastest_form, flatten_parameters
+from tools.training.fast_step import fastest_form
 from train import training_step
 
 FULL_CLIPS, VECTORS_A_CLIP, TRAINING_SHARE = 1000, 309, 0.9  # of a full-size machine type, clips of 10 s
@@ -155,9 +155,8 @@ class Bench:
         torch.set_num_threads(1)
         vectors = self.vectors(len(self.clips))
         batches = torch.randperm(len(vectors)).split(self.config.batch_size)[:-1]
-        stated, *_ = self.new_training()
-        step, network, optimizer = self.new_training()
-        fast = fastest_form(step, network, optimizer, vectors[batches[0]])
+        stated = partial(training_step, *self.new_training())
+        fast = fastest_form(training_step, *self.new_training(), vectors[batches[0]])
         times = in_turn(
             self.size["steps"],
             products=matrix_products(self.config.batch_size),
@@ -175,11 +174,10 @@ class Bench:
         log_mels = compute_log_mels(clips, config, 1)
         return Vectors(log_mels, clips, config.frames, config.frame_hop_length, torch.device("cpu"))
 
-    def new_training(self) -> tuple[partial, nn.Module, Adam]:
-        """A training step, its network and its optimizer."""
+    def new_training(self) -> tuple[nn.Module, Adam]:
+        """A network and its optimizer."""
         network = make_network(self.config.model, 640, self.config.n_mels)
-        optimizer = Adam(flatten_parameters(network), self.config.learning_rate)
-        return partial(training_step, network, optimizer), network, optimizer
+        return network, Adam(network.parameters(), lr=self.config.learning_rate)
 
     def measure_features(self) -> None:
         """Extraction, on all cores, against a plain loop over librosa."""
@@ -228,9 +226,8 @@ class Bench:
 
     def measure_checkpoint(self, epoch: float) -> None:
         """Writing a checkpoint, as after each epoch, which takes so many seconds."""
-        _, network, optimizer = self.new_training()
         identity = {"clips": {clip.name: 16 * "0" for clip in self.clips}}
-        state = TrainingState(network, optimizer, identity, torch.device("cpu"))
+        state = TrainingState(*self.new_training(), identity, torch.device("cpu"))
         seconds = in_turn(20, save=lambda _: state.save(self.directory / "checkpoint.pth"))["save"]
         self.add("writing a checkpoint, each epoch", 1000 * seconds, "ms")
         self.add("the same, of an epoch of a machine type", 100 * seconds / epoch, "%", "≤ 2")
