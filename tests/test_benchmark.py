@@ -1,5 +1,6 @@
-"""The benchmark measures what it says; its figures themselves are no test."""
+"""The benchmark measures what it says; its values themselves are no test."""
 
+import json
 import sys
 
 import pytest
@@ -8,12 +9,7 @@ from config import BaselineError
 from datasets.catalog import find_machine
 from datasets.clips import find_clips
 from tools import benchmark
-from tools.benchmark import Bench, Size, in_turn, run
-
-
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory):
-    return Bench(tmp_path_factory.mktemp("bench"), Size(6, 4, steps=3, epochs=1, growth=()))
+from tools.benchmark import Bench, in_turn, run
 
 
 def test_memory_is_that_of_the_command():
@@ -22,30 +18,43 @@ def test_memory_is_that_of_the_command():
     assert 50 < memory < 90  # this process has more
 
 
-def test_a_failed_command_is_said():
+def test_a_failed_command_is_an_error():
     with pytest.raises(BaselineError, match=r"(?s)raise SystemExit.* failed:.*why"):
         run([sys.executable, "-c", "raise SystemExit('why')"])
 
 
 def test_actions_take_turns(monkeypatch):
-    calls, clock = [], iter(range(1000))
+    calls, clock = [], iter([0, 9, 0, 9, 0, 1, 1, 3, 3, 5, 5, 9])
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
     actions = {name: lambda number, name=name: calls.append((name, number)) for name in "ab"}
-    assert in_turn(2, **actions) == {"a": 1, "b": 1}
-    assert calls == [(name, number) for number in range(5) for name in "ab"]  # three rounds do not count
+    assert in_turn(2, warm_up=1, **actions) == {"a": 1.5, "b": 3}  # the first round does not count
+    assert calls == [(name, number) for number in range(3) for name in "ab"]
 
 
-def test_more_clips_than_there_are(bench):
-    data = bench.data(bench.link_clips(15))
-    clips = find_clips(find_machine("DCASE2024T2fan", "dev"), data, "train", ("00",))
-    assert len(clips) == 15
-    assert len({clip.path.resolve() for clip in clips}) == 6
+def test_table_and_json(tmp_path, monkeypatch, capsys):
+    """All rows, on a few clips: 7 training clips, repeated to 12."""
+    links = []
+    link_clips = Bench.link_clips
 
+    def link(bench, n):
+        data = link_clips(bench, n)
+        clips = find_clips(find_machine("DCASE2024T2fan", "dev"), bench.directory / data, "train", ("00",))
+        links.append((len(clips), len({clip.path.resolve() for clip in clips})))
+        return data
 
-def test_steps_and_features_are_measured(bench):
-    figures = {figure.what: figure.value for figure in benchmark.measure_step(bench)}
-    step, products = figures["training step, one thread"], figures["its matrix products alone"]
-    assert figures["training step / its matrix products"] == pytest.approx(step / products)
-    assert step > 0
-    assert benchmark.measure_per_vector_loader(bench).value > 0
-    assert benchmark.measure_features(bench).value > 0
+    monkeypatch.setattr(Bench, "link_clips", link)
+    monkeypatch.setattr(Bench, "measure_test", lambda bench: None)  # it runs train.py, as measure_growth does
+    monkeypatch.setattr(benchmark, "cores", lambda: 1)
+    size = {"train_clips": 7, "test_clips": 4, "steps": 2, "epochs": 2, "growth": [12]}
+    benchmark.measure(size, tmp_path / "benchmark.json")
+    assert links == [(12, 7)]
+    record = json.loads((tmp_path / "benchmark.json").read_text())
+    values = {row["what"]: row["value"] for row in record["figures"]}
+    assert min(values.values()) > 0
+    ratio = values["training step, one thread"] / values["its matrix products alone"]
+    assert values["training step / its matrix products"] == pytest.approx(ratio)
+    assert record["size"] == size
+    assert list(record["growth"][0]) == ["training clips", "one epoch in all (s)", "peak memory (MB)"]
+    output = capsys.readouterr().out
+    for what in values:
+        assert f"\n{what} " in output

@@ -7,15 +7,27 @@ import pytest
 import soundfile
 from conftest import RAW
 
+from config import BaselineError
 from datasets.catalog import find_dataset, find_machine
 from datasets.clips import find_clips
 from tools import make_demo_data
+from tools.make_demo_data import clip_samples, plan_clips
+from tools.setup.demo_sounds import DEV_MACHINES, EVAL_MACHINES
 
 SMALL = ["--train_clips", "6", "--test_clips", "8", "--seconds", "0.5"]
+# Mean of the samples' magnitudes in clips of all conditions, noises and labels
+# fmt: off
+MAGNITUDES = {
+    "ToyCar": 780.969, "ToyTrain": 786.272, "bearing": 730.361, "fan": 787.517,
+    "gearbox": 777.768, "slider": 721.918, "valve": 585.855, "3DPrinter": 765.583,
+    "AirCompressor": 600.189, "BrushlessMotor": 786.184, "HairDryer": 771.252, "HoveringDrone": 768.680,
+    "RoboticArm": 789.674, "Scanner": 747.108, "ToothBrush": 768.292, "ToyCircuit": 768.959,
+}
+# fmt: on
 
 
-def make(data, *options):
-    make_demo_data.main(["--dataset_directory", str(data), *SMALL, "--machines", "fan", "valve", *options])
+def make(data, *options, machines=("fan", "valve")):
+    make_demo_data.main(["--dataset_directory", str(data), *SMALL, "--machines", *machines, *options])
 
 
 def contents(data):
@@ -24,8 +36,19 @@ def contents(data):
 
 def test_machine_types_are_those_of_the_catalog():
     machines = find_dataset("DCASE2024T2").machines
-    assert list(make_demo_data.DEV_MACHINES) == list(machines["dev"])
-    assert list(make_demo_data.EVAL_MACHINES) == list(machines["eval"])
+    assert list(DEV_MACHINES) == list(machines["dev"])
+    assert list(EVAL_MACHINES) == list(machines["eval"])
+
+
+@pytest.mark.parametrize("name", MAGNITUDES)
+def test_sounds_stay_the_same(name):
+    """Another kind of processor may round a sample differently."""
+    machine = (DEV_MACHINES | EVAL_MACHINES)[name]
+    options = {"split": "dev_data", "seed": 0, "train_clips": 5, "test_clips": 8, "seconds": 0.5}
+    clips = plan_clips(name, machine, options).values()
+    samples = np.stack([clip_samples(name, machine, clip, options) for clip in clips])
+    assert (samples.shape, samples.dtype) == ((13, 8000), np.int16)
+    assert np.abs(samples.astype(float)).mean() == pytest.approx(MAGNITUDES[name], rel=1e-5)
 
 
 def test_names_attributes_and_format(tmp_path):
@@ -33,95 +56,89 @@ def test_names_attributes_and_format(tmp_path):
     machine = find_machine("DCASE2024T2fan", "dev")
     train, test = (find_clips(machine, tmp_path, split, ("00",)) for split in ("train", "test"))
     assert [clip.is_target for clip in train] == [False] * 5 + [True]
-    assert sorted((clip.is_target, clip.is_anomaly) for clip in test) == [
-        (target, anomaly) for target in (False, True) for anomaly in (False, False, True, True)
-    ]
-    rows = list(csv.DictReader((tmp_path / RAW / "fan" / "attributes_00.csv").open()))
-    assert {row["file_name"] for row in rows} == {f"fan/{clip.path.parent.name}/{clip.name}" for clip in train + test}
-    assert list(rows[0]) == ["file_name", "d1p", "d1v", "d2p", "d2v"]
+    groups = [(clip.is_target, clip.is_anomaly) for clip in test]
+    assert groups == 2 * [(0, 0)] + 2 * [(1, 0)] + 2 * [(0, 1)] + 2 * [(1, 1)]
+    rows = list(csv.reader((tmp_path / RAW / "fan" / "attributes_00.csv").open()))
+    name = "fan/train/section_00_source_train_normal_0000_spd_low_noise_A.wav"
+    assert rows[:2] == [["file_name", "d1p", "d1v", "d2p", "d2v"], [name, "spd", "low", "noise", "A"]]
+    assert {row[0] for row in rows[1:]} == {f"fan/{clip.path.parent.name}/{clip.name}" for clip in train + test}
     for clip in train + test:
         info, samples = soundfile.info(clip.path), soundfile.read(clip.path)[0]
         assert (info.samplerate, info.channels, info.subtype, info.frames) == (16000, 1, "PCM_16", 8000)
         assert 0.01 < np.abs(samples).max() < 0.9
 
 
+def test_evaluation_clips_have_no_labels(tmp_path):
+    make(tmp_path, "--eval", machines=["Scanner"])
+    clips = find_clips(find_machine("DCASE2024T2Scanner", "eval"), tmp_path, "test", ("00",))
+    assert [clip.name for clip in clips] == [f"section_00_{number:04d}.wav" for number in range(8)]
+    attributes = next(tmp_path.rglob("attributes_00.csv")).read_text()
+    assert (attributes.count("/train/"), attributes.count("/test/")) == (6, 0)
+    plans = []
+    for split in ("dev_data", "eval_data"):
+        options = {"split": split, "seed": 0, "train_clips": 6, "test_clips": 8}
+        plan = plan_clips("Scanner", EVAL_MACHINES["Scanner"], options)
+        plans.append([clip for path, clip in plan.items() if path.startswith("test/")])
+    assert sorted(plans[0]) == sorted(plans[1])
+    assert [clip.label for clip in plans[0]] != [clip.label for clip in plans[1]]  # the order says nothing
+
+
 def test_same_seed_same_clips(tmp_path):
     make(tmp_path / "a")
-    make_demo_data.main(["--dataset_directory", str(tmp_path / "b"), *SMALL, "--machines", "valve"])
-    a, b = contents(tmp_path / "a"), contents(tmp_path / "b")
-    assert len(b) == 14
-    assert all(a[name] == b[name] for name in b)
+    make(tmp_path / "b", machines=["valve"])
     make(tmp_path / "c", "--seed", "1")
-    c = contents(tmp_path / "c")
-    assert not any(a[name] == c[name] for name in a)
+    a, b, c = (contents(tmp_path / name) for name in "abc")
+    assert len(b) == 14
+    assert all(a[name] == b[name] != c[name] for name in b)
     assert len({*a.values()}) == len(a)
 
 
-def test_second_call_reuses_and_mends(tmp_path, capsys):
+def test_second_run_reuses_and_repairs(tmp_path, capsys):
     make(tmp_path)
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")}
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")}
     make(tmp_path)
-    assert "already there, reused" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")} == before
-    next(iter(before)).unlink()
+    assert "fan: already there, reused" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.wav")} == times
+    next((tmp_path / RAW / "fan" / "test").iterdir()).unlink()
+    leftover = tmp_path / RAW / ".fan.partial" / "train" / "clip.wav"  # of a run that was killed
+    leftover.parent.mkdir(parents=True)
+    leftover.touch()
     make(tmp_path)
-    assert set(tmp_path.rglob("*.wav")) == set(before)
+    assert set(tmp_path.rglob("*.wav")) == set(times)
+
+
+def test_other_data_stay(tmp_path):
+    make(tmp_path, machines=["valve"])
+    with pytest.raises(
+        BaselineError, match=r"valve holds .* other options. Remove it, or choose another --dataset_dir"
+    ):
+        make(tmp_path, "--seed", "1", machines=["valve"])
+    recording = tmp_path / RAW / "fan" / "train" / "section_00_source_train_normal_0000.wav"
+    recording.parent.mkdir(parents=True)
+    recording.write_text("a recording")
+    with pytest.raises(BaselineError, match="fan holds other data"):
+        make(tmp_path)
+    assert recording.read_text() == "a recording"
 
 
 def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    synthesise = make_demo_data.synthesise
-
     def fail(name, machine, clip, options):
         if clip.split == "test":
             raise OSError("no space left on device")
-        return synthesise(name, machine, clip, options)
+        return clip_samples(name, machine, clip, options)
 
-    monkeypatch.setattr(make_demo_data, "synthesise", fail)
-    with pytest.raises(SystemExit, match="fan could not be made: no space left"):
+    monkeypatch.setattr(make_demo_data, "clip_samples", fail)
+    with pytest.raises(BaselineError, match="fan could not be made: no space left"):
         make(tmp_path)
     assert list((tmp_path / RAW).iterdir()) == []
 
 
-def test_other_data_are_left_alone(tmp_path):
-    other = tmp_path / RAW / "fan" / "train" / "section_00_source_train_normal_0000.wav"
-    other.parent.mkdir(parents=True)
-    other.write_text("a recording")
-    with pytest.raises(SystemExit, match="holds other data"):
-        make(tmp_path)
-    assert other.read_text() == "a recording"
+WRONG = "--seconds nan,--test_clips 6,--test_clips 0,--train_clips 1,--machines Fan,--seed -1,--dataset x"
 
 
-@pytest.mark.parametrize(
-    "wrong", ["--seconds nan", "--test_clips 6", "--train_clips 1", "--machines Fan", "--seed -1", "--nonsense"]
-)
+@pytest.mark.parametrize("wrong", WRONG.split(","))
 def test_wrong_options(tmp_path, wrong, capsys):
     with pytest.raises(SystemExit) as error:
         make_demo_data.main(["--dataset_directory", str(tmp_path), *wrong.split()])
     assert error.value.code == 2
     assert wrong.split()[0] in capsys.readouterr().err
-
-
-def test_evaluation_clips_have_no_labels(tmp_path):
-    make_demo_data.main(["--dataset_directory", str(tmp_path), *SMALL, "--eval", "--machines", "Scanner"])
-    clips = find_clips(find_machine("DCASE2024T2Scanner", "eval"), tmp_path, "test", ("00",))
-    assert [clip.name for clip in clips] == [f"section_00_{number:04d}.wav" for number in range(8)]
-    assert all(clip.is_anomaly is None for clip in clips)
-    options = {"split": "eval_data", "seed": 0, "train_clips": 6, "test_clips": 8, "seconds": 0.5}
-    plan = make_demo_data.plan_clips("Scanner", make_demo_data.EVAL_MACHINES["Scanner"], options)
-    labels = [clip.label for path, clip in plan.items() if path.startswith("test/")]
-    assert sorted(labels) == ["anomaly"] * 4 + ["normal"] * 4
-    assert labels not in (sorted(labels), sorted(labels, reverse=True))
-
-
-def test_curves_ascend_in_frequency(monkeypatch):
-    """`np.interp` says nothing of it where they do not."""
-    curves = []
-    gains = make_demo_data.gains
-    monkeypatch.setattr(make_demo_data, "gains", lambda n, curve: curves.append(list(curve)) or gains(n, curve))
-    for machine in [*make_demo_data.DEV_MACHINES.values(), *make_demo_data.EVAL_MACHINES.values()]:
-        for speed in [*machine.source.values(), *machine.target.values()]:
-            machine.sound(np.random.default_rng(0), 4000, speed, machine.pitch)
-    for defect in (make_demo_data.knocks, make_demo_data.friction, make_demo_data.rattle, make_demo_data.extra_tones):
-        defect(np.random.default_rng(0), 4000, 1.0)
-    assert curves
-    assert all(curve == sorted(curve) for curve in curves)

@@ -6,8 +6,10 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -18,6 +20,7 @@ from datasets import catalog
 from datasets.catalog import find_dataset, find_machine
 from datasets.clips import find_clips
 from tools import import_clips, score_clips
+from tools.training import model_files
 
 
 @pytest.fixture
@@ -314,6 +317,26 @@ def test_scores_are_those_of_the_test(trained, tmp_path, name, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert "decision threshold" in lines[0]
     assert len(lines) == 1 + len(rows)
+
+
+def test_a_score_equal_to_the_threshold_is_normal(trained, tmp_path, monkeypatch):
+    clip, file = write_wav(tmp_path / "a.wav"), tmp_path / "scores.csv"
+    load_model = model_files.load_model
+    score(trained, clip, "--csv", file)
+    value = float(next(csv.DictReader(file.open()))["score"])
+    for threshold, decision in ((value, "0"), (np.nextafter(value, 0), "1"), (None, "")):
+        monkeypatch.setattr(model_files, "load_model", lambda *a, t=threshold: replace(load_model(*a), threshold=t))
+        score(trained, clip, "--csv", file)
+        assert file.read_text() == f"clip,score,decision\n{clip},{value},{decision}\n"
+
+
+def test_resampled_clips_have_the_rate_of_the_model(trained, tmp_path):
+    slow = write_wav(tmp_path / "slow.wav", rate=8000, subtype="FLOAT")
+    samples = librosa.resample(soundfile.read(slow, dtype="float32")[0], orig_sr=8000, target_sr=16000)
+    soundfile.write(tmp_path / "resampled.wav", samples, 16000, subtype="FLOAT")
+    score(trained, slow, tmp_path / "resampled.wav", "--resample", "--csv", tmp_path / "scores.csv")
+    first, second = csv.DictReader((tmp_path / "scores.csv").open())
+    assert first["score"] == second["score"]
 
 
 def test_clips_that_cannot_be_scored_do_not_stop_the_others(trained, tmp_path, capsys):

@@ -2,13 +2,12 @@
 
     python tools/score_clips.py recordings/today --dataset WorkshopPump -d [--score MAHALA] [--csv today.csv]
 
---dataset, -d or -e, --seed, -tag and --use_ids name the model, as they do for train.py. It is run on the CPU.
+--dataset, -d or -e, --seed, -tag and --use_ids choose the model, as for train.py. It runs on the CPU.
 """
 
 import math
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
 
 from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
-from datasets.catalog import Machine, find_machine
+from datasets.catalog import find_machine
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 from datasets.recordings import find_recordings, open_recording
@@ -34,57 +33,34 @@ OPTIONS = (
 )
 
 
-def score_recordings(
-    paths: list[Path], config: Config, machine: Machine, channel: int | None, resample: bool
-) -> Iterator[tuple[Path, float | BaselineError, int | None]]:
-    """Score each recording, as `train.py --test_only` would.
+def clip_vectors(
+    path: Path, channel: int | None, config: Config, model_rate: int | None, resample: bool = False
+) -> "tuple[LogMels, torch.Tensor]":
+    """The log-mel frames (T, M) of a wav file, and their vectors (K, D).
 
     Args:
-        channel: which channel of the recordings, from 1; None: the only one.
-        resample: whether to take recordings of another sampling rate than the model's.
-
-    Yields:
-        Path; anomaly score, or the reason why there is none; decision (1: anomalous), or None where the model has no
-        decision threshold.
+        channel: from 1; None: the only one.
+        model_rate: sampling rate (Hz) of the model's clips, if it is known.
+        resample: whether to resample a clip with another rate.
 
     Raises:
-        BaselineError: there is no such model.
+        BaselineError: it cannot be read, is too short, or has another sampling rate.
     """
-    import torch
-
-    from networks.scores import find_score, residual
-    from tools.training.model_files import load_model
-
-    paths_of_model = run_paths(config, machine, machine.section_names(config.use_ids))
-    model = load_model(config, machine, paths_of_model)
-    network, threshold, model_rate = model.network.eval(), model.threshold, model.sampling_rate
-    score = find_score(config.score)(network)
-    log.info("%s, decision threshold %s", config.score, "not known" if threshold is None else f"{threshold:.6g}")
-    torch.set_num_threads(1)
-    for path in paths:
-        try:
-            recording = open_recording(path, channel)
-            rate = model_rate if resample and model_rate else recording.header.sampling_rate
-            if model_rate not in (None, rate):
-                raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. Say --resample.")
-            with torch.no_grad():
-                vectors = clip_vectors(recording.log_mels(rate, config), path, config)
-                value = float(score(residual(network, vectors)))
-            if not math.isfinite(value):
-                raise BaselineError(f"{path}: its score is not a finite number. Train the model again.")
-            yield path, value, None if threshold is None else int(value > threshold)
-        except BaselineError as error:
-            yield path, error, None
-
-
-def clip_vectors(log_mels: LogMels, path: Path, config: Config) -> "torch.Tensor":
-    """The vectors of a single clip: (K, D)."""
     import torch
 
     from datasets.frames import Vectors
 
+    recording = open_recording(path, channel)
+    rate = recording.header.sampling_rate
+    if model_rate not in (None, rate):
+        if not resample:
+            advice = "Resample it; score_clips.py does so with --resample."
+            raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. {advice}")
+        rate = model_rate
+    log_mels = recording.log_mels(rate, config)
     clip = Clip(path, section="", is_target=False, is_anomaly=None, split=None)
-    return next(Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu")).per_clip())
+    vectors = Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu"))
+    return log_mels, next(vectors.per_clip())
 
 
 def main(arguments: list[str] | None = None) -> bool:
@@ -104,19 +80,36 @@ def main(arguments: list[str] | None = None) -> bool:
     paths, _ = find_recordings(map(Path, options.clips))
     if not paths:
         raise BaselineError(f"{' '.join(options.clips)}: no .wav files there.")
-    rows, failures = [], 0
-    for path, value, decision in score_recordings(paths, config, machine, options.channel, options.resample):
-        if isinstance(value, BaselineError):
-            log.error("%s", value)
-            failures += 1
+
+    import torch
+
+    from networks.scores import find_score, residual
+    from tools.training.model_files import load_model
+
+    model = load_model(config, machine, run_paths(config, machine, machine.section_names(config.use_ids)))
+    network, threshold = model.network.eval(), model.threshold
+    score = find_score(config.score)(network)
+    log.info("%s, decision threshold %s", config.score, "not known" if threshold is None else f"{threshold:.6g}")
+    torch.set_num_threads(1)
+    rows = []
+    for path in paths:
+        try:
+            _, vectors = clip_vectors(path, options.channel, config, model.sampling_rate, options.resample)
+            with torch.no_grad():
+                value = float(score(residual(network, vectors)))
+            if not math.isfinite(value):
+                raise BaselineError(f"{path}: its score is not a finite number. Train the model again.")
+        except BaselineError as error:
+            log.error("%s", error)
             continue
-        log.info("%12.6g  %-7s  %s", value, {0: "normal", 1: "anomaly", None: "-"}[decision], path)
-        rows.append((path, value, "" if decision is None else decision))
+        decision = "" if threshold is None else int(value > threshold)
+        log.info("%12.6g  %-7s  %s", value, {0: "normal", 1: "anomaly", "": "-"}[decision], path)
+        rows.append((path, value, decision))
     if options.csv is not None:
         write_csv(options.csv, [("clip", "score", "decision"), *rows])
-    if failures:
-        log.error("%d of %d clips have no score; the reasons are above.", failures, len(paths))
-    return not failures
+    if len(rows) < len(paths):
+        log.error("%d of %d clips have no score; the reasons are above.", len(paths) - len(rows), len(paths))
+    return len(rows) == len(paths)
 
 
 if __name__ == "__main__":
