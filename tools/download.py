@@ -1,4 +1,4 @@
-"""Download a dataset, or validate what is there of it.
+"""Download a dataset, or validate the clips on disk.
 
 python tools/download.py DATASET -d|-e [--machines fan valve] [--parts train test labels]
 python tools/download.py DATASET -d|-e validate
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-if __name__ == "__main__":  # found from any directory
+if __name__ == "__main__":  # so that it runs in any directory
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tabulate import tabulate
@@ -19,15 +19,11 @@ from datasets.download.fetch import PARTS, download
 from datasets.download.validate import validate
 from tools.training.console import log, open_console, run_command
 
-SHOWN_NAMES = 10  # of the clips of one kind; the others are counted
+SHOWN_NAMES = 10  # of missing, corrupt or surplus clips
 
 
 def choose_machines(machines: dict[str, Machine], names: list[str]) -> list[Machine]:
-    """The machine types of these names, or all of them where none is given.
-
-    Raises:
-        UsageError: there is no such machine type.
-    """
+    """The machine types with these names (default: all). Raises UsageError if one does not exist."""
     for name in names:
         if name not in machines:
             raise UsageError(
@@ -37,7 +33,7 @@ def choose_machines(machines: dict[str, Machine], names: list[str]) -> list[Mach
 
 
 def validate_all(machines: list[Machine], dataset_directory: Path, parts: Sequence[str]) -> bool:
-    """Print a table of what is there, then the names of the clips that are not as they should be; True if all are."""
+    """Print a table of all archives, then the names of missing, corrupt and surplus clips; whether all is well."""
     archives = [(m, archive) for m in machines for archive in m.archives if set(archive.holds) & set(parts)]
     found = [(m.name, archive.name, validate(m, archive, dataset_directory)) for m, archive in archives]
     rows = [(name, a, f.files, len(f.missing), len(f.corrupt), len(f.surplus), f.note) for name, a, f in found]
@@ -67,18 +63,19 @@ def main(arguments: list[str] | None = None) -> bool:
     own, config = parse_options(parser, arguments)
     name = f"DCASE{config.dataset}T2" if config.dataset.isdigit() else config.dataset
     machines = choose_machines(find_dataset(name).machines[config.split], own.machines)
-    if not any(machine.archives for machine in machines):
+    published = {part for machine in machines for archive in machine.archives for part in archive.holds}
+    if not published:
         raise UsageError(f"{name} has nothing to download in its {config.split} data.")
     for part in own.parts:
-        if part != "labels" and not any(part in archive.holds for machine in machines for archive in machine.archives):
+        if part not in {*published, "labels"}:
             log.info("%s: the catalog knows of no published %s clips in its %s data", name, part, config.split)
     if own.action == "validate":
         return validate_all(machines, config.dataset_directory, own.parts)
     failed = download(machines, config.dataset_directory, own.parts, config.download_url)
     if failed:
-        print(f"failed: {' '.join(failed)}. The reasons are above; the same command goes on with them", file=sys.stderr)
+        print(f"failed: {' '.join(failed)}. The reasons are above; the same command tries again", file=sys.stderr)
     return not failed
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, "What has arrived is kept: the same command goes on from there."))
+    sys.exit(run_command(main, "What has arrived is kept: the same command resumes."))

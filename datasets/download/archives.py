@@ -1,12 +1,11 @@
-"""Zip archive → a machine type's directory, complete or absent; and whether what is there is still intact.
+"""Zip archive → a machine type's directory, complete or absent; and whether that directory is still intact.
 
-Each archive that has been unpacked leaves its manifest in the directory: name, size and CRC-32 of every file.
+Each unpacked archive leaves its manifest in the directory: name, size and CRC-32 of every file.
 """
 
 import contextlib
 import json
 import logging
-import lzma
 import shutil
 import stat
 import struct
@@ -15,6 +14,7 @@ import zlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -23,19 +23,17 @@ from datasets.catalog import Archive, Machine
 from datasets.clips import SPLIT_DIRECTORIES
 from files import cannot_write, write_text
 
-CHUNK = 1 << 20  # bytes
 MOST_UNPACKED = 50  # times an archive's size; clips take 1 to 2 times
-SMALL = 1 << 28  # bytes that are no harm in any case
-# What reading a damaged archive raises; RuntimeError where it is encrypted or packed in an unknown way.
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, struct.error)
-UNPACKING = ".unpacking"  # .fan.unpacking, beside fan: what is not complete yet
-JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")  # what archives pick up on their makers' machines
+SMALL = 1 << 28  # bytes; an archive may always unpack to that much
+# What zipfile raises for a damaged archive (RuntimeError: encrypted, or an unknown compression).
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
+UNPACKING = ".unpacking"  # .fan.unpacking, beside fan: not complete yet
+JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")  # added by the system that an archive was made on
 
 log = logging.getLogger("baseline")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """Size (bytes) and CRC-32 of a file."""
 
     size: int
@@ -44,13 +42,13 @@ class Entry:
 
 @dataclass
 class Findings:
-    """What became of an archive's files: names relative to the machine type's directory."""
+    """The state of an archive's files, by names relative to the machine type's directory."""
 
-    files: int = 0
+    files: int  # number
     missing: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
     surplus: list[str] = field(default_factory=list)
-    note: str = ""  # where there was nothing to compare them with
+    note: str = ""  # why missing files cannot be known
 
     @property
     def intact(self) -> bool:
@@ -58,38 +56,36 @@ class Findings:
 
 
 def manifest_path(machine: Machine, dataset_directory: Path, archive: Archive) -> Path:
-    """Where the manifest of an unpacked archive is: `dcase2024t2/dev_data/raw/fan/dev_fan.zip.json`."""
+    """The manifest of an unpacked archive: `dcase2024t2/dev_data/raw/fan/dev_fan.zip.json`."""
     return machine.directory(dataset_directory) / f"{archive.name}.json"
 
 
 def read_manifest(machine: Machine, dataset_directory: Path, archive: Archive) -> dict[str, Entry] | None:
-    """File → entry of an archive that was unpacked here, or None where there is no (readable) manifest."""
+    """File → entry of an unpacked archive, or None without a readable manifest."""
     path = manifest_path(machine, dataset_directory, archive)
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["files"]
         files = {str(_safe_path(name)): Entry(int(size), int(crc)) for name, (size, crc) in listed.items()}
         if not _holds_clips(files, archive):
-            raise ValueError("clips are missing in it")
+            raise ValueError("it lists no clips")
     except FileNotFoundError:
         return None
-    except (
-        *(OSError, LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError),
-        BaselineError,  # a name that leads outside
-    ) as error:
-        log.warning("%s is damaged (%s), and taken as not there.", path, error)
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+        log.warning("%s is damaged (%s) and will be ignored.", path, error)
         return None
     return files
 
 
 def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
-    """Compare the files of a directory with what they should be, byte by byte (CRC-32).
+    """Compare the files of a directory with an archive's entries, byte by byte (CRC-32).
 
-    Clips beside them, in the same subdirectories, that are not among `files` are surplus.
+    Clips in the same subdirectories that are not among `files` are surplus.
     """
     findings = Findings(files=len(files))
     for name, entry in tqdm(files.items(), desc=f"verify {directory.name}", unit="file", disable=None, leave=False):
         try:
-            intact = (directory / name).stat().st_size == entry.size and _crc(directory / name) == entry.crc
+            path = directory / name
+            intact = path.stat().st_size == entry.size and zlib.crc32(path.read_bytes()) == entry.crc
         except FileNotFoundError:
             findings.missing.append(name)
             continue
@@ -97,8 +93,7 @@ def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
             intact = False
         if not intact:
             findings.corrupt.append(name)
-    parts = {PurePosixPath(name).parts[0] for name in files if "/" in name}
-    for part in sorted(parts):
+    for part in sorted({name.split("/")[0] for name in files if "/" in name}):
         clips = (f"{part}/{path.name}" for path in (directory / part).glob("*.[wW][aA][vV]"))
         findings.surplus += sorted(clip for clip in clips if clip not in files)
     return findings
@@ -107,11 +102,11 @@ def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
 def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Path) -> Findings:
     """Unpack an archive into the directory of its machine type.
 
-    The files are written beside it and renamed when all are there, the manifest last: what is interrupted leaves a
-    complete directory or none, and the next call goes on. Files that are there and intact stay as they are.
+    The files are written beside it and renamed when all are complete, the manifest last: an interrupted call leaves a
+    complete directory or none. Intact files are left alone.
 
     Returns:
-        What was missing or corrupt before, and is there now.
+        What was missing or corrupt before, and is intact now.
 
     Raises:
         BaselineError: the archive is damaged, holds something else, or would write outside of the directory; the
@@ -119,20 +114,18 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
     """
     directory = machine.directory(dataset_directory).resolve()  # a link may lead to another disk
     staging = directory.with_name(f".{machine.name}{UNPACKING}")
-    known = read_manifest(machine, dataset_directory, archive)
-    with _opened(path) as zip_file:
+    with _open(path) as zip_file:
         members = _members(zip_file, archive, machine)
         files = _entries(members)
-        _check_size(members.values(), path)
         findings = compare(directory, files)
-        if known is None:
+        if read_manifest(machine, dataset_directory, archive) is None:
             other_clips = [*filter(is_clip, findings.corrupt), *findings.surplus]
             if other_clips:
                 raise BaselineError(
                     f"{directory} holds other data than {archive.name} (such as {other_clips[0]}). Move the directory "
                     "away, then download again."
                 )
-            for name in findings.corrupt:  # of another archive of this machine type, such as attributes_00.csv
+            for name in findings.corrupt:  # from another archive of this machine type, such as attributes_00.csv
                 del files[name]
             findings.corrupt.clear()
         needed = {name: members[name] for name in findings.missing + findings.corrupt}
@@ -140,41 +133,28 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
         try:
             shutil.rmtree(staging, ignore_errors=True)
             _extract(zip_file, needed, staging)
-            manifest = {"archive": archive.name, "record": archive.record}
-            manifest["files"] = {name: (entry.size, entry.crc) for name, entry in files.items()}
-            write_text(staging / manifest_path(machine, dataset_directory, archive).name, json.dumps(manifest))
-            _move_in(staging, directory)
+            manifest = {"archive": archive.name, "record": archive.record, "files": files}
+            write_text(staging / f"{archive.name}.json", json.dumps(manifest))
+            _move(staging, directory)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return findings
 
 
 def list_archive(path: Path, archive: Archive, machine: Machine) -> dict[str, Entry]:
-    """File → entry of an archive, as its table of contents says.
-
-    Raises:
-        BaselineError: the archive is damaged or holds something else.
-    """
-    with _opened(path) as zip_file:
+    """File → entry of an archive, from its table of contents. Raises BaselineError as unpack does."""
+    with _open(path) as zip_file:
         return _entries(_members(zip_file, archive, machine))
 
 
 def remove_leftovers(raw_directory: Path) -> None:
-    """Remove what an unpacking that was killed has left."""
+    """Remove what a killed call has unpacked."""
     for path in raw_directory.glob(f".*{UNPACKING}"):
         shutil.rmtree(path, ignore_errors=True)
 
 
 def check_space(directory: Path, needed: int) -> None:
-    """Check that the disk has room.
-
-    Args:
-        directory: made when it is not there.
-        needed: bytes.
-
-    Raises:
-        BaselineError: it has not, or the directory cannot be made.
-    """
+    """Create a directory; raise BaselineError if its disk has fewer bytes free than needed."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(directory).free
@@ -182,74 +162,9 @@ def check_space(directory: Path, needed: int) -> None:
         raise cannot_write(directory, error) from error
     if needed > free:
         raise BaselineError(
-            f"{directory}: {needed / 1e6:.1f} MB are needed there, {free / 1e6:.1f} MB are free. Make room, or choose "
+            f"{directory} needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. Make room, or choose "
             "another disk with --dataset_directory."
         )
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        zip_file = zipfile.ZipFile(path)
-    except ZIP_ERRORS as error:
-        raise _damaged(path, error) from error
-    except OSError as error:
-        raise BaselineError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
-    with zip_file:
-        yield zip_file
-
-
-def _damaged(path: Path | str, error: Exception) -> BaselineError:
-    return BaselineError(f"{path}: not an intact zip file ({error}). Remove it, then download again.")
-
-
-def _entries(members: Mapping[str, zipfile.ZipInfo]) -> dict[str, Entry]:
-    return {name: Entry(member.file_size, member.CRC) for name, member in members.items()}
-
-
-def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> dict[str, zipfile.ZipInfo]:
-    """The files of an archive by their names relative to the machine type's directory."""
-    members: dict[str, zipfile.ZipInfo] = {}
-    for member in zip_file.infolist():
-        inside = _safe_path(member.filename)
-        if member.is_dir() or any(part in JUNK or part.startswith("._") for part in inside.parts):
-            continue
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise BaselineError(f"{archive.name}: {member.filename} is a link; nothing was unpacked.")
-        parts = inside.parts[1:] if inside.parts[0] == machine.name else inside.parts
-        name = str(PurePosixPath(*parts))
-        if not parts or name in members or name == f"{archive.name}.json":
-            raise BaselineError(f"{archive.name}: {member.filename} is there twice or misplaced; nothing was unpacked.")
-        members[name] = member
-    for name in members:
-        for parent in PurePosixPath(name).parents:
-            if str(parent) in members:
-                raise BaselineError(f"{archive.name}: {parent} is a file and a directory; nothing was unpacked.")
-    if not _holds_clips(members, archive):
-        raise BaselineError(
-            f"{archive.name}: no {' and '.join(f'{machine.name}/{split}/' for split in archive.holds)} in it; nothing "
-            f"was unpacked. Is this the archive of {machine.name}?"
-        )
-    return members
-
-
-def _check_size(members: Collection[zipfile.ZipInfo], path: Path) -> None:
-    """Check that an archive is not made to fill the disk, or memory: a few bytes that unpack to a great many."""
-    unpacked, packed = sum(member.file_size for member in members), path.stat().st_size
-    if unpacked > MOST_UNPACKED * packed + SMALL:
-        raise BaselineError(
-            f"{path}: would unpack to {unpacked / 1e6:.0f} MB, more than {MOST_UNPACKED} times its size; nothing was "
-            "unpacked. Remove it, then download again."
-        )
-    unusual = next((m for m in members if m.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)), None)
-    if unusual is not None:
-        raise BaselineError(f"{path}: {unusual.filename} is packed in an unusual way; nothing was unpacked.")
-
-
-def _holds_clips(files: Collection[str], archive: Archive) -> bool:
-    """Whether there are clips of each split that the archive is to hold."""
-    directories = {PurePosixPath(name).parts[0] for name in files if is_clip(name)}
-    return all(directories & set(SPLIT_DIRECTORIES[split]) for split in archive.holds)
 
 
 def is_clip(name: str) -> bool:
@@ -257,74 +172,95 @@ def is_clip(name: str) -> bool:
     return name.lower().endswith(".wav")
 
 
-def _safe_path(name: str) -> PurePosixPath:
-    """The path of a file inside an archive or a manifest.
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[zipfile.ZipFile]:
+    """A zip file. Its damage, and what is unsafe to unpack, become errors that name it."""
+    try:
+        with zipfile.ZipFile(path) as zip_file:
+            yield zip_file
+    except ZIP_ERRORS as error:
+        raise BaselineError(
+            f"{path}: not an intact zip file, nothing was unpacked: {error}. Remove it, then download again."
+        ) from error
+    except OSError as error:
+        raise BaselineError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
+
+
+def _entries(members: Mapping[str, zipfile.ZipInfo]) -> dict[str, Entry]:
+    return {name: Entry(member.file_size, member.CRC) for name, member in members.items()}
+
+
+def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> dict[str, zipfile.ZipInfo]:
+    """The files of an archive by their names relative to the machine type's directory.
 
     Raises:
-        BaselineError: it could lead out of the directory that it is unpacked into.
+        ValueError: a file is unsafe to unpack, or the archive is not that of the machine type.
+    """
+    members: dict[str, zipfile.ZipInfo] = {}
+    for member in zip_file.infolist():
+        path = _safe_path(member.filename)
+        if member.is_dir() or any(part in JUNK or part.startswith("._") for part in path.parts):
+            continue
+        name = "/".join(path.parts[1:] if path.parts[0] == machine.name else path.parts)
+        if not name or name in members or name == f"{archive.name}.json":
+            raise ValueError(f"{member.filename} is there twice or misplaced")
+        if stat.S_ISLNK(member.external_attr >> 16):
+            raise ValueError(f"{member.filename} is a link")
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError(f"{member.filename} is packed in an unusual way")
+        members[name] = member
+    unpacked = sum(member.file_size for member in members.values())
+    if unpacked > MOST_UNPACKED * Path(zip_file.filename).stat().st_size + SMALL:  # made to fill the disk
+        raise ValueError(f"it would unpack to {unpacked / 1e6:.0f} MB, more than {MOST_UNPACKED} times its size")
+    if not _holds_clips(members, archive):
+        raise ValueError(f"no {' and '.join(f'{machine.name}/{split}/' for split in archive.holds)} in it")
+    return members
+
+
+def _holds_clips(files: Collection[str], archive: Archive) -> bool:
+    """Whether there are clips of each split that the archive must hold."""
+    directories = {name.split("/")[0] for name in files if is_clip(name)}
+    return all(directories & set(SPLIT_DIRECTORIES[split]) for split in archive.holds)
+
+
+def _safe_path(name: str) -> PurePosixPath:
+    """The path of a file in an archive or a manifest.
+
+    Raises:
+        ValueError: it could lead out of the directory that it is unpacked into, or cannot be a file's name.
     """
     path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or any(c in name for c in "\\:\0"):
-        raise BaselineError(f"a file name that leads outside of its directory, {name!r}; nothing was unpacked.")
-    if any(len(part.encode("utf-8", "surrogatepass")) > 255 for part in path.parts) or not name.isprintable():
-        raise BaselineError(f"a file name that cannot be one, {name[:300]!r}; nothing was unpacked.")
+    if not path.parts or path.is_absolute() or ".." in path.parts or any(c in name for c in "\\:"):
+        raise ValueError(f"a file name that leads outside of its directory, {name!r}")
+    if not name.isprintable() or any(len(part.encode()) > 255 for part in path.parts):
+        raise ValueError(f"a file name that cannot be one, {name[:300]!r}")
     return path
 
 
 def _extract(zip_file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], staging: Path) -> None:
-    progress = tqdm(members.items(), desc=staging.name.strip("."), unit="file", disable=None, leave=False)
+    """Unpack these files under their new names. zipfile checks the CRC-32 of each."""
     try:
-        staging.mkdir(parents=True)
-        for name, member in progress:
-            target = staging / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as file:
-                for chunk in _read(zip_file, member):
-                    file.write(chunk)
+        staging.mkdir()
+        for name, member in tqdm(members.items(), desc=staging.name[1:], unit="file", disable=None, leave=False):
+            member.filename = name
+            target = Path(zip_file.extract(member, staging))
+            if target.stat().st_size != member.file_size:
+                raise ValueError(f"{name} has not the size that is listed")
     except OSError as error:
         raise cannot_write(staging, error) from error
 
 
-def _read(zip_file: zipfile.ZipFile, member: zipfile.ZipInfo) -> Iterator[bytes]:
-    """The contents of a file in an archive; zipfile checks the CRC-32 at its end."""
-    size = 0
-    try:
-        with zip_file.open(member) as source:
-            while chunk := source.read(CHUNK):
-                size += len(chunk)
-                yield chunk
-        if size != member.file_size:
-            raise zipfile.BadZipFile(f"{member.filename}: {size} bytes, not {member.file_size}")
-    except (*ZIP_ERRORS, OSError) as error:
-        raise _damaged(str(zip_file.filename), error) from error
-
-
-def _move_in(staging: Path, directory: Path) -> None:
-    """Rename the whole, or where the directory is there already, each part that it lacks; the manifest last."""
+def _move(staging: Path, directory: Path) -> None:
+    """Rename the whole, or if the directory exists, each part that it lacks; the manifest last."""
     try:
         if not directory.exists():
             staging.replace(directory)
             return
-        for path in sorted(staging.iterdir(), key=lambda path: path.suffix == ".json"):
-            target = directory / path.name
-            if not path.is_dir() or not target.exists():
+        for part in sorted(staging.iterdir(), key=lambda part: part.suffix == ".json"):
+            is_merged = part.is_dir() and (directory / part.name).exists()
+            for path in sorted(filter(Path.is_file, part.rglob("*"))) if is_merged else [part]:
+                target = directory / path.relative_to(staging)
+                target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
-                continue
-            for file in _files_below(path):
-                place = target / file.relative_to(path)
-                place.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(place)
     except OSError as error:
         raise cannot_write(directory, error) from error
-
-
-def _files_below(directory: Path) -> Iterator[Path]:
-    return (path for path in sorted(directory.rglob("*")) if path.is_file())
-
-
-def _crc(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc

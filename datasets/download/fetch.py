@@ -14,10 +14,10 @@ from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES
 from datasets.download.archives import check_space, compare, manifest_path, read_manifest, remove_leftovers, unpack
 from datasets.download.server import PublishedFile, Server, is_intact, part_of, size_of
 from datasets.labels import combine_labels, label_files, parse_labels
-from files import alone, atomic_path, cannot_write
+from files import alone, atomic_path
 
 PARTS = ("train", "test", "labels")
-FileList = dict[str, PublishedFile] | BaselineError | None
+FileList = dict[str, PublishedFile] | None  # of a record; None: it cannot be read
 
 log = logging.getLogger("baseline")
 
@@ -27,8 +27,8 @@ def download(
 ) -> list[str]:
     """Fetch, verify and unpack what is missing or damaged of some machine types of one split.
 
-    What is there and intact is not fetched again and takes no network. A machine type that fails does not stop the
-    others. Of two calls for one directory one waits for the other.
+    What is intact is not fetched again and needs no network. A machine type that fails does not stop the others. Two
+    calls for one directory wait for each other.
 
     Args:
         parts: some of PARTS.
@@ -40,51 +40,38 @@ def download(
     Raises:
         BaselineError: the disk has no room, or cannot be written to.
     """
-    directory = machines[0].split_directory(dataset_directory)
-    try:
-        with alone(directory / ".download.lock", f"waiting for another download into {directory}"):
-            remove_leftovers(directory / "raw")
-            return _download_alone(machines, dataset_directory, parts, Server(mirror))
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-
-
-def _download_alone(
-    machines: Sequence[Machine], dataset_directory: Path, parts: Sequence[str], server: Server
-) -> list[str]:
-    directory = machines[0].split_directory(dataset_directory)
-    wanted = [
-        (machine, archive)
-        for machine in machines
-        for archive in machine.archives
-        if set(archive.holds) & set(parts) and not _is_there(machine, archive, dataset_directory)
-    ]
-    archives = [archive for _, archive in wanted]
-    records = {archive.record for archive in archives}
-    lists = {record: _list_files(server, record, archives, directory) for record in records}
-    _check_space_for(wanted, lists, dataset_directory)
-    with_labels = "labels" in parts and _are_labels_published(machines, directory)
-    failed = []
-    for machine in machines:
-        try:
-            for archive in [archive for each, archive in wanted if each is machine]:
-                _fetch(server, archive, lists[archive.record], archive_path(directory, archive))
-                findings = unpack(archive_path(directory, archive), archive, machine, dataset_directory)
-                new = len(findings.missing) + len(findings.corrupt)
-                log.info("%s unpacked, %d of %d files", archive.name, new, findings.files)
-            if with_labels:
-                _fetch_labels(server, machine, directory)
-        except BaselineError as error:
-            log.error("%s: %s", machine.name, error)
-            failed.append(machine.name)
+    directory, server, failed = machines[0].split_directory(dataset_directory), Server(mirror), []
+    with alone(directory / ".download.lock", f"waiting for another download into {directory}"):
+        remove_leftovers(directory / "raw")
+        wanted = [
+            (machine, archive)
+            for machine in machines
+            for archive in machine.archives
+            if set(archive.holds) & set(parts) and not _is_there(machine, archive, dataset_directory)
+        ]
+        lists = {record: server.files_of(record) for record in sorted({archive.record for _, archive in wanted})}
+        _check_space(wanted, lists, dataset_directory)
+        with_labels = "labels" in parts and _are_labels_published(machines, directory)
+        for machine in machines:
+            try:
+                for archive in [archive for owner, archive in wanted if owner is machine]:
+                    _fetch_archive(server, archive, lists[archive.record], archive_path(directory, archive))
+                    findings = unpack(archive_path(directory, archive), archive, machine, dataset_directory)
+                    new = len(findings.missing) + len(findings.corrupt)
+                    log.info("%s unpacked, %d of %d files", archive.name, new, findings.files)
+                if with_labels:
+                    _fetch_labels(server, machine, directory)
+            except BaselineError as error:
+                log.error("%s: %s", machine.name, error)
+                failed.append(machine.name)
     return failed
 
 
 def download_missing(machine: Machine, dataset_directory: Path, parts: Sequence[str], mirror: str | None) -> None:
-    """Download those parts of a machine type whose directories are not there.
+    """Download those parts of a machine type whose directories do not exist.
 
     Raises:
-        BaselineError: it could not be done.
+        BaselineError: it failed.
     """
     directory = machine.directory(dataset_directory)
     places = {"train": SPLIT_DIRECTORIES["train"], "test": (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)}
@@ -106,50 +93,37 @@ def _is_there(machine: Machine, archive: Archive, dataset_directory: Path) -> bo
     findings = compare(machine.directory(dataset_directory), files)
     if findings.surplus:
         log.warning(
-            "%s does not hold %d of the clips that are there, such as %s. They count as clips of %s: move them away.",
-            *(archive.name, len(findings.surplus), findings.surplus[0], machine.name),
+            "%d clips, such as %s, are not from %s, and count as clips of %s all the same. Move them away.",
+            *(len(findings.surplus), findings.surplus[0], archive.name, machine.name),
         )
     if findings.intact:
-        log.info("%s: its files are there, %d verified", archive.name, findings.files)
+        log.info("%s: all %d files verified", archive.name, findings.files)
     return findings.intact
 
 
-def _list_files(server: Server, record: int, archives: Sequence[Archive], directory: Path) -> FileList:
-    """What the record lists, or why that is not to be had; None where its archives are all there without."""
-    try:
-        return server.files_of(record)
-    except BaselineError as error:
-        if not all(archive_path(directory, archive).exists() for archive in archives if archive.record == record):
-            return error
-        log.warning("%s The archives that are there are taken without their checksums.", error)
-        return None
-
-
-def _check_space_for(
-    wanted: Sequence[tuple[Machine, Archive]], lists: dict[int, FileList], dataset_directory: Path
-) -> None:
-    """Room for what is to be fetched, and for as much again unpacked, the least that a whole archive takes."""
+def _check_space(wanted: Sequence[tuple[Machine, Archive]], lists: dict[int, FileList], directory: Path) -> None:
+    """Check the room for what is to be fetched, and as much again for its files; they take 1 to 2 times that."""
     needed = 0
     for machine, archive in wanted:
-        directory, files = machine.split_directory(dataset_directory), lists[archive.record]
-        if isinstance(files, dict) and archive.name in files:
-            size, path = files[archive.name].size, archive_path(directory, archive)
-            needed += size - min(size, max(size_of(path), size_of(part_of(path))))
-            is_repair = manifest_path(machine, dataset_directory, archive).exists()
-            needed += 0 if is_repair else size
+        listed = (lists[archive.record] or {}).get(archive.name)
+        if listed is not None:
+            path = archive_path(machine.split_directory(directory), archive)
+            needed += 0 if path.exists() else listed.size - size_of(part_of(path))
+            needed += 0 if manifest_path(machine, directory, archive).exists() else listed.size  # else a repair
     if wanted:
-        check_space(directory / "archives", needed)
+        check_space(directory, needed)
 
 
-def _fetch(server: Server, archive: Archive, files: FileList, path: Path) -> None:
+def _fetch_archive(server: Server, archive: Archive, files: FileList, path: Path) -> None:
     if files is None:
+        if not path.exists():
+            raise BaselineError(f"{archive.url}: its record cannot be read; the reason is above.")
+        log.warning("%s is used without a check of its checksum", path)  # brought by hand
         return
-    if isinstance(files, BaselineError):
-        raise files
     if archive.name not in files:
         raise BaselineError(
-            f"{archive.url}: record {archive.record} lists no such file.{nearest(archive.name, files)} If it has been "
-            f"released under another name, put that into datasets/catalog/. It lists {' '.join(sorted(files))}."
+            f"{archive.url}: record {archive.record} lists no such file.{nearest(archive.name, files)} If it was "
+            f"renamed, change its name in datasets/catalog/. The record lists {' '.join(sorted(files))}."
         )
     if is_intact(path, files[archive.name]):
         log.info("%s is there, verified", path.name)
@@ -171,21 +145,18 @@ def _are_labels_published(machines: Sequence[Machine], directory: Path) -> bool:
 
 
 def _fetch_labels(server: Server, machine: Machine, directory: Path) -> None:
-    """Fetch those label files of a machine type that are not there, and keep them if all go together."""
+    """Fetch the missing label files of a machine type. They are kept if all of its files go together."""
     missing = [name for name in label_files(machine) if not (directory / name).exists()]
-    files = {n: parse_labels(directory / n, machine) for n in label_files(machine) if n not in missing}
+    files = {name: parse_labels(directory / name, machine) for name in label_files(machine) if name not in missing}
     with contextlib.ExitStack() as new_files:
         for name in missing:
-            address = f"{machine.dataset.labels['download']}/{name}"
-            text = server.text(address)
-            if text is None:
-                raise BaselineError(f"{server.url(address)}: no such file of labels.")
+            url = server.url(f"{machine.dataset.labels['download']}/{name}")
             path = new_files.enter_context(atomic_path(directory / name))
-            path.write_bytes(text)
+            path.write_bytes(server.read(url, "file of labels"))
             try:
                 files[name] = parse_labels(path, machine)
             except BaselineError as error:
-                raise BaselineError(f"{server.url(address)}: not a file of labels: {error}") from error
+                raise BaselineError(f"{url}: not a file of labels: {error}") from error
         combine_labels(machine, files, directory)
     if missing:
         log.info("labels of %s fetched, %d files", machine.name, len(missing))

@@ -1,7 +1,6 @@
-"""Missing, corrupt and surplus clips of what is there of a dataset; nothing is downloaded."""
+"""Missing, corrupt and surplus clips of a dataset on disk. Nothing is downloaded."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 
 from config import BaselineError
@@ -15,10 +14,10 @@ log = logging.getLogger("baseline")
 
 
 def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Findings:
-    """Compare what is there of an archive's files with what it holds.
+    """Compare the files on disk with those of an archive.
 
-    That is known from the manifest that unpacking left, or from the archive where it is there. Where neither is, the
-    clips are opened one by one: damaged and misplaced ones are found, missing ones cannot be known.
+    The list of its files is the manifest that unpacking left, or that of the archive itself. Without both, the clips
+    are opened one by one: damaged and misplaced ones are found, missing ones cannot be known.
     """
     directory = machine.directory(dataset_directory)
     files = read_manifest(machine, dataset_directory, archive)
@@ -26,32 +25,30 @@ def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Fin
     if files is None and path.exists():
         try:
             files = list_archive(path, archive, machine)
-            # What is no clip, attributes_00.csv say, may as well be another archive's.
+            # Other files, such as attributes_00.csv, may be from another archive.
             files = {name: entry for name, entry in files.items() if is_clip(name)}
         except BaselineError as error:
             log.warning("%s", error)
     if files is not None:
         return compare(directory, files)
-    parts = [name for split in archive.holds for name in SPLIT_DIRECTORIES[split]]
-    return _open_each(machine, [directory / part for part in parts if (directory / part).is_dir()])
+    parts = [directory / name for split in archive.holds for name in SPLIT_DIRECTORIES[split]]
+    if not any(part.is_dir() for part in parts):
+        return Findings(0, note="not there")
+    return _check_clips(machine, sorted(path for part in parts for path in part.glob("*.[wW][aA][vV]")))
 
 
-def _open_each(machine: Machine, directories: Sequence[Path]) -> Findings:
-    if not directories:
-        return Findings(note="not there")
-    findings = Findings(note="without a manifest: clips may be missing")
-    for path in sorted(path for each in directories for path in each.glob("*.[wW][aA][vV]")):
+def _check_clips(machine: Machine, paths: list[Path]) -> Findings:
+    findings = Findings(len(paths), note="without a manifest: clips may be missing")
+    for path in paths:
         name = f"{path.parent.name}/{path.name}"
-        findings.files += 1
         try:
             if parse_clip(path).section not in machine.sections:
                 findings.surplus.append(name)
         except BaselineError:
             findings.surplus.append(name)
         try:
-            damaged = read_header(path).channels != machine.dataset.channels
+            if read_header(path).channels != machine.dataset.channels:
+                findings.corrupt.append(name)
         except BaselineError:
-            damaged = True
-        if damaged:
             findings.corrupt.append(name)
     return findings
