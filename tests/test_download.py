@@ -10,12 +10,12 @@ import random
 import re
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,8 +33,8 @@ HAIR_DRYER = find_machine("DCASE2024T2HairDryer", "eval")
 CLIPS = [f"train/section_00_source_train_normal_{number:04d}_m-n_W.wav" for number in range(12)]
 CLIPS += [f"test/section_00_target_test_{label}_0000.wav" for label in ("normal", "anomaly")]
 FILES = {name: random.Random(name).randbytes(7000) for name in CLIPS} | {"attributes_00.csv": b"of fan"}
-ARCHIVE = make_zip(FAN, FILES)
-MANIFEST = "dev_fan.zip.json"
+ARCHIVE = make_zip(FAN, FILES | {"__MACOSX/._x.wav": b"junk", "train/._x.wav": b"junk", ".DS_Store": b"junk"})
+MANIFEST, SPLIT = "dev_fan.zip.json", Path("data/dcase2024t2/dev_data")
 
 
 @pytest.fixture
@@ -63,9 +63,8 @@ def raw(tmp_path):
 @pytest.fixture
 def archives(tmp_path):
     """Where archives are kept."""
-    directory = tmp_path / "data/dcase2024t2/dev_data/archives"
-    directory.mkdir(parents=True)
-    return directory
+    (tmp_path / SPLIT / "archives").mkdir(parents=True)
+    return tmp_path / SPLIT / "archives"
 
 
 def files_below(directory: Path) -> dict[str, bytes]:
@@ -76,27 +75,30 @@ def get(server, tmp_path, machines=(FAN,), parts=("train", "test", "labels")) ->
     return download(machines, tmp_path / "data", parts, server.url)
 
 
+def assert_succeeds(server, tmp_path):
+    assert get(server, tmp_path) == []
+    assert_complete(tmp_path)
+
+
 def assert_complete(tmp_path):
-    split = tmp_path / "data/dcase2024t2/dev_data"
-    found = files_below(split / "raw")
-    manifest = json.loads(found.pop(f"fan/{MANIFEST}"))
-    assert found == {f"fan/{name}": contents for name, contents in FILES.items()}
-    assert manifest["files"].keys() == FILES.keys()
-    assert [path.name for path in (split / "archives").iterdir()] == ["dev_fan.zip"]
+    assert [path.name for path in (tmp_path / SPLIT / "raw").iterdir()] == ["fan"]
+    found = files_below(tmp_path / SPLIT / "raw/fan")
+    assert json.loads(found.pop(MANIFEST))["files"].keys() == FILES.keys()
+    assert found == FILES
+    assert [path.name for path in (tmp_path / SPLIT / "archives").iterdir()] == ["dev_fan.zip"]
 
 
 def assert_fails(server, tmp_path, caplog, words: str):
     """The download fails with these words, and leaves no archive and no clips."""
     assert get(server, tmp_path) == ["fan"]
     assert words in caplog.text
-    split = tmp_path / "data/dcase2024t2/dev_data"
-    assert not list((split / "raw").glob("*"))
-    assert not (split / "archives/dev_fan.zip").exists()
+    assert not list((tmp_path / SPLIT / "raw").glob("*"))
+    assert not (tmp_path / SPLIT / "archives/dev_fan.zip").exists()
 
 
 def test_intact_clips_are_not_fetched_again(published, tmp_path, raw):
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
+    (raw.parent / ".valve.unpacking/train").mkdir(parents=True)  # left by a killed run
+    assert_succeeds(published, tmp_path)
     assert published.fetched() == ["dev_fan.zip"]
     published.requests.clear()
     assert get(published, tmp_path) == []
@@ -107,20 +109,14 @@ def test_intact_clips_are_not_fetched_again(published, tmp_path, raw):
     assert_complete(tmp_path)
 
 
-@pytest.mark.parametrize("is_archive_deleted", [False, True])
-def test_damaged_clips_are_repaired_and_others_stay(published, tmp_path, raw, monkeypatch, caplog, is_archive_deleted):
+def test_damaged_clips_are_repaired_and_others_stay(published, tmp_path, raw, monkeypatch, caplog):
     get(published, tmp_path)
-    contents = bytearray(FILES[CLIPS[0]])
-    contents[-1] ^= 1
-    (raw / CLIPS[0]).write_bytes(contents)
+    (raw / CLIPS[0]).write_bytes(FILES[CLIPS[0]][::-1])
     (raw / CLIPS[1]).unlink()
     surplus = raw / "train/section_00_source_train_normal_0099.wav"
     surplus.write_bytes(b"")
     before = (raw / CLIPS[3]).stat().st_mtime_ns
-    if is_archive_deleted:
-        shutil.rmtree(raw.parents[1] / "archives")
-    free = len(ARCHIVE) + 100 if is_archive_deleted else 15_000  # a repair needs little room
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 10))  # the archive is there
     assert get(published, tmp_path) == []
     assert f"1 clips, such as train/{surplus.name}, are not from dev_fan.zip" in caplog.text
     surplus.unlink()
@@ -135,8 +131,7 @@ def test_damaged_clips_are_repaired_and_others_stay(published, tmp_path, raw, mo
 def test_broken_connections_are_resumed(published, tmp_path, says_length):
     """More of them than retries: after progress they are counted from the first again."""
     published.drop_after, published.says_length = itertools.repeat(20_000), says_length
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
+    assert_succeeds(published, tmp_path)
     starts = [int(range_[6:-1]) for _, range_ in published.requests if range_]
     assert len(starts) > transfer.RETRIES
     assert starts == sorted(set(starts))  # each further than the one before
@@ -147,32 +142,24 @@ def test_broken_connections_are_resumed(published, tmp_path, says_length):
 def test_a_part_from_an_earlier_run(published, tmp_path, archives, part, ranges):
     published.ranges = ranges
     (archives / "dev_fan.zip.part").write_bytes(part)
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
+    assert_succeeds(published, tmp_path)
     if ranges == 206 and ARCHIVE.startswith(part):
         assert [range_ for _, range_ in published.requests] == [None, "bytes=50000-"][: 1 + (part != ARCHIVE)]
 
 
-@pytest.mark.parametrize("drops", [[20_000], [10_000, 20_000]])
-def test_without_ranges_and_progress_it_gives_up(published, tmp_path, caplog, drops):
-    published.ranges, published.drop_after = 200, itertools.cycle(drops)
+@pytest.mark.parametrize(("drops", "pause"), [([20_000], 0), ([10_000, 20_000], 0), ([0], 0), ([None], 0.5)])
+def test_connections_without_progress_are_given_up(published, tmp_path, monkeypatch, caplog, drops, pause):
+    published.ranges, published.drop_after, published.pause = 200, itertools.cycle(drops), pause
+    monkeypatch.setattr(transfer, "TIMEOUTS", (1, 0.2))
     assert_fails(published, tmp_path, caplog, "the connection broke off 4 times in a row. Try again later")
-    published.drop_after = iter(())
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
-
-
-def test_a_silent_server_is_given_up(published, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(transfer, "TIMEOUTS", (1, 0.1))
-    published.pause = 0.5
-    assert_fails(published, tmp_path, caplog, "the connection broke off 4 times in a row")
+    published.drop_after, published.pause = iter(()), 0
+    assert_succeeds(published, tmp_path)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_busy_server_is_asked_again(published, tmp_path, status, caplog):
     published.answers = [(status, {})] * 3
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
+    assert_succeeds(published, tmp_path)
     assert caplog.text.count(f"dev_fan.zip: the server answers {status}; trying again in") == 3
 
 
@@ -185,33 +172,23 @@ def test_waits_as_long_as_the_server_asks(published, tmp_path, monkeypatch, capl
     assert "the server answers 429; trying again in 7 s" in caplog.text
 
 
-@pytest.mark.parametrize(("status", "attempts"), [(503, 4), (403, 1), (404, 1), (451, 1)])
-def test_refusals_are_final_at_last(published, tmp_path, caplog, status, attempts):
-    published.answers = [(status, {})] * 100
-    assert_fails(published, tmp_path, caplog, f"the server answers {status}")
-    assert len(published.fetched()) == attempts
-    assert "datasets/catalog/" in caplog.text if status == 404 else "name a mirror with --download_url" in caplog.text
-
-
 @pytest.mark.parametrize(
-    "answer",
+    ("status", "headers", "attempts", "words"),
     [
-        *[
-            (302, {"Location": location})
-            for location in ("http://[::1", "http://a..b/", "file:///etc/passwd", "?again")
-        ],
-        *[(503, {"Retry-After": time}) for time in ("soon", "Fri, 31 Dec 99999 23:59:59 GMT")],
+        (503, {}, 4, "the server answers 503 Service Unavailable. Try again later, or name a mirror with"),
+        (403, {}, 1, "the server answers 403"),
+        (404, {}, 1, "no such file (the server answers 404 Not Found). Check its address in datasets/catalog/"),
+        (302, {"Location": "http://a..b/"}, 1, "dev_fan.zip: no answer"),
+        (302, {"Location": "file:///etc/passwd"}, 1, "dev_fan.zip: no answer"),
+        (302, {"Location": "?again"}, 31, "dev_fan.zip: no answer"),
+        (503, {"Retry-After": "soon"}, 1, "dev_fan.zip: no answer"),
+        (503, {"Retry-After": "Fri, 31 Dec 99999 23:59:59 GMT"}, 1, "dev_fan.zip: no answer"),
     ],
 )
-def test_malformed_answers(published, tmp_path, answer, caplog):
-    published.answers = [answer] * 100
-    assert_fails(published, tmp_path, caplog, "/dev_fan.zip: no answer")
-
-
-@pytest.mark.parametrize("mirror", ["http://a..b", "http://" + "a" * 70 + ".org", "http://[::1", "http://"])
-def test_malformed_mirrors(server, tmp_path, mirror, caplog):
-    assert download([FAN], tmp_path, ["train"], mirror) == ["fan"]
-    assert "/api/records/" in caplog.text
+def test_a_server_that_refuses(published, tmp_path, caplog, status, headers, attempts, words):
+    published.answers = [(status, headers)] * 100
+    assert_fails(published, tmp_path, caplog, words)
+    assert len(published.fetched()) == attempts
 
 
 def test_no_server(tmp_path, server, caplog):
@@ -219,60 +196,51 @@ def test_no_server(tmp_path, server, caplog):
     assert get(server, tmp_path, machines=(FAN, VALVE)) == ["fan", "valve"]
     assert re.search(r"/api/records/\d+: no answer: .*Connection refused.*Try again later", caplog.text)
     assert caplog.text.count("trying again") == 3  # one record, asked for once
-
-
-def test_wrong_checksum(published, tmp_path, archives, caplog):
-    published.change = lambda contents: contents[:-1] + b"?"
-    assert_fails(published, tmp_path, caplog, "not the file that the record lists")
-    assert published.fetched() == ["dev_fan.zip"] * 2  # once more, in case the transfer was at fault
-    assert not list(archives.iterdir())
-    published.change = lambda contents: contents
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
+    assert download([FAN], tmp_path, ["train"], "http://a..b") == ["fan"]
 
 
 @pytest.mark.parametrize(
-    ("page", "says_length", "words"),
+    ("sent", "says_length", "words"),
     [
+        (ARCHIVE[:-1] + b"?", True, "not the file that the record lists"),
         (b"<html>Please log in</html>", True, "an error page or another version"),
         (b"<html>Please log in</html>", False, "the connection broke off"),
-        (bytes(5_000_000), True, "an error page or another version"),
         (bytes(5_000_000), False, "not the file that the record lists"),
     ],
 )
-def test_another_file_or_a_page(published, tmp_path, page, says_length, words, caplog):
-    published.change, published.says_length = lambda _: page, says_length
+def test_another_file_or_a_page(published, tmp_path, caplog, sent, says_length, words):
+    published.change, published.says_length = lambda _: sent, says_length
     assert_fails(published, tmp_path, caplog, words)
+    assert len(published.fetched()) < 10
+    published.change = lambda contents: contents
+    assert_succeeds(published, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "listing",
+    "text",
     [
         *(b"<html>", b"[]", b'{"files": [{"key": "dev_fan.zip"}]}', b'{"files": 3}', b"\xff", b"[" * 100_000),
         b'{"files": [{"key": "dev_fan.zip", "size": 3, "checksum": "crc:12"}]}',
         b'{"files": [{"key": "dev_fan.zip", "size": Infinity, "checksum": "md5:12"}]}',
     ],
 )
-def test_a_malformed_list(published, tmp_path, listing, caplog):
-    published.listing = listing
+def test_a_malformed_list(published, tmp_path, text, caplog):
+    published.texts[f"/api/records/{FAN.archives[0].record}"] = text
     assert_fails(published, tmp_path, caplog, "not the list of a record's files")
 
 
 def test_a_renamed_file_fails_and_the_others_do_not(published, tmp_path, caplog):
-    published.records[FAN.archives[0].record]["dev_valve_r2.zip"] = b""
+    published.add(replace(VALVE.archives[0], name="dev_valve_r2.zip"), b"")
     assert get(published, tmp_path, machines=(VALVE, FAN)) == ["valve"]
-    assert "lists no such file. Did you mean 'dev_valve_r2.zip'?" in caplog.text
-    assert "datasets/catalog/" in caplog.text
+    assert re.search(r"lists no such file. Did you mean 'dev_valve_r2.zip'\?.*datasets/catalog/", caplog.text)
     assert_complete(tmp_path)
 
 
 def test_a_mirror_without_a_list_needs_that_of_zenodo(published, tmp_path):
     mirror = RecordServer()
-    mirror.add(FAN.archives[0], ARCHIVE)
-    mirror.listing = b"no list"
-    assert get(mirror, tmp_path) == []
+    mirror.texts = {path: contents for path, contents in published.texts.items() if "/files/" in path}
+    assert_succeeds(mirror, tmp_path)
     mirror.close()
-    assert_complete(tmp_path)
     assert mirror.fetched() == ["dev_fan.zip"]
     assert [path for path, _ in published.requests] == [f"/api/records/{FAN.archives[0].record}"]
 
@@ -284,31 +252,25 @@ def test_archives_brought_by_hand_need_no_network(published, tmp_path, raw, arch
     assert "not an intact zip file" in caplog.text
     assert not raw.exists()
     (archives / "dev_fan.zip").write_bytes(ARCHIVE)
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
+    assert_succeeds(published, tmp_path)
 
 
 # --- Disks and archives
 
 
-def test_room_is_checked_before_fetching_and_before_unpacking(published, tmp_path, raw, monkeypatch, caplog):
-    free = [1.9 * len(ARCHIVE)]
+def test_room_is_checked_before_anything_is_fetched(published, tmp_path, monkeypatch):
+    free = [1.9 * len(ARCHIVE), 2 * len(ARCHIVE)]  # each time that it is asked for
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free.pop(0)))
     with pytest.raises(BaselineError, match=r"needs 0\.2 MB, the disk has 0\.2 MB free. Make room"):
         get(published, tmp_path)
     assert published.fetched() == []
-    free[:] = [2 * len(ARCHIVE), 10]
-    assert get(published, tmp_path) == ["fan"]
-    assert "needs 0.1 MB, the disk has 0.0 MB free" in caplog.text
-    assert not raw.exists()
-    free[:] = [10, 2 * len(ARCHIVE)]
-    assert published.fetched() == ["dev_fan.zip"]
+    assert_succeeds(published, tmp_path)
 
 
-@pytest.mark.parametrize("step", ["fetching", "unpacking"])
-def test_a_full_disk(published, tmp_path, archives, step, caplog):
+@pytest.mark.parametrize("place", [r"archives/dev_fan\.zip", r"raw/\.fan\.unpacking"])
+def test_a_full_disk(published, tmp_path, archives, place, caplog):
     """Files cannot grow beyond 5,000 bytes, less than a clip."""
-    if step == "unpacking":
+    if "raw" in place:
         (archives / "dev_fan.zip").write_bytes(ARCHIVE)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
@@ -316,17 +278,9 @@ def test_a_full_disk(published, tmp_path, archives, step, caplog):
         assert get(published, tmp_path) == ["fan"]
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    place = {"fetching": r"archives/dev_fan\.zip", "unpacking": r"raw/\.fan\.unpacking"}[step]
     assert re.search(rf"cannot write \S+/{place}: .*free space.*--dataset_directory", caplog.text)
-    assert not list((tmp_path / "data/dcase2024t2/dev_data/raw").glob("*"))
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
-
-
-def test_a_directory_in_place_of_the_archive(published, tmp_path, archives, caplog):
-    (archives / "dev_fan.zip").mkdir()
-    assert get(published, tmp_path) == ["fan"]
-    assert "cannot write" in caplog.text
+    assert not list((tmp_path / SPLIT / "raw").glob("*"))
+    assert_succeeds(published, tmp_path)
 
 
 def test_a_machine_directory_that_is_a_link_to_another_disk(published, tmp_path, raw):
@@ -334,12 +288,11 @@ def test_a_machine_directory_that_is_a_link_to_another_disk(published, tmp_path,
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no other disk")
     with tempfile.TemporaryDirectory(dir=memory) as other:
-        Path(other, "fan").mkdir()
         raw.parent.mkdir(parents=True)
-        raw.symlink_to(Path(other, "fan"))
+        raw.symlink_to(other)
         assert get(published, tmp_path) == []
         assert raw.is_symlink()
-        assert files_below(Path(other)).keys() == {f"fan/{name}" for name in [*FILES, MANIFEST]}
+        assert files_below(Path(other)).keys() == {*FILES, MANIFEST}
 
 
 @pytest.mark.parametrize("text", ['{"files": {}}', "[", '{"files": {"../x": [1, 2]}}', None])
@@ -350,52 +303,38 @@ def test_clips_without_a_good_manifest_are_adopted(published, tmp_path, raw, tex
     if text is not None:
         (raw / MANIFEST).write_text(text)
     (raw / CLIPS[0]).unlink()
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
+    assert_succeeds(published, tmp_path)
 
 
-def test_other_clips_are_not_mixed_with_those_of_the_archive(published, tmp_path, raw, caplog):
-    for name in ("train/section_00_source_train_normal_0000_mine.wav", CLIPS[0]):
-        (raw / name).parent.mkdir(parents=True)
-        (raw / name).write_bytes(b"mine")
-        assert get(published, tmp_path) == ["fan"]
-        assert f"holds other data than dev_fan.zip (such as {name})" in caplog.text
-        assert files_below(raw) == {name: b"mine"}
-        shutil.rmtree(raw)
+@pytest.mark.parametrize("name", ["train/section_00_source_train_normal_0000_mine.wav", CLIPS[0]])
+def test_other_clips_are_not_mixed_with_those_of_the_archive(published, tmp_path, raw, caplog, name):
+    (raw / "train").mkdir(parents=True)
+    (raw / name).write_bytes(b"mine")
+    assert get(published, tmp_path) == ["fan"]
+    assert f"holds other data than dev_fan.zip (such as {name})" in caplog.text
+    assert files_below(raw) == {name: b"mine"}
 
 
 def with_member(name: str, mode: int = 0, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     """The archive with one more file."""
-    buffer = io.BytesIO(ARCHIVE)
-    with zipfile.ZipFile(buffer, "a") as zip_file:
+    with zipfile.ZipFile(buffer := io.BytesIO(ARCHIVE), "a") as zip_file, contextlib.suppress(UserWarning):
         member = zipfile.ZipInfo(name)
         member.external_attr = mode << 16
-        with contextlib.suppress(UserWarning):
-            zip_file.writestr(member, b"/etc/passwd", compression)
+        zip_file.writestr(member, b"/etc/passwd", compression)
     return buffer.getvalue()
 
 
-def changed(change) -> bytes:
-    contents = bytearray(ARCHIVE)
-    change(contents)
-    return bytes(contents)
-
-
-def lie_about_a_size(contents: bytearray) -> None:
-    """1,000 bytes more in the table of contents."""
-    entry = contents.index(b"PK\x01\x02")  # of the first file; its size is at 24
-    size = int.from_bytes(contents[entry + 24 : entry + 28], "little")
-    contents[entry + 24 : entry + 28] = (size + 1000).to_bytes(4, "little")
+def with_size(size: int) -> bytes:
+    """The archive with another size of the first file in its table of contents."""
+    entry = ARCHIVE.index(b"PK\x01\x02")
+    return ARCHIVE[: entry + 24] + size.to_bytes(4, "little") + ARCHIVE[entry + 28 :]
 
 
 @pytest.mark.parametrize(
     ("archive", "words"),
     [
-        (with_member("../evil.txt"), "leads outside"),
-        (with_member("fan/../../evil.txt"), "leads outside"),
-        (with_member("/tmp/evil.txt"), "leads outside"),
+        *((with_member(name), "leads outside") for name in ("../evil", "fan/../../evil", "/tmp/evil", "C:/evil")),
         (with_member("fan/..\\..\\evil.txt"), "leads outside"),
-        (with_member("C:/evil.txt"), "leads outside"),
         (with_member("fan/train/link.wav", 0o120777), "is a link"),
         (with_member("fan/train/strange.wav", compression=zipfile.ZIP_LZMA), "packed in an unusual way"),
         (with_member("fan/dev_fan.zip.json"), "misplaced"),
@@ -403,28 +342,21 @@ def lie_about_a_size(contents: bytearray) -> None:
         (with_member("fan/" + "a" * 300), "cannot be one"),
         (with_member("fan/a\nb.wav"), "cannot be one"),
         (with_member(CLIPS[0]), "there twice"),
-        (b"PK\x03\x04 but no zip", "not an intact zip"),
+        (with_size(8000), "not an intact zip"),
+        (with_size(6000), "not an intact zip"),
+        (with_size(400_000_000), "would unpack to 400 MB, more than 50 times its size"),
+        (ARCHIVE[:50_000] + b"damage" + ARCHIVE[50_006:], "not an intact zip"),
         (b"", "not an intact zip"),
-        (changed(lambda contents: contents.__setitem__(60_000, contents[60_000] ^ 255)), "not an intact zip"),
-        (changed(lie_about_a_size), "not an intact zip"),
         (make_zip(VALVE, FILES), "no fan/train/ and fan/test/ in it"),
-        (make_zip(FAN, {name: b"" for name in CLIPS if "train" in name}), "no fan/train/ and fan/test/ in it"),
+        (make_zip(FAN, {CLIPS[0]: b""}), "no fan/train/ and fan/test/ in it"),
     ],
 )
 def test_archives_that_are_refused(server, tmp_path, archive, words, caplog):
     server.add(FAN.archives[0], archive)
     assert get(server, tmp_path) == ["fan"]
     assert words in caplog.text
-    assert not list((tmp_path / "data/dcase2024t2/dev_data/raw").glob("*"))
+    assert not list((tmp_path / SPLIT / "raw").glob("*"))
     assert not list(tmp_path.rglob("*evil*"))
-
-
-def test_junk_in_an_archive_is_left_out(server, tmp_path):
-    server.add(
-        FAN.archives[0], make_zip(FAN, FILES | {"__MACOSX/._x.wav": b"", "train/._x.wav": b"", ".DS_Store": b""})
-    )
-    assert get(server, tmp_path) == []
-    assert_complete(tmp_path)
 
 
 def test_train_and_test_archives_share_a_directory(server, tmp_path):
@@ -437,16 +369,12 @@ def test_train_and_test_archives_share_a_directory(server, tmp_path):
     assert get(server, tmp_path, [HAIR_DRYER], ["train"]) == []
     assert files_below(directory).keys() == {CLIPS[0], "attributes_00.csv", f"{train.name}.json"}
     assert get(server, tmp_path, [HAIR_DRYER], ["test"]) == []
-    expected = {CLIPS[0], *clips, "attributes_00.csv", f"{train.name}.json", f"{test.name}.json"}
-    assert files_below(directory).keys() == expected
-    assert (directory / "attributes_00.csv").read_bytes() == b"the first"
+    both = files_below(directory)
+    assert both.keys() == {CLIPS[0], *clips, "attributes_00.csv", f"{train.name}.json", f"{test.name}.json"}
+    assert both["attributes_00.csv"] == b"the first"
     server.requests.clear()
     assert get(server, tmp_path, [HAIR_DRYER], ["train", "test"]) == []
     assert server.requests == []
-    for manifest in directory.glob("*.json"):  # as if unpacked by hand
-        manifest.unlink()
-    assert get(server, tmp_path, [HAIR_DRYER], ["train", "test"]) == []
-    assert files_below(directory).keys() == expected
 
 
 # --- Killed runs, and several at once
@@ -456,8 +384,7 @@ def test_two_at_once_wait_for_each_other(published, tmp_path):
     published.pause = 0.2  # the later one finds the first at work
     command = [sys.executable, ROOT / "tools/download.py", "2024", "-d", "--machines", "fan"]
     command += ["--dataset_directory", tmp_path / "data", "--download_url", published.url]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, **pipes) for _ in range(2)]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert published.fetched() == ["dev_fan.zip"]
@@ -467,43 +394,33 @@ def test_two_at_once_wait_for_each_other(published, tmp_path):
 
 def test_killed_at_random_moments(published, tmp_path, raw):
     """kill -9 at 30 moments: the clips are complete or absent, and the next run completes them."""
-    published.pause, published.says_length = 0.004, True
+    published.pause = 0.004
     moments, started = random.Random(3), time.monotonic()
     assert get(published, tmp_path) == []
-    whole, unfinished = time.monotonic() - started, 0
+    duration, unfinished = time.monotonic() - started, 0
     for _ in range(30):
-        # Sometimes the archive stays, and only the unpacking is left.
-        shutil.rmtree(tmp_path / "data" if moments.random() < 0.5 else raw)
+        shutil.rmtree(raw if moments.random() < 0.5 else tmp_path / "data")  # with or without the archive
         process = multiprocessing.get_context("fork").Process(target=get, args=(published, tmp_path))
         process.start()
-        time.sleep(moments.uniform(0.1, 1.0) * whole)
-        os.kill(process.pid, signal.SIGKILL)
+        time.sleep(moments.uniform(0.1, 1.0) * duration)
+        process.kill()
         process.join()
-        whole *= 0.9 if raw.exists() else 1.1  # the first run may have been a slow one, or a quick one
+        duration *= 0.9 if raw.exists() else 1.1  # the first run may have been a slow one, or a quick one
+        unfinished += not raw.exists()
         if raw.exists():
             assert files_below(raw).keys() == {*FILES, MANIFEST}
-        unfinished += not raw.exists()
-        assert get(published, tmp_path) == []
-        assert_complete(tmp_path)
-        assert not list(raw.parent.glob(".*"))
+        assert_succeeds(published, tmp_path)
     assert 3 < unfinished < 30
-
-
-def test_leftovers_of_other_machine_types_are_removed(published, tmp_path, raw):
-    (raw.parent / ".valve.unpacking/train").mkdir(parents=True)
-    assert get(published, tmp_path) == []
-    assert_complete(tmp_path)
 
 
 # --- The commands
 
 
 def test_scripts_and_validate(published, tmp_path, raw):
-    options = ["--machines", "fan", "--dataset_directory", str(tmp_path / "data")]
-    environment = os.environ | {"PYTHON": sys.executable}
-
     def script(*arguments):
-        command = [ROOT / "data_download_2024dev.sh", *arguments, *options]
+        command = [ROOT / "data_download_2024dev.sh", *arguments, "--machines", "fan"]
+        command += ["--dataset_directory", tmp_path / "data"]
+        environment = os.environ | {"PYTHON": sys.executable}
         return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
 
     before = script("validate")
@@ -526,47 +443,36 @@ def test_scripts_and_validate(published, tmp_path, raw):
     assert published.requests == []
 
 
-@pytest.mark.parametrize("kind", ["missing", "corrupt", "surplus"])
-def test_validate_compares_with_the_archive_if_there_is_no_manifest(published, tmp_path, raw, capsys, kind):
+def test_validate_compares_with_the_archive_if_there_is_no_manifest(published, tmp_path, raw, capsys):
     get(published, tmp_path)
     (raw / MANIFEST).unlink()
     (raw / "attributes_00.csv").write_text("from another archive")
     arguments = ["2024", "-d", "validate", "--machines", "fan", "--dataset_directory", str(tmp_path / "data")]
     assert download_tool.main(arguments) is True
-    path = raw / CLIPS[0]
-    {
-        "missing": path.unlink,
-        "corrupt": lambda: path.write_bytes(path.read_bytes()[::-1]),
-        "surplus": lambda: (raw / "train/x.WAV").touch(),
-    }[kind]()
+    (raw / "train/x.WAV").touch()
     assert download_tool.main(arguments) is False
-    assert f"fan, {kind}: {'train/x.WAV' if kind == 'surplus' else CLIPS[0]}" in capsys.readouterr().out
+    assert "fan, surplus: train/x.WAV" in capsys.readouterr().out
 
 
 def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, capsys):
-    data = tmp_path / "data"
-    shutil.copytree(demo_data, data)
+    data = shutil.copytree(demo_data, tmp_path / "data")
     clip = next((data / RAW / "fan/train").glob("*.wav"))
     shutil.copy(next(clip.parent.glob("*_0001_*")), clip.parent / "strange.wav")
     clip.write_bytes(clip.read_bytes()[:1000])
     arguments = ["2024", "-d", "validate", "--machines", "fan", "valve", "--dataset_directory", str(data)]
     assert download_tool.main(arguments) is False
-    rows = [line.split(maxsplit=6) for line in capsys.readouterr().out.splitlines()]
-    assert rows[2][3:6] == ["0", "1", "1"]
-    assert rows[3][3:6] == ["0", "0", "0"]
-    assert rows[3][6] == "without a manifest: clips may be missing"
+    rows = [line.split(maxsplit=6)[3:] for line in capsys.readouterr().out.splitlines()]
+    assert rows[2] == ["0", "1", "1", "without a manifest: clips may be missing"]
+    assert rows[3] == ["0", "0", "0", "without a manifest: clips may be missing"]
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["2019", "-d"], "unknown dataset 'DCASE2019T2'"),
-        (["DCASE2024T2"], "either -d"),
         (["2024", "-d", "--machines", "fna"], "Did you mean 'fan'"),
         (["2024", "-d", "--download_url", "ftp://x"], "expected an address"),
-        (["2024", "-d", "--epochs", "3"], "unknown option '--epochs'"),
         (["2024", "-d", "--parts", "everything"], "invalid choice"),
-        ([], "required: dataset"),
     ],
 )
 def test_wrong_arguments(arguments, words):

@@ -129,7 +129,6 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
                 del files[name]
             findings.corrupt.clear()
         needed = {name: members[name] for name in findings.missing + findings.corrupt}
-        check_space(directory.parent, sum(member.file_size for member in needed.values()))
         try:
             shutil.rmtree(staging, ignore_errors=True)
             _extract(zip_file, needed, staging)
@@ -151,20 +150,6 @@ def remove_leftovers(raw_directory: Path) -> None:
     """Remove what a killed call has unpacked."""
     for path in raw_directory.glob(f".*{UNPACKING}"):
         shutil.rmtree(path, ignore_errors=True)
-
-
-def check_space(directory: Path, needed: int) -> None:
-    """Create a directory; raise BaselineError if its disk has fewer bytes free than needed."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(directory).free
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-    if needed > free:
-        raise BaselineError(
-            f"{directory} needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. Make room, or choose "
-            "another disk with --dataset_directory."
-        )
 
 
 def is_clip(name: str) -> bool:
@@ -240,7 +225,7 @@ def _safe_path(name: str) -> PurePosixPath:
 def _extract(zip_file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], staging: Path) -> None:
     """Unpack these files under their new names. zipfile checks the CRC-32 of each."""
     try:
-        staging.mkdir()
+        staging.mkdir(parents=True)
         for name, member in tqdm(members.items(), desc=staging.name[1:], unit="file", disable=None, leave=False):
             member.filename = name
             target = Path(zip_file.extract(member, staging))

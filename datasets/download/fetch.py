@@ -5,13 +5,14 @@ The data_download scripts do this for all machine types of a split, `train.py --
 
 import contextlib
 import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from config import BaselineError, nearest
 from datasets.catalog import Archive, Machine
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES
-from datasets.download.archives import check_space, compare, manifest_path, read_manifest, remove_leftovers, unpack
+from datasets.download.archives import compare, manifest_path, read_manifest, remove_leftovers, unpack
 from datasets.download.server import PublishedFile, Server, is_intact, part_of, size_of
 from datasets.labels import combine_labels, label_files, parse_labels
 from files import alone, atomic_path
@@ -50,7 +51,13 @@ def download(
             if set(archive.holds) & set(parts) and not _is_there(machine, archive, dataset_directory)
         ]
         lists = {record: server.files_of(record) for record in sorted({archive.record for _, archive in wanted})}
-        _check_space(wanted, lists, dataset_directory)
+        needed = sum(_bytes_needed(machine, archive, lists, dataset_directory) for machine, archive in wanted)
+        free = shutil.disk_usage(directory).free
+        if needed > free:
+            raise BaselineError(
+                f"{directory} needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. Make room, or choose "
+                "another disk with --dataset_directory."
+            )
         with_labels = "labels" in parts and _are_labels_published(machines, directory)
         for machine in machines:
             try:
@@ -101,24 +108,23 @@ def _is_there(machine: Machine, archive: Archive, dataset_directory: Path) -> bo
     return findings.intact
 
 
-def _check_space(wanted: Sequence[tuple[Machine, Archive]], lists: dict[int, FileList], directory: Path) -> None:
-    """Check the room for what is to be fetched, and as much again for its files; they take 1 to 2 times that."""
-    needed = 0
-    for machine, archive in wanted:
-        listed = (lists[archive.record] or {}).get(archive.name)
-        if listed is not None:
-            path = archive_path(machine.split_directory(directory), archive)
-            needed += 0 if path.exists() else listed.size - size_of(part_of(path))
-            needed += 0 if manifest_path(machine, directory, archive).exists() else listed.size  # else a repair
-    if wanted:
-        check_space(directory, needed)
+def _bytes_needed(machine: Machine, archive: Archive, lists: dict[int, FileList], dataset_directory: Path) -> int:
+    """Room for an archive, and at least as much again for its files."""
+    listed = (lists[archive.record] or {}).get(archive.name)
+    if listed is None:
+        return 0  # it will fail for another reason
+    path = archive_path(machine.split_directory(dataset_directory), archive)
+    packed = 0 if path.exists() else listed.size - size_of(part_of(path))
+    is_repair = manifest_path(machine, dataset_directory, archive).exists()
+    return packed + (0 if is_repair else listed.size)
 
 
 def _fetch_archive(server: Server, archive: Archive, files: FileList, path: Path) -> None:
+    """Fetch an archive, unless it is there and intact. Without the list, one that is there is used."""
     if files is None:
         if not path.exists():
             raise BaselineError(f"{archive.url}: its record cannot be read; the reason is above.")
-        log.warning("%s is used without a check of its checksum", path)  # brought by hand
+        log.warning("%s is used without a check of its checksum", path)
         return
     if archive.name not in files:
         raise BaselineError(
