@@ -15,16 +15,16 @@ from datasets.catalog import Archive, Machine
 
 
 class RecordServer:
-    """Contents by path (`texts`); the other attributes set what goes wrong with archives.
+    """Contents by path (`texts`); the other attributes set what goes wrong.
 
     Attributes:
         requests: (path, Range header or None) of each request.
-        answers: status and headers of the next answers, before the first good one.
+        answers: status and headers of the next answers with an archive, before the first good one.
         drop_after: break the connection after so many bytes, in each of the next answers.
         ranges: status of the answer to a request for a part of an archive; 200: with all of it.
         says_length: whether an answer announces its length.
-        pause: seconds before each 16 KiB.
-        change: contents of the archive → what is sent.
+        pause: seconds before each 16 KiB of an archive.
+        change: contents of an archive → what is sent.
     """
 
     def __init__(self):
@@ -84,7 +84,7 @@ class RecordServer:
         for name, value in (headers | length).items():
             request.send_header(name, value)
         request.end_headers()
-        sent = contents[: next(self.drop_after, None)] if is_archive else contents
+        sent = contents[: next(self.drop_after, None)]
         try:
             for start in range(0, len(sent), 1 << 14):
                 if is_archive and self.pause:

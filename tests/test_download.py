@@ -130,7 +130,8 @@ def test_damaged_clips_are_repaired_and_others_stay(published, tmp_path, raw, mo
 @pytest.mark.parametrize("says_length", [True, False])
 def test_broken_connections_are_resumed(published, tmp_path, says_length):
     """More of them than retries: after progress they are counted from the first again."""
-    published.drop_after, published.says_length = itertools.repeat(20_000), says_length
+    drops = itertools.chain([100], itertools.repeat(20_000))  # the list is the first answer
+    published.drop_after, published.says_length = drops if says_length else itertools.repeat(20_000), says_length
     assert_succeeds(published, tmp_path)
     starts = [int(range_[6:-1]) for _, range_ in published.requests if range_]
     assert len(starts) > transfer.RETRIES
@@ -147,7 +148,7 @@ def test_a_part_from_an_earlier_run(published, tmp_path, archives, part, ranges)
         assert [range_ for _, range_ in published.requests] == [None, "bytes=50000-"][: 1 + (part != ARCHIVE)]
 
 
-@pytest.mark.parametrize(("drops", "pause"), [([20_000], 0), ([10_000, 20_000], 0), ([0], 0), ([None], 0.5)])
+@pytest.mark.parametrize(("drops", "pause"), [([20_000], 0), ([10_000, 20_000], 0), ([None], 0.5)])
 def test_connections_without_progress_are_given_up(published, tmp_path, monkeypatch, caplog, drops, pause):
     published.ranges, published.drop_after, published.pause = 200, itertools.cycle(drops), pause
     monkeypatch.setattr(transfer, "TIMEOUTS", (1, 0.2))
@@ -249,7 +250,7 @@ def test_archives_brought_by_hand_need_no_network(published, tmp_path, raw, arch
     published.close()
     (archives / "dev_fan.zip").write_bytes(ARCHIVE[:-5000])
     assert get(published, tmp_path) == ["fan"]
-    assert "not an intact zip file" in caplog.text
+    assert "cannot be unpacked" in caplog.text
     assert not raw.exists()
     (archives / "dev_fan.zip").write_bytes(ARCHIVE)
     assert_succeeds(published, tmp_path)
@@ -342,11 +343,11 @@ def with_size(size: int) -> bytes:
         (with_member("fan/" + "a" * 300), "cannot be one"),
         (with_member("fan/a\nb.wav"), "cannot be one"),
         (with_member(CLIPS[0]), "there twice"),
-        (with_size(8000), "not an intact zip"),
-        (with_size(6000), "not an intact zip"),
+        (with_size(8000), "cannot be unpacked"),
+        (with_size(6000), "cannot be unpacked"),
         (with_size(400_000_000), "would unpack to 400 MB, more than 50 times its size"),
-        (ARCHIVE[:50_000] + b"damage" + ARCHIVE[50_006:], "not an intact zip"),
-        (b"", "not an intact zip"),
+        (ARCHIVE[:50_000] + b"damage" + ARCHIVE[50_006:], "cannot be unpacked"),
+        (b"", "cannot be unpacked"),
         (make_zip(VALVE, FILES), "no fan/train/ and fan/test/ in it"),
         (make_zip(FAN, {CLIPS[0]: b""}), "no fan/train/ and fan/test/ in it"),
     ],

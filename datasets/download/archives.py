@@ -159,14 +159,12 @@ def is_clip(name: str) -> bool:
 
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip file. Its damage, and what is unsafe to unpack, become errors that name it."""
+    """A zip file; errors that are raised while it is read name it."""
     try:
         with zipfile.ZipFile(path) as zip_file:
             yield zip_file
     except ZIP_ERRORS as error:
-        raise BaselineError(
-            f"{path}: not an intact zip file, nothing was unpacked: {error}. Remove it, then download again."
-        ) from error
+        raise BaselineError(f"{path} cannot be unpacked: {error}. Remove it, then download again.") from error
     except OSError as error:
         raise BaselineError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
 
@@ -236,7 +234,7 @@ def _extract(zip_file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], 
 
 
 def _move(staging: Path, directory: Path) -> None:
-    """Rename the whole, or if the directory exists, each part that it lacks; the manifest last."""
+    """Rename the whole directory; or if it exists, each part that it lacks, the manifest last."""
     try:
         if not directory.exists():
             staging.replace(directory)

@@ -76,11 +76,14 @@ class Server:
         Raises:
             BaselineError: it cannot be fetched.
         """
-        try:
-            with self._get(url, kind) as response:
-                return response.content
-        except OSError as error:
-            raise BaselineError(f"{url}: the connection broke off. {LATER}") from error
+        for _ in range(1 + RETRIES):
+            try:
+                with self._get(url, kind) as response:
+                    return response.content
+            except OSError:
+                log.warning("%s: the connection broke off; trying again in %g s", url, BACKOFF)
+                time.sleep(BACKOFF)
+        raise BaselineError(f"{url}: the connection broke off {1 + RETRIES} times in a row. {LATER}")
 
     def fetch(self, archive: Archive, listed: PublishedFile, path: Path) -> None:
         """Fetch an archive to `path`; resume an earlier transfer of it.
