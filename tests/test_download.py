@@ -467,18 +467,13 @@ def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, ca
     assert rows[3] == ["0", "0", "0", "without a manifest: clips may be missing"]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["2019", "-d"], "unknown dataset 'DCASE2019T2'"),
-        (["2024", "-d", "--machines", "fna"], "Did you mean 'fan'"),
-        (["2024", "-d", "--download_url", "ftp://x"], "expected an address"),
-        (["2024", "-d", "--parts", "everything"], "invalid choice"),
-    ],
-)
-def test_wrong_arguments(arguments, words):
-    with pytest.raises(UsageError, match=words):
-        download_tool.main(arguments)
+def test_wrong_arguments():
+    with pytest.raises(UsageError, match="unknown dataset 'DCASE2019T2'"):
+        download_tool.main(["2019", "-d"])
+    with pytest.raises(UsageError, match="Did you mean 'fan'"):
+        download_tool.main(["2024", "-d", "--machines", "fna"])
+    with pytest.raises(UsageError, match="expected an address"):
+        download_tool.main(["2024", "-d", "--download_url", "ftp://x"])
 
 
 def test_auto_download(server, demo_data, tmp_path):
