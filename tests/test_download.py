@@ -17,6 +17,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import RAW, ROOT, Workspace
@@ -26,12 +27,13 @@ from config import BaselineError, UsageError
 from datasets.catalog import find_dataset, find_machine
 from datasets.download import server as transfer
 from datasets.download.fetch import download, download_missing
+from datasets.labels import label_files
 from tools import download as download_tool
 
 FAN, VALVE = find_machine("DCASE2024T2fan", "dev"), find_machine("DCASE2024T2valve", "dev")
 HAIR_DRYER = find_machine("DCASE2024T2HairDryer", "eval")
 CLIPS = [f"train/section_00_source_train_normal_{number:04d}_m-n_W.wav" for number in range(12)]
-CLIPS += [f"test/section_00_target_test_{label}_0000.wav" for label in ("normal", "anomaly")]
+CLIPS += [f"test/section_00_target_test_{label}_0000.WAV" for label in ("normal", "anomaly")]
 FILES = {name: random.Random(name).randbytes(7000) for name in CLIPS} | {"attributes_00.csv": b"of fan"}
 ARCHIVE = make_zip(FAN, FILES | {"__MACOSX/._x.wav": b"junk", "train/._x.wav": b"junk", ".DS_Store": b"junk"})
 MANIFEST, SPLIT = "dev_fan.zip.json", Path("data/dcase2024t2/dev_data")
@@ -72,7 +74,7 @@ def files_below(directory: Path) -> dict[str, bytes]:
 
 
 def get(server, tmp_path, machines=(FAN,), parts=("train", "test", "labels")) -> list[str]:
-    return download(machines, tmp_path / "data", parts, server.url)
+    return download(machines, tmp_path / "data", parts, f"{server.url}/")
 
 
 def assert_succeeds(server, tmp_path):
@@ -86,6 +88,10 @@ def assert_complete(tmp_path):
     assert json.loads(found.pop(MANIFEST))["files"].keys() == FILES.keys()
     assert found == FILES
     assert [path.name for path in (tmp_path / SPLIT / "archives").iterdir()] == ["dev_fan.zip"]
+
+
+def limit_space(monkeypatch, free: int):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
 
 
 def assert_fails(server, tmp_path, caplog, words: str):
@@ -116,7 +122,7 @@ def test_damaged_clips_are_repaired_and_others_stay(published, tmp_path, raw, mo
     surplus = raw / "train/section_00_source_train_normal_0099.wav"
     surplus.write_bytes(b"")
     before = (raw / CLIPS[3]).stat().st_mtime_ns
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, 10))  # the archive is there
+    limit_space(monkeypatch, 0)  # the archive is there
     assert get(published, tmp_path) == []
     assert f"1 clips, such as train/{surplus.name}, are not from dev_fan.zip" in caplog.text
     surplus.unlink()
@@ -140,9 +146,10 @@ def test_broken_connections_are_resumed(published, tmp_path, says_length):
 
 @pytest.mark.parametrize("ranges", [206, 200, 416])
 @pytest.mark.parametrize("part", [ARCHIVE[:50_000], ARCHIVE, b"other bytes" * 500, bytes(1_000_000)])
-def test_a_part_from_an_earlier_run(published, tmp_path, archives, part, ranges):
+def test_a_part_from_an_earlier_run(published, tmp_path, archives, monkeypatch, part, ranges):
     published.ranges = ranges
     (archives / "dev_fan.zip.part").write_bytes(part)
+    limit_space(monkeypatch, 2 * len(ARCHIVE) - len(part))
     assert_succeeds(published, tmp_path)
     if ranges == 206 and ARCHIVE.startswith(part):
         assert [range_ for _, range_ in published.requests] == [None, "bytes=50000-"][: 1 + (part != ARCHIVE)]
@@ -246,7 +253,11 @@ def test_a_mirror_without_a_list_needs_that_of_zenodo(published, tmp_path):
     assert [path for path, _ in published.requests] == [f"/api/records/{FAN.archives[0].record}"]
 
 
-def test_archives_brought_by_hand_need_no_network(published, tmp_path, raw, archives, caplog):
+def test_archives_brought_by_hand(published, tmp_path, raw, archives, caplog):
+    """They are checked against the list; without network they are used as they are, if they are intact zip files."""
+    (archives / "dev_fan.zip").write_bytes(ARCHIVE[:-5000])
+    assert_succeeds(published, tmp_path)
+    shutil.rmtree(raw)
     published.close()
     (archives / "dev_fan.zip").write_bytes(ARCHIVE[:-5000])
     assert get(published, tmp_path) == ["fan"]
@@ -260,11 +271,11 @@ def test_archives_brought_by_hand_need_no_network(published, tmp_path, raw, arch
 
 
 def test_room_is_checked_before_anything_is_fetched(published, tmp_path, monkeypatch):
-    free = [1.9 * len(ARCHIVE), 2 * len(ARCHIVE)]  # each time that it is asked for
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free.pop(0)))
+    limit_space(monkeypatch, int(1.9 * len(ARCHIVE)))
     with pytest.raises(BaselineError, match=r"needs 0\.2 MB, the disk has 0\.2 MB free. Make room"):
         get(published, tmp_path)
     assert published.fetched() == []
+    limit_space(monkeypatch, 2 * len(ARCHIVE))
     assert_succeeds(published, tmp_path)
 
 
@@ -294,6 +305,23 @@ def test_a_machine_directory_that_is_a_link_to_another_disk(published, tmp_path,
         assert get(published, tmp_path) == []
         assert raw.is_symlink()
         assert files_below(Path(other)).keys() == {*FILES, MANIFEST}
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_directory_is_renamed_as_a_whole_or_its_manifest_last(published, tmp_path, raw, monkeypatch, exists):
+    """test/ cannot be renamed by itself."""
+    rename = Path.replace
+    if exists:
+        (raw / "train").mkdir(parents=True)
+
+    def rename_others(path, target):
+        if "test" in path.parts:
+            raise OSError("cannot be renamed")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", rename_others)
+    assert get(published, tmp_path) == (["fan"] if exists else [])
+    assert (raw / MANIFEST).exists() != exists
 
 
 @pytest.mark.parametrize("text", ['{"files": {}}', "[", '{"files": {"../x": [1, 2]}}', None])
@@ -376,6 +404,16 @@ def test_train_and_test_archives_share_a_directory(server, tmp_path):
     server.requests.clear()
     assert get(server, tmp_path, [HAIR_DRYER], ["train", "test"]) == []
     assert server.requests == []
+
+
+def test_labels_that_do_not_go_together_are_not_kept(server, tmp_path, caplog):
+    grinder = find_machine("DCASE2023T2grinder", "eval")
+    for number, name in enumerate(label_files(grinder)):
+        path = urlsplit(f"{grinder.dataset.labels['download']}/{name}").path
+        server.texts[path] = b"section_00_000%d.wav,1\n" % number
+    assert get(server, tmp_path, [grinder], ["labels"]) == ["grinder"]
+    assert "section_00_0000.wav of grinder is in" in caplog.text
+    assert not list(tmp_path.rglob("*.csv"))
 
 
 # --- Killed runs, and several at once
@@ -489,6 +527,9 @@ def test_auto_download(server, demo_data, tmp_path):
 def test_auto_download_leaves_directories_alone(server, tmp_path, raw, caplog):
     (raw / "train").mkdir(parents=True)
     download_missing(FAN, tmp_path / "data", ["train"], server.url)
+    (raw / "test_rename").mkdir()
+    download_missing(FAN, tmp_path / "data", ["test"], server.url)
+    (raw / "test_rename").rmdir()
     download_missing(find_machine("DCASE2026T2Sander", "eval"), tmp_path / "data", ["test"], server.url)
     assert server.requests == []  # train/ exists; no archive of test clips is published
     with pytest.raises(BaselineError, match="could not be downloaded"):
