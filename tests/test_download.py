@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import RAW, ROOT, Workspace
+from conftest import RAW, ROOT, Workspace, write_wav
 from record_server import RecordServer, make_zip
 
 from config import BaselineError, UsageError
@@ -92,6 +92,17 @@ def assert_complete(tmp_path):
 
 def limit_space(monkeypatch, free: int):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, free))
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """Files cannot grow beyond so many bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def assert_fails(server, tmp_path, caplog, words: str):
@@ -175,8 +186,9 @@ def test_waits_as_long_as_the_server_asks(published, tmp_path, monkeypatch, capl
     waits = []
     monkeypatch.setattr(time, "sleep", waits.append)
     published.answers = [(429, {"Retry-After": "7"}), (503, {"Retry-After": "100000"}), (503, {})]
+    published.drop_after = iter([None] * 4 + [20_000, 0])
     assert get(published, tmp_path) == []
-    assert waits == [7, transfer.LONGEST_WAIT, 4 * transfer.BACKOFF]
+    assert waits == [7, transfer.LONGEST_WAIT, *(factor * transfer.BACKOFF for factor in (4, 1, 2))]
     assert "the server answers 429; trying again in 7 s" in caplog.text
 
 
@@ -199,12 +211,15 @@ def test_a_server_that_refuses(published, tmp_path, caplog, status, headers, att
     assert len(published.fetched()) == attempts
 
 
-def test_no_server(tmp_path, server, caplog):
+def test_no_server(tmp_path, server, caplog, capsys):
     server.close()
     assert get(server, tmp_path, machines=(FAN, VALVE)) == ["fan", "valve"]
     assert re.search(r"/api/records/\d+: no answer: .*Connection refused.*Try again later", caplog.text)
     assert caplog.text.count("trying again") == 3  # one record, asked for once
     assert download([FAN], tmp_path, ["train"], "http://a..b") == ["fan"]
+    options = ["--machines", "fan", "--dataset_directory", str(tmp_path / "data"), "--download_url", server.url]
+    assert download_tool.main(["2024", "-d", *options]) is False
+    assert "failed: fan. The reasons are above" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -218,7 +233,8 @@ def test_no_server(tmp_path, server, caplog):
 )
 def test_another_file_or_a_page(published, tmp_path, caplog, sent, says_length, words):
     published.change, published.says_length = lambda _: sent, says_length
-    assert_fails(published, tmp_path, caplog, words)
+    with largest_file(1_000_000):  # no more than the listed size is kept
+        assert_fails(published, tmp_path, caplog, words)
     assert len(published.fetched()) < 10
     published.change = lambda contents: contents
     assert_succeeds(published, tmp_path)
@@ -281,15 +297,10 @@ def test_room_is_checked_before_anything_is_fetched(published, tmp_path, monkeyp
 
 @pytest.mark.parametrize("place", [r"archives/dev_fan\.zip", r"raw/\.fan\.unpacking"])
 def test_a_full_disk(published, tmp_path, archives, place, caplog):
-    """Files cannot grow beyond 5,000 bytes, less than a clip."""
     if "raw" in place:
         (archives / "dev_fan.zip").write_bytes(ARCHIVE)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, limits[1]))
-    try:
+    with largest_file(5000):  # less than a clip
         assert get(published, tmp_path) == ["fan"]
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert re.search(rf"cannot write \S+/{place}: .*free space.*--dataset_directory", caplog.text)
     assert not list((tmp_path / SPLIT / "raw").glob("*"))
     assert_succeeds(published, tmp_path)
@@ -498,10 +509,11 @@ def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, ca
     clip = next((data / RAW / "fan/train").glob("*.wav"))
     shutil.copy(next(clip.parent.glob("*_0001_*")), clip.parent / "strange.wav")
     clip.write_bytes(clip.read_bytes()[:1000])
+    write_wav(clip.parent / "section_77_source_train_normal_0099.wav", channels=2)
     arguments = ["2024", "-d", "validate", "--machines", "fan", "valve", "--dataset_directory", str(data)]
     assert download_tool.main(arguments) is False
     rows = [line.split(maxsplit=6)[3:] for line in capsys.readouterr().out.splitlines()]
-    assert rows[2] == ["0", "1", "1", "without a manifest: clips may be missing"]
+    assert rows[2] == ["0", "2", "2", "without a manifest: clips may be missing"]
     assert rows[3] == ["0", "0", "0", "without a manifest: clips may be missing"]
 
 
