@@ -150,13 +150,12 @@ def test_complexity_of_the_network(trained):
 
 
 def test_development_models_of_another_training_are_named(evaluation, tmp_path, monkeypatch, capsys):
-    for epochs, expected in (
-        (8, ""),
-        (100, "warning: MSE: models of development and evaluation data differ in epochs."),
-    ):
+    warning = "warning: MSE: models of development and evaluation data differ in epochs."
+    for epochs, expected in ((8, ""), (100, warning)):
         monkeypatch.setattr(make_submission, "_record", lambda run, n=epochs: {"epochs": n if run.config.dev else 8})
         assert submit(evaluation, evaluation.directory / "submission.yaml", "--output", tmp_path / "a.zip") == 0
-        assert capsys.readouterr().err.startswith(expected)
+        said = capsys.readouterr().err
+        assert said.startswith(expected) if expected else not said
 
 
 def test_results_of_another_experiment_seed_and_tag(evaluation, wanted, tmp_path, capsys):
@@ -248,10 +247,9 @@ def text(old, new):
     return lambda contents: contents.replace(old.encode(), new.encode(), 1)
 
 
-MISSING = ": no line for the test clips: section_00_0000.wav, section_00_0001.wav, section_00_0002.wav and 197 more."
 MISSING = ": no line for the test clips: section_00_0002.wav."
-FORM = "is not clip,value in UTF-8 without quotation marks and blanks."
-NAME = "is not a test clip by its released name, such as section_00_0000.wav."
+FORM = "is not `clip,value` in UTF-8, without quotation marks and blanks."
+NAME = "is not the released name of a test clip, such as section_00_0000.wav."
 
 
 @pytest.mark.parametrize(
@@ -271,7 +269,6 @@ NAME = "is not a test clip by its released name, such as section_00_0000.wav."
         (SCORES, row(3, "section_00_0002.wav,-inf"), [", line 3: '-inf' is not a finite number."]),
         (SCORES, row(3, "section_00_0002.wav,1e999"), [", line 3: '1e999' is not a finite number."]),
         (SCORES, row(3, "section_00_0002.wav,1_0"), [", line 3: '1_0' is not a finite number."]),
-        (SCORES, row(3, "section_00_0002.wav,"), [", line 3: '' is not a finite number."]),
         (SCORES, row(3, "section_00_0001.wav,1"), [", line 3: section_00_0001.wav was there in line 2", MISSING]),
         (SCORES, row(3, "section_01_0002.wav,1"), [f", line 3: 'section_01_0002.wav' {NAME}", MISSING]),
         (SCORES, row(3, "section_00_0200.wav,1"), [f", line 3: 'section_00_0200.wav' {NAME}", MISSING]),
@@ -282,7 +279,6 @@ NAME = "is not a test clip by its released name, such as section_00_0000.wav."
         (SCORES, None, [": missing."]),
         (DECISIONS, row(3, "section_00_0002.wav,1.0"), [", line 3: '1.0' is not a decision, 0 or 1."]),
         (DECISIONS, row(3, "section_00_0002.wav,2"), [", line 3: '2' is not a decision, 0 or 1."]),
-        (DECISIONS, row(3, "section_00_0777.wav,1"), [f", line 3: 'section_00_0777.wav' {NAME}", MISSING]),
         (DECISIONS, None, [": missing."]),
         (META, None, [": missing."]),
         (META, lambda c: b"a: [", [": not valid YAML: "]),
@@ -298,13 +294,13 @@ NAME = "is not a test clip by its released name, such as section_00_0000.wav."
         (META, text("corresponding: true", "corresponding: yes please"), [", line 5: submission.authors has 0 corr"]),
         (META, text("  description:", "  descriptions:"), [", line 14: system.description is missing."]),
         (META, text("front_end", "frontend"), [", line 15: system.description.front_end is missing."]),
-        (META, text("267928", "many"), [", line 33: system.complexity.total_parameters is 'many'; expected a number"]),
-        (META, text("267928", "0"), [", line 33: system.complexity.total_parameters is 0; expected a number"]),
+        (META, text("267928", "-1"), [", line 33: system.complexity.total_parameters is -1; expected a number"]),
         (META, text("81.6 M", "some"), [", line 32: system.complexity.MACS is 'some'; expected a number, or a text"]),
         (META, text("MACS", "total_parameters"), [", line 33: system.complexity.total_parameters is there twice."]),
-        (META, text("pauc: ", "pauc: 1"), ["expected percent, 0 to 100, and not a fraction."]),
-        (META, text("pauc: ", "pauc: 0.00"), ["expected percent, 0 to 100, and not a fraction."]),
-        (META, text("pauc: ", "pauc: -"), ["expected percent, 0 to 100, and not a fraction."]),
+        *(
+            (META, text("pauc: ", f"pauc: {value} #"), ["expected percent, 0 to 100"])
+            for value in (0.5, 101, -2, ".nan")
+        ),
     ],
 )
 def test_each_problem_of_a_file_is_named_with_its_line(evaluation, package, name, change, expected):
@@ -314,8 +310,8 @@ def test_each_problem_of_a_file_is_named_with_its_line(evaluation, package, name
     problems = find_problems(changed, DATASET, evaluation.data)
     assert len(problems) == len(expected), problems
     for problem, part in zip(problems, expected, strict=True):
-        assert problem.startswith(f"{name}{part}") or (problem.startswith(name) and problem.endswith(part)), problems
-    assert all("task2_1" in problem for problem in problems)
+        assert problem.startswith(name), problems
+        assert part in problem, problems
 
 
 def test_what_the_rules_leave_open_is_accepted(evaluation, package):
@@ -328,7 +324,14 @@ def test_what_the_rules_leave_open_is_accepted(evaluation, package):
     results = meta["results"]["development_dataset"]
     del results["valve"], results["fan"]["pauc"]
     results["slider"] = None
+    meta["submission"]["abbreviation"] = "TEN_LETTER"
+    author = meta["submission"]["authors"][0]
+    meta["submission"]["authors"].append({**author, "corresponding": False})
     assert find_problems({**package, META: yaml.safe_dump(meta).encode()}, DATASET, evaluation.data) == []
+    meta["submission"]["authors"].append(author)
+    problems = find_problems({**package, META: yaml.safe_dump(meta).encode()}, DATASET, evaluation.data)
+    assert len(problems) == 1
+    assert "submission.authors has 2 corresponding authors" in problems[0]
 
 
 def renamed(package, old, new):
@@ -358,7 +361,10 @@ HINT = "Did you mean 'anomaly_score_HairDryer_section_00_test.csv'?"
         (lambda p: p | {"task2/report.pdf": b"text"}, ["task2/report.pdf: not a PDF."]),
         (lambda p: p | {"__MACOSX/task2/._a.pdf": b""}, ["__MACOSX/task2/._a.pdf: does not belong there."]),
         (lambda p: p | {f"{SYSTEM}/.DS_Store": b""}, [".DS_Store: not a file of a submission to DCASE2024T2. Remove"]),
-        (lambda p: renamed(p, f"{SYSTEM}/anomaly_score_H", f"{SYSTEM}/anomaly_score_h"), [f"{SCORES}: missing.", HINT]),
+        (
+            lambda p: renamed(p, f"{SYSTEM}/anomaly_score_Ha", f"{SYSTEM}/anomaly_score_ha"),
+            [f"{SCORES}: missing.", HINT],
+        ),
         (lambda p: renamed(p, f"{TEAM}_1", f"{TEAM}_5"), [f"task2/{TEAM}_5/: the name is not a label, <Lastname>_"]),
         (lambda p: renamed(p, f"{TEAM}_1", "Baseline"), ["task2/Baseline/: the name is not a label"]),
         (lambda p: renamed(p, f"{TEAM}_1", "Roe_Lab_task2_1"), ["of several teams: Doe_Lab_task2, Roe_Lab_task2."]),
@@ -412,7 +418,9 @@ def test_years_without_a_number_of_clips(evaluation):
     scores = b"section_03_0000.wav,1.5\nsection_03_0001.wav,2\nsection_04_0000.wav,2\n"
     files = {place % "anomaly_score": scores, place % "decision_result": b"section_03_0000.wav,1\n"}
     problems = [p for p in find_problems(files, find_dataset("DCASE2022T2"), evaluation.data) if "fan_section_03" in p]
-    assert problems[0].startswith(f"{place % 'anomaly_score'}, line 3: 'section_04_0000.wav' is not a test clip")
+    assert problems[0].startswith(
+        f"{place % 'anomaly_score'}, line 3: 'section_04_0000.wav' is not the released name of a test clip"
+    )
     assert problems[1:] == [f"{place % 'decision_result'}: no line for the test clips: section_03_0001.wav."]
 
 

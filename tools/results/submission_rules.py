@@ -175,10 +175,12 @@ def _problems_of_rows(contents: bytes, is_decision: bool, clips: set[str]) -> It
         elif number == 1 and ".wav" not in row and not NUMBER.fullmatch(value):
             problems.append((number, "", "a header. Remove it"))
         elif row.count(",") != 1 or re.search(r'["\s\ufffd]', row):
-            problems.append((number, repr(row[:60]), "is not clip,value in UTF-8 without quotation marks and blanks"))
+            problems.append(
+                (number, repr(row[:60]), "is not `clip,value` in UTF-8, without quotation marks and blanks")
+            )
         elif name not in clips:
             example = min(clips, default="section_00_0000.wav")
-            problems.append((number, repr(name), f"is not a test clip by its released name, such as {example}"))
+            problems.append((number, repr(name), f"is not the released name of a test clip, such as {example}"))
         elif name in first_lines:
             problems.append((number, "", f"{name} was there in line {first_lines[name]} already"))
         elif is_decision and value not in ("0", "1"):
