@@ -163,30 +163,31 @@ def _problems_of_rows(contents: bytes, is_decision: bool, clips: set[str]) -> It
         yield ": empty."
         return
     first_lines: dict[str, int] = {}  # clip → line
-    problems: list[tuple[int, str, str]] = []  # line, what it holds, what is wrong with that
+    problems: list[tuple[int, str, str]] = []  # line, what it holds, what is wrong with it
     for number, row in enumerate(_rows(contents), start=1):
         name, _, value = row.partition(",")
+        shown = problem = ""
         if not row.strip():
-            problems.append((number, "", "blank. Remove it"))
+            problem = "blank. Remove it"
         elif row.startswith("\ufeff"):
-            problems.append((number, "", "begins with a byte order mark. Save the file as UTF-8 without it"))
+            problem = "begins with a byte order mark. Save the file as UTF-8 without it"
         elif "\t" in row:
-            problems.append((number, "", "a tab; clip and value are parted by a comma"))
+            problem = "a tab; clip and value are parted by a comma"
         elif number == 1 and ".wav" not in row and not NUMBER.fullmatch(value):
-            problems.append((number, "", "a header. Remove it"))
+            problem = "a header. Remove it"
         elif row.count(",") != 1 or re.search(r'["\s\ufffd]', row):
-            problems.append(
-                (number, repr(row[:60]), "is not `clip,value` in UTF-8, without quotation marks and blanks")
-            )
+            shown, problem = repr(row[:60]), "is not `clip,value` in UTF-8, without quotation marks and blanks"
         elif name not in clips:
             example = min(clips, default="section_00_0000.wav")
-            problems.append((number, repr(name), f"is not the released name of a test clip, such as {example}"))
+            shown, problem = repr(name), f"is not the released name of a test clip, such as {example}"
         elif name in first_lines:
-            problems.append((number, "", f"{name} was there in line {first_lines[name]} already"))
+            problem = f"{name} was there in line {first_lines[name]} already"
         elif is_decision and value not in ("0", "1"):
-            problems.append((number, repr(value), "is not a decision, 0 or 1"))
+            shown, problem = repr(value), "is not a decision, 0 or 1"
         elif not NUMBER.fullmatch(value) or not math.isfinite(float(value)):
-            problems.append((number, repr(value), "is not a finite number"))
+            shown, problem = repr(value), "is not a finite number"
+        if problem:
+            problems.append((number, shown, problem))
         first_lines.setdefault(name, number)
     yield from _join_lines(problems)
     missing = sorted(clips - first_lines.keys())
