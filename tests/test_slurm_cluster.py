@@ -180,10 +180,10 @@ def test_a_killed_run_and_a_dead_node(cluster, local, tmp_path):
 
 def test_a_task_resumes_after_its_time_limit(cluster, local, tmp_path):
     workspace = Workspace(tmp_path, local.data, local.project)
-    sweep = Sweep(workspace, SBATCH_TIMELIMIT="1", SBATCH_SIGNAL="B:USR1@35")
+    sweep = Sweep(workspace, SBATCH_TIMELIMIT="2", SBATCH_SIGNAL="B:USR1@60")
     sweep.wait_for_epoch("fan")
     send_signal(signal.SIGSTOP, "train.py", "SLURM_ARRAY_TASK_ID=1")  # it would finish in time
-    until(lambda: "==> the time limit is near" in sweep.log(1), 90)
+    until(lambda: "==> the time limit is near" in sweep.log(1), 120)
     send_signal(signal.SIGCONT, "train.py", "SLURM_ARRAY_TASK_ID=1")
     sweep.finish()
     assert ", attempt 2 on " in sweep.log(1)

@@ -44,7 +44,7 @@ run_task() {
 }
 
 if [ "${1:-}" = --job ]; then # this script as a job: --job DIRECTORY
-    plan=$(cat "$2/plan")
+    plan=$(cat "$2/plan") || exit 1
     [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || { run_task && exit; }
     unfinished=$(grep -L "^==> done" "$2"/task_*.log)
     echo "not finished: ${unfinished:-none}"
