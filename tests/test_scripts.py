@@ -45,6 +45,7 @@ def finished_run(tmp_path_factory):
 def test_every_machine_type_has_its_files(finished_run):
     workspace, outputs = finished_run
     run = "seed13711_short"
+    assert outputs["01_train_2024t2.sh"].startswith("2 models, 2 at a time\n")
     for machine in MACHINES:
         assert (workspace.model(machine, run) / "model.pth").exists()
         for score in ("MSE", "MAHALA"):
@@ -251,17 +252,15 @@ def test_how_a_task_ends(workspace, path, command, restarts, status, is_requeued
 def test_the_network_of_the_docs_beside_the_baseline(finished_run, tmp_path):
     """One file and one line, as docs/extending.md gives them; then the same scripts."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), flags=re.DOTALL)
-    code, line, score, score_line = blocks
+    code, import_line, line, score, score_line = blocks
     source, _ = finished_run
     workspace = Workspace(tmp_path, source.data, copy_project(tmp_path, dcase2024t2=SHORT_CATALOG))
-    (workspace.project / "networks/interpolation.py").write_text(code)
-    insert(workspace.project / "networks/__init__.py", "NETWORKS = {", line)
-    insert(
-        workspace.project / "networks/scores.py",
-        "    return lambda residuals: residuals.square().mean()",
-        f"\n\n{score}",
-    )
-    insert(workspace.project / "networks/scores.py", "SCORES: dict[str, Callable[[nn.Module], Score]] = {", score_line)
+    networks = workspace.project / "networks"
+    (networks / "interpolation.py").write_text(code)
+    insert(networks / "__init__.py", "from networks.autoencoder import AutoEncoder", import_line)
+    insert(networks / "__init__.py", "NETWORKS: dict[str, type[nn.Module]] = {", line)
+    insert(networks / "scores.py", "    return lambda residuals: residuals.square().mean()", f"\n\n{score}")
+    insert(networks / "scores.py", "SCORES: dict[str, Callable[[nn.Module], Score]] = {", score_line)
     shutil.copytree(source.results, workspace.results)
     options = ["-d", "--epochs", "1", "--model", "Interpolation", "-tag", "interpolation"]
     for script, *more in (SCRIPTS[:1], SCRIPTS[1:2], SCRIPTS[2:3], (SCRIPTS[1], "--score", "MAX")):
