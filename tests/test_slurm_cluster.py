@@ -98,7 +98,7 @@ def cluster(tmp_path_factory):
         yield directory
         run("scancel", f"--user={os.getuid()}")
         until(lambda: not run("squeue", "-h"))
-        for path in (*directory.glob("*.pid"), directory / "munge.pid"):
+        for path in directory.glob("*.pid"):
             os.kill(int(path.read_text()), signal.SIGTERM)
 
 
