@@ -246,6 +246,15 @@ def test_how_a_task_ends(workspace, path, command, restarts, status, is_requeued
     assert (calls.read_text() if calls.exists() else "") == ("requeue 5_1\n" if is_requeued else "")
 
 
+def test_the_summary_names_unfinished_tasks(workspace):
+    (workspace.directory / "plan").write_text("tasks: 3\nsummary: env 'SEEDS=1 2' sh -c 'echo $SEEDS; exit 4'\n")
+    (workspace.directory / "task_1.log").write_text("==> task 1\n==> done\n")
+    (workspace.directory / "task_2.log").write_text("==> task 2\n")
+    finished = run_command([ROOT / SLURM_SCRIPT, "--job", "."], workspace.directory)
+    assert finished.stdout == "not finished: task 2\nnot finished: task 3\n1 2\n"
+    assert finished.returncode == 4
+
+
 # --- docs/extending.md
 
 

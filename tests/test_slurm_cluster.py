@@ -136,7 +136,7 @@ class Sweep:
 
     def finish(self) -> None:
         until(lambda: not run("squeue", "-h"), 400)
-        assert "not finished: none\n" in (self.logs / "summary.log").read_text()
+        assert "not finished" not in (self.logs / "summary.log").read_text()
 
 
 def assert_complete(workspace: Workspace, local: Workspace) -> None:

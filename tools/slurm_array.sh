@@ -46,8 +46,9 @@ run_task() {
 if [ "${1:-}" = --job ]; then # this script as a job: --job DIRECTORY
     plan=$(cat "$2/plan") || exit 1
     [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || { run_task && exit; }
-    unfinished=$(grep -L "^==> done" "$2"/task_*.log)
-    echo "not finished: ${unfinished:-none}"
+    for task in $(seq "$(from_plan tasks)"); do
+        grep -qs "^==> done" "$2/task_$task.log" || echo "not finished: task $task"
+    done
     eval "exec $(from_plan summary)"
 fi
 usage() { sed -n '2,6s/^# //p' "$0"; }
