@@ -1,10 +1,14 @@
 """The loop over machine types: what runs, how many at a time, what is shown, and how it ends."""
 
+import contextlib
+import fcntl
 import os
+import pty
 import signal
+import struct
 import subprocess
 import sys
-import threading
+import termios
 import time
 
 import pytest
@@ -13,49 +17,54 @@ from conftest import ROOT
 from config import seeds_of_environment
 from datasets.catalog import find_dataset
 from tools import each_machine
-from tools.each_machine import Loop, Runs, default_jobs, find_models, run_train
+from tools.each_machine import SideBySide, count_jobs, find_models, main, run_train
 
 TRAIN = ["--train_only", "-d"]
+# A program that runs two of three commands at a time, ends with the loop's exit status, and is sent signals.
+LOOP = """
+import sys
+sys.path.insert(0, {root!r})
+from tools.each_machine import SideBySide
+from tools.training.console import run_command
+commands = {{name: [sys.executable, "-c", {code!r}.replace("NAME", name)] for name in ("fan", "valve", "bearing")}}
+sys.exit(run_command(lambda: print(SideBySide(2).run(commands))))
+"""
 
 
-def python(code: str) -> list[str]:
-    return [sys.executable, "-c", code]
+def run(jobs, fatal=each_machine.INTERRUPTED, **programs):
+    return SideBySide(jobs, fatal).run({name: [sys.executable, "-c", code] for name, code in programs.items()})
 
 
-def loop(tmp_path, jobs, may_differ=False, **programs):
-    runs = [Runs(name, tmp_path / f"{name}.log", [python(code)]) for name, code in programs.items()]
-    return Loop(runs, jobs, may_differ)
+def start_loop(code, **options):
+    return subprocess.Popen([sys.executable, "-c", LOOP.format(root=str(ROOT), code=code)], **options)
 
 
 def test_one_model_for_each_machine_type_or_section():
-    models = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN)
+    models = find_models(find_dataset("DCASE2024T2"), TRAIN)
     assert [model.name for model in models] == ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
     assert run_train(models[3].arguments)[1:] == [str(ROOT / "train.py"), "--dataset", "DCASE2024T2fan", *TRAIN]
-    assert models[3].paths.run_log.as_posix().endswith("models/baseline/dev_data/DCASE2024T2/seed13711/fan/train.log")
-    models = find_models(find_dataset("DCASE2020T2"), "dev", TRAIN)
+    assert models[3].log.as_posix().endswith("models/baseline/dev_data/DCASE2024T2/seed13711/fan/train.log")
+    assert find_models(find_dataset("DCASE2024T2"), ["--train_only", "-e"])[0].config.split == "eval"
+    models = find_models(find_dataset("DCASE2020T2"), TRAIN)
     assert len(models) == 4 * 4 + 4 + 3
-    assert "fan_section_06" in [model.name for model in models]
-    assert models[0].arguments[-2] == "--use_ids"
-    models = find_models(find_dataset("DCASE2020T2"), "dev", [*TRAIN, "--use_ids", "0", "2"])
-    assert len(models) == 6  # one of these sections for each machine type; some do not have them, and will say so
+    section = next(model for model in models if model.name == "fan_section_06")
+    assert section.arguments[-2:] == ["--use_ids", "06"]
+    assert section.config.use_ids == (6,)
+    models = find_models(find_dataset("DCASE2020T2"), [*TRAIN, "--use_ids", "0", "2"])
+    assert len(models) == 6  # one for each machine type; some do not have these sections, and their run says so
+    assert {model.config.use_ids for model in models} == {(0, 2)}
 
 
-def test_a_test_script_takes_another_score():
-    arguments = ["-d", "--score", "MAHALA_FRAME"]
-    each_machine.check_arguments(arguments, "--test_only --score MAHALA")
-    models = find_models(find_dataset("DCASE2024T2"), "dev", ["--test_only", "--score", "MAHALA", *arguments])
-    config = models[0].config
-    assert (config.score, config.test_only) == ("MAHALA_FRAME", True)
-
-
-def test_all_models_of_each_seed():
-    models = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN, (1, 2))
+def test_all_models_with_each_seed():
+    models = find_models(find_dataset("DCASE2024T2"), TRAIN, (1, 2))
     assert [model.name for model in models[6:8]] == ["valve seed 1", "ToyCar seed 2"]
     assert models[7].arguments[-2:] == ["--seed", "2"]
-    assert "/seed2/ToyCar/" in models[7].paths.run_log.as_posix()
-    models = find_models(find_dataset("DCASE2022T2"), "dev", TRAIN, (1, 2))
-    assert models[-1].name == "valve_section_02 seed 2"
-    assert models[-1].arguments[-4:] == ["--seed", "2", "--use_ids", "02"]
+    assert "/seed2/ToyCar/" in models[7].log.as_posix()
+    last = find_models(find_dataset("DCASE2022T2"), TRAIN, (1, 2))[-1]
+    assert last.name == "valve_section_02 seed 2"
+    assert last.arguments[-4:] == ["--seed", "2", "--use_ids", "02"]
+    models = find_models(find_dataset("DCASE2024T2"), ["--test_only", "--score", "MAHALA", "-d", "--score", "MSE"])
+    assert models[0].config.score == "MSE"  # the user's option overrides the script's
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("", ()), ("1 2 1", (1, 2)), (" 3, 010,5", (3, 10, 5))])
@@ -65,194 +74,117 @@ def test_seeds_of_the_environment(monkeypatch, text, seeds):
 
 
 @pytest.mark.parametrize(
-    ("text", "arguments", "words"),
+    ("variable", "text", "arguments", "words"),
     [
-        ("1 two", [], "SEEDS: 'two' is not allowed; expected integer."),
-        ("1 -2", [], "SEEDS: -2 is out of range"),
-        ("1 2", ["--seed", "3"], "--seed: the environment has SEEDS='1 2'. Give one of them."),
-        ("1 2", ["--seed=3"], "--seed=3: the environment has SEEDS='1 2'. Give one of them."),
+        ("SEEDS", "1 two", [], "SEEDS: 'two' is not allowed; expected integer."),
+        ("SEEDS", "1 -2", [], "SEEDS: -2 is out of range"),
+        ("SEEDS", "1 2", ["--seed", "3"], "--seed: the environment has SEEDS='1 2'. Give one of them."),
+        ("SEEDS", "1 2", ["--seed=3"], "--seed=3: the environment has SEEDS='1 2'. Give one of them."),
+        ("JOBS", "0", [], "JOBS must be a number from 1 on, not '0'."),
+        ("JOBS", "two", [], "JOBS must be a number from 1 on, not 'two'."),
     ],
 )
-def test_wrong_seeds(monkeypatch, capsys, text, arguments, words):
-    monkeypatch.setenv("SEEDS", text)
-    assert each_machine.main("01.sh", "Trains", "DCASE2024T2", "--train_only", "-d", *arguments) == 2
+def test_wrong_variables(monkeypatch, capsys, variable, text, arguments, words):
+    monkeypatch.setenv(variable, text)
+    assert main("01.sh", "Trains", "DCASE2024T2", "--train_only", "-d", *arguments) == 2
     assert words in capsys.readouterr().err
 
 
+def test_how_many_at_a_time(monkeypatch):
+    config = find_models(find_dataset("DCASE2024T2"), TRAIN)[0].config
+    assert 1e7 < each_machine.available_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    monkeypatch.setattr(each_machine, "cores", lambda: 6)
+    monkeypatch.setattr(each_machine.shutil, "which", lambda _: None)
+    for memory, jobs in ((64e9, 6), (3.3e9, 4), (1e8, 1)):
+        monkeypatch.setattr(each_machine, "available_memory", lambda memory=memory: memory)
+        assert count_jobs(config) == jobs
+    monkeypatch.setattr(each_machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert count_jobs(config) == each_machine.JOBS_ON_A_GPU
+    monkeypatch.setenv("JOBS", "5")
+    assert count_jobs(config) == 5
+    assert "JOBS" not in os.environ  # the runs' share of the cores is set for each
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_failures_are_collected(tmp_path, capfd, jobs):
-    runs = loop(
-        tmp_path,
+def test_output_and_exit_statuses(capfd, jobs):
+    """Alone, a run has the terminal; side by side, its last line is printed. Errors are always printed."""
+    statuses = run(
         jobs,
         good="print('early'); print('good: done')",
         bad="import sys; print('bad: error: why', file=sys.stderr); sys.exit(1)",
         killed="import os; os.kill(os.getpid(), 9)",
-        last="print('last: done')",
+        last=f"import os; assert (os.environ['JOBS'], os.environ['NAME_IN_LOOP']) == ('{jobs}', 'last')",
     )
-    (tmp_path / "bad.log").touch()
-    runs.run()
-    assert runs.statuses == {"good": 0, "bad": 1, "killed": -9, "last": 0}
-    assert runs.report_failures("01.sh")
+    assert statuses == {"good": 0, "bad": 1, "killed": -9, "last": 0}
     out, err = capfd.readouterr()
-    shown = ["early"] if jobs == 1 else []  # side by side, each has one line: its last
-    assert sorted(out.splitlines()) == sorted([*shown, "good: done", "last: done"])
-    assert err == (
-        "bad: error: why\n01.sh: failed:\n"
-        f"  bad (exit status 1), log: {tmp_path / 'bad.log'}\n  killed (killed by signal 9), log: none\n"
-    )
+    assert out.splitlines() == [*(["early"] if jobs == 1 else []), "good: done"]
+    assert err == "bad: error: why\n"
 
 
-def test_all_well_reports_nothing(tmp_path, capfd):
-    runs = loop(tmp_path, 1, good="pass")
-    runs.run()
-    assert not runs.report_failures("01.sh")
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-@pytest.mark.parametrize(("statuses", "begun"), [((0, 0), 2), ((0, 3), 2), ((3, 0), 1)])
-def test_runs_of_a_model_follow_one_another_until_one_fails(tmp_path, jobs, statuses, begun):
-    commands = [
-        python(f"open({str(tmp_path / 'begun')!r}, 'a').write('x'); raise SystemExit({each})") for each in statuses
-    ]
-    runs = Loop([Runs("fan", tmp_path / "log", commands)], jobs, False)
-    runs.run()
-    assert (tmp_path / "begun").read_text() == begun * "x"
-    assert runs.statuses == {"fan": max(statuses)}
-
-
-def test_a_program_that_cannot_be_started(tmp_path, capfd):
-    runs = Loop([Runs("fan", tmp_path / "log", [["/no/such/python"]])], 1, False)
-    runs.run()
-    assert runs.report_failures("01.sh")
-    assert "error: fan: cannot be started: [Errno 2] No such file" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("status", "may_differ", "goes_on"), [(2, False, False), (2, True, True), (130, True, False), (1, False, True)]
-)
-def test_what_ends_the_loop(tmp_path, capfd, status, may_differ, goes_on):
-    """An option that is wrong for all, and an interruption; not a failure."""
-    runs = loop(tmp_path, 1, may_differ, first=f"raise SystemExit({status})", second="pass")
-    runs.run()
-    assert ("second" in runs.statuses) == goes_on
-    runs.report_failures("01.sh")
-    assert ("second (not run)" in capfd.readouterr().err) != goes_on
+@pytest.mark.parametrize(("status", "is_last"), [(2, True), (130, True), (1, False)])
+def test_what_stops_the_loop(monkeypatch, capsys, status, is_last):
+    """An option that is wrong for all models, and an interrupted run; not a failed run."""
+    monkeypatch.setenv("JOBS", "1")
+    monkeypatch.setattr(each_machine, "run_train", lambda _: [sys.executable, "-c", f"raise SystemExit({status})"])
+    assert main("01.sh", "Trains", "DCASE2024T2", "--train_only", "-d", "-tag", "never") == 1
+    errors = capsys.readouterr().err
+    assert errors.startswith(f"01.sh: failed:\n  ToyCar (exit status {status}), log: none\n")
+    assert ("  valve (not run), log: none\n" in errors) == is_last
+    if status == 2:  # --use_ids may be wrong for one machine type only
+        assert main("01.sh", "Trains", "DCASE2020T2", "--train_only", "-d", "--use_ids", "1") == 1
+        assert "not run" not in capsys.readouterr().err
 
 
 def test_so_many_at_a_time(tmp_path):
-    """Three run at a time when each waits for the two others; the cores are shared among them."""
+    """Three run at a time if each waits for the two others."""
     code = f"""
 import os, pathlib, time
 here = pathlib.Path({str(tmp_path)!r})
 (here / str(os.getpid())).touch()
 while len(list(here.iterdir())) < 3: time.sleep(0.01)
-assert os.environ["JOBS"] == "3"
 """
-    runs = loop(tmp_path, 3, a=code, b=code, c=code)
-    runs.run()
-    assert runs.statuses == dict.fromkeys("abc", 0)
+    assert run(3, a=code, b=code, c=code) == dict.fromkeys("abc", 0)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_to_the_loop_alone_ends_all_runs(tmp_path, signal_number):
-    program = f"""
-import signal, sys, pathlib
-sys.path.insert(0, {str(ROOT)!r})
-from tools.each_machine import *
-catch_signals()
-code = "import os, pathlib, time; pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch(); time.sleep(60)"
-models = [Runs(name, pathlib.Path(name), [[sys.executable, "-c", code]]) for name in "abc"]
-try:
-    Loop(models, 2, False).run()
-except Interrupted as stop:
-    sys.exit(stop.status)
+@pytest.mark.parametrize("is_stubborn", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_loop_ends_all_runs(tmp_path, number, is_stubborn):
+    ignore = "for n in (signal.SIGINT, signal.SIGTERM): signal.signal(n, signal.SIG_IGN)" if is_stubborn else "pass"
+    code = f"""
+import os, pathlib, signal, time
+{ignore}
+pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()
+time.sleep(100)
 """
-    process = subprocess.Popen(python(program), stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 30
+    process = start_loop(code, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
     while len(list(tmp_path.iterdir())) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal_number)
-    process.communicate(timeout=30)
-    assert process.returncode == 128 + signal_number
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in errors
     runs = [int(path.name) for path in tmp_path.iterdir()]
     assert len(runs) == 2  # the third was not started
-    for run in runs:
+    for process_id in runs:
         with pytest.raises(ProcessLookupError):
-            os.kill(run, 0)
+            os.kill(process_id, 0)
 
 
-def test_default_number_of_jobs(monkeypatch):
-    config = find_models(find_dataset("DCASE2024T2"), "dev", TRAIN)[0].config
-    monkeypatch.setattr(each_machine, "cores", lambda: 6)
-    monkeypatch.setattr(each_machine.shutil, "which", lambda _: None)
-    for memory, jobs in ((64e9, 6), (float("inf"), 6), (3.3e9, 4), (1e8, 1)):
-        monkeypatch.setattr(each_machine, "_available_memory", lambda memory=memory: memory)
-        assert default_jobs(config) == jobs
-    monkeypatch.setattr(each_machine.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert default_jobs(config) == each_machine.JOBS_ON_A_GPU
-
-
-def test_available_memory_is_some_of_what_there_is():
-    assert 1e7 < each_machine._available_memory() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def test_a_run_that_ignores_signals_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(each_machine, "SECONDS_TO_END", 0.3)
-    code = f"""
-import pathlib, signal, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
-pathlib.Path({str(tmp_path)!r}, "started").touch()
-time.sleep(60)
-"""
-    runs = loop(tmp_path, 1, a=code)
-    threading.Thread(target=interrupt_when, args=(tmp_path / "started",)).start()
-    with pytest.raises(KeyboardInterrupt):
-        runs.run()
-    assert runs.statuses == {"a": -signal.SIGKILL}
-
-
-def interrupt_when(path):
-    while not path.exists():
-        time.sleep(0.02)
-    os.kill(os.getpid(), signal.SIGINT)
-
-
-def test_lines_on_a_terminal(tmp_path):
-    """On a terminal a run's line changes as it says more, and is at the end replaced by its last word."""
-    import fcntl
-    import pty
-    import struct
-    import termios
-
-    program = f"""
-import sys, pathlib
-sys.path.insert(0, {str(ROOT)!r})
-from tools.each_machine import Loop, Runs
-code = "import time; print('NAME: epoch 1', flush=True); time.sleep(0.5); print('NAME: trained', flush=True)"
-models = [Runs(n, pathlib.Path(n), [[sys.executable, "-c", code.replace("NAME", n)]]) for n in ("fan", "valve")]
-Loop(models, 2, False).run()
-"""
-    main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    process = subprocess.Popen(python(program), stdout=side, stderr=side)
+def test_lines_on_a_terminal():
+    """The line of a run changes with its output. In the end its last line is printed."""
+    terminal, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # rows, columns
+    code = "import time; print('NAME: epoch 1', flush=True); time.sleep(0.5); print('NAME: trained')"
+    process = start_loop(code, stdout=side, stderr=side)
     os.close(side)
-    shown = bytearray()
-
-    def read():
-        while True:
-            try:
-                shown.extend(os.read(main, 1000))
-            except OSError:  # the other side is closed
-                return
-
-    reader = threading.Thread(target=read)
-    reader.start()
+    shown = b""
+    with contextlib.suppress(OSError):  # the other side is closed
+        while part := os.read(terminal, 1000):
+            shown += part
+    os.close(terminal)
     assert process.wait(30) == 0
-    reader.join(10)
-    os.close(main)
-    text = shown.decode()
-    for name in ("fan", "valve"):
-        assert f"{name}: epoch 1" in text
-        assert f"{name}: trained\r\n" in text
+    for name in ("fan", "valve", "bearing"):
+        assert f"{name}: epoch 1" in shown.decode()
+        assert f"{name}: trained\r\n" in shown.decode()

@@ -1,8 +1,9 @@
-"""The numbered scripts on generated clips: the whole way, and what they say and return when something is wrong."""
+"""The numbered scripts on generated clips from end to end, and what they print and return if something is wrong."""
 
 import csv
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -13,11 +14,15 @@ import pytest
 import torch
 import yaml
 from conftest import RAW, ROOT, Workspace, copy_project, make_clips
+from conftest import run as run_command
 
+from config import load_config
 from datasets.catalog import find_dataset
 
 MACHINES = ["fan", "slider"]
 SCRIPTS = ["01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh", "03_summarize_results.sh"]
+LEGACY_SCRIPTS = ["tools/01_train_legacy.sh", "tools/02a_test_legacy.sh", "tools/02b_test_legacy.sh"]
+SLURM_SCRIPT = "tools/slurm_array.sh"
 FACTS = find_dataset("DCASE2024T2").facts
 SHORT_CATALOG = yaml.safe_dump(FACTS | {"dev": FACTS["dev"] | {"machines": {machine: ["00"] for machine in MACHINES}}})
 
@@ -40,6 +45,7 @@ def finished_run(tmp_path_factory):
 def test_every_machine_type_has_its_files(finished_run):
     workspace, outputs = finished_run
     run = "seed13711_short"
+    assert outputs["01_train_2024t2.sh"].startswith("2 models, 2 at a time\n")
     for machine in MACHINES:
         assert (workspace.model(machine, run) / "model.pth").exists()
         for score in ("MSE", "MAHALA"):
@@ -61,16 +67,14 @@ def test_side_by_side_equals_alone(finished_run, tmp_path):
 
 def test_summary_of_the_run(finished_run):
     workspace, outputs = finished_run
-    directory = workspace.results / "dev_data" / "baseline" / "summarize" / "DCASE2024T2"
+    directory = workspace.results / "dev_data/baseline/summarize/DCASE2024T2"
     assert {path.name for path in directory.iterdir()} == {
         *("summary.csv", "summary.md", "summary.tex", "summary.png", "report.html"),
         *("intervals.csv", "differences.csv", "published.csv"),
     }
     table = outputs["03_summarize_results.sh"]
     assert table.splitlines()[2].split() == ["system", "metric", "h-mean", "a-mean", *MACHINES]
-    assert "MSE short" in table
-    assert "MAHALA short" in table
-    assert "–" not in table
+    assert "MSE short" in table and "MAHALA short" in table and "–" not in table
     rows = list(csv.DictReader((directory / "summary.csv").open()))
     assert len(rows) == 8
     result = next(csv.DictReader((workspace.result("MSE", "seed13711_short") / "result_fan.csv").open()))
@@ -78,38 +82,34 @@ def test_summary_of_the_run(finished_run):
     assert rows[0]["fan"] == result["AUC (source)"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+# --- Wrong arguments, failures, interruptions
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, *LEGACY_SCRIPTS, SLURM_SCRIPT])
 def test_usage(workspace, script):
-    for arguments in (["--help"], ["-h"]):
-        finished = subprocess.run([ROOT / script, *arguments], capture_output=True, text=True, cwd=workspace.directory)
-        assert finished.returncode == 0
-        assert finished.stdout.startswith("usage: ")
-    for arguments in ([], ["-x"], ["fan"]):
-        finished = subprocess.run(
-            [ROOT / script, *arguments],
-            capture_output=True,
-            text=True,
-            cwd=workspace.directory,
-            env=os.environ | {"PYTHON": sys.executable},
-        )
-        assert finished.returncode == 2
-        assert "usage: " in finished.stderr
+    """--help; no arguments, a wrong option in place of the split, and no split."""
+    for arguments, status in ((["--help"], 0), (["-h"], 0), ([], 2), (["-x"], 2), (["DCASE2024T2", "fan"], 2)):
+        finished = run_command([ROOT / script, *arguments], workspace.directory, PYTHON=sys.executable)
+        assert finished.returncode == status
+        assert (finished.stderr if status else finished.stdout).count("usage: ") == 1
+        assert finished.stderr.startswith("error: ") == bool(status)
 
 
-def test_a_wrong_option_is_said_once_and_ends_the_loop(workspace):
-    finished = workspace.script("01_train_2024t2.sh", "-d", "--epoch", "3")
+@pytest.mark.parametrize("script", ["02a_test_2024t2.sh", SLURM_SCRIPT])
+def test_wrong_options(workspace, script):
+    dataset = ["DCASE2024T2"] if script == SLURM_SCRIPT else []
+    finished = workspace.script(script, *dataset, "-d", "--epoch", "3")
     assert finished.returncode == 2
-    assert finished.stderr == "error: unknown option '--epoch'. Did you mean '--epochs'? See --help.\n"
+    message = "error: unknown option '--epoch'. Did you mean '--epochs'? See --help."
+    assert finished.stderr.splitlines()[0] == message  # once, not for each machine type
     for option in ("--dataset=DCASE2024T2fan", "--train_only", "--test_only"):
-        finished = workspace.script("02a_test_2024t2.sh", "-d", option)
+        finished = workspace.script(script, *dataset, "-d", option)
         assert finished.returncode == 2
-        assert finished.stderr.startswith(f"error: {option.split('=')[0]}")
-    assert workspace.script("01_train_2024t2.sh", "-d", JOBS="0").returncode == 2
-    assert workspace.script("03_summarize_results.sh", "DCASE2024T3", "-d").returncode == 2
+        assert finished.stderr.startswith(f"error: {option.split('=')[0]}: ")
 
 
 def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
-    """One machine type has a bad clip: it is named at the end with its log, the others are done, the status is 1."""
+    """A machine type with a bad clip is named at the end with its log; the others succeed, and the status is 1."""
     source, _ = finished_run
     workspace = Workspace(tmp_path, project=source.project)
     shutil.copytree(source.data, workspace.data)
@@ -126,19 +126,15 @@ def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
 def test_called_through_a_link_and_with_cdpath(workspace):
     link = workspace.directory / "train here.sh"
     link.symlink_to(ROOT / "01_train_2024t2.sh")
-    environment = os.environ | {"PYTHON": sys.executable, "CDPATH": str(ROOT.parent)}
-    finished = subprocess.run([link, "-d", "--epoch"], capture_output=True, text=True, env=environment)
+    finished = run_command([link, "-d", "--epoch"], workspace.directory, PYTHON=sys.executable, CDPATH=str(ROOT.parent))
     assert finished.returncode == 2
     assert finished.stderr.startswith("error: unknown option '--epoch'")
 
 
-def test_python_without_the_packages(workspace, tmp_path):
-    bare = tmp_path / "bare" / "bin" / "python"
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
-    for command in (["01_train_2024t2.sh", "-d"], ["03_summarize_results.sh", "DCASE2024T2", "-d"]):
-        finished = subprocess.run(
-            [ROOT / command[0], *command[1:]], env=os.environ | {"PYTHON": str(bare)}, capture_output=True, text=True
-        )
+def test_python_without_the_packages(tmp_path):
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    for script in (SCRIPTS[0], SCRIPTS[3], SLURM_SCRIPT):
+        finished = run_command([ROOT / script, "DCASE2024T2", "-d"], tmp_path, PYTHON=str(tmp_path / "bin" / "python"))
         assert finished.returncode == 1
         assert "does not have the packages" in finished.stderr
         assert "Traceback" not in finished.stderr
@@ -149,26 +145,16 @@ def test_nothing_to_summarize(workspace):
     assert finished.returncode == 1
     assert "no result_<machine>.csv to summarize" in finished.stderr
     assert "Traceback" not in finished.stderr
+    assert workspace.script("03_summarize_results.sh", "DCASE2024T3", "-d").returncode == 2
 
 
 def test_interrupt_stops_the_loop(finished_run, tmp_path):
     source, _ = finished_run
-    command = [
-        source.project / "01_train_2024t2.sh",
-        "-d",
-        "--dataset_directory",
-        source.data,
-        "--model_directory",
-        tmp_path,
-    ]
-    process = subprocess.Popen(
-        list(map(str, [*command, "--epochs", "500"])),
-        env=os.environ | {"PYTHON": sys.executable, "JOBS": "2"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    script = source.project / "01_train_2024t2.sh"
+    options = ["-d", "--dataset_directory", source.data, "--model_directory", tmp_path, "--epochs", "500"]
+    command = list(map(str, [script, *options]))
+    environment = os.environ | {"PYTHON": sys.executable, "JOBS": "2", "SEEDS": "1 2"}
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("checkpoint.pth")):
         assert time.monotonic() < deadline
@@ -176,24 +162,114 @@ def test_interrupt_stops_the_loop(finished_run, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert errors.splitlines()[-1] == f"interrupted. To resume: SEEDS='1 2' {shlex.join(command)} --restart"
     assert "Traceback" not in errors
     assert not list((source.data / RAW).rglob("*.tmp"))
+
+
+# --- tools/slurm_array.sh without Slurm; test_slurm_cluster.py has the real one
+
+
+@pytest.fixture
+def path(workspace):
+    """A directory for PATH, without Slurm."""
+    directory = workspace.directory / "bin"
+    directory.mkdir()
+    for name in ("bash", "cat", "date", "dirname", "grep", "hostname", "mkdir", "readlink", "sed", "sh", "sleep", "wc"):
+        (directory / name).symlink_to(shutil.which(name))
+    return directory
+
+
+def add_stub(file):
+    """A command that writes its arguments to `calls`, and prints how many calls there were."""
+    file.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >>calls\necho "$(wc -l <calls);cluster"\n')
+    file.chmod(0o755)
+
+
+def test_what_is_submitted(workspace, path):
+    arguments = [SLURM_SCRIPT, "DCASE2024T2", "-d", "--epochs", "7", "-tag", "a b"]
+    variables = {"PATH": str(path), "SEEDS": "1 2"}
+    finished = workspace.script(*arguments, **variables)
+    assert finished.returncode == 1
+    assert finished.stderr.startswith("error: there is no sbatch here.")
+    add_stub(path / "sbatch")
+    dry = workspace.script(*arguments, "--dry-run", **variables)
+    assert dry.returncode == 0
+    assert list(workspace.directory.iterdir()) == [path]
+    finished = workspace.script(*arguments, **variables)
+    assert finished.returncode == 0, finished.stderr
+    (directory,) = (workspace.models / "slurm").iterdir()
+    array, summary = (workspace.directory / "calls").read_text().splitlines()  # resources are not on the command line
+    job = f"{ROOT / SLURM_SCRIPT} --job {directory}"
+    assert array == f"--parsable --array=1-14 --output={directory}/task_%a.log {job}"
+    assert summary == f"--parsable --dependency=afterany:1 --output={directory}/summary.log {job}"
+    assert finished.stdout == f"submitted 14 tasks: job 1; then a summary: job 2. Logs: {directory}\n"
+    plan = (directory / "plan").read_text().splitlines()
+    assert dry.stdout.splitlines()[1:-2] == plan[1:]
+    numbers = [str(task) for task in range(1, 15) for _ in range(3)]
+    assert [line.partition(": ")[0] for line in plan] == ["logs", "tasks", *numbers, "summary"]
+    runs = []
+    for line in plan[-4:-1]:
+        python, train_py, *options = shlex.split(line.partition(": ")[2])
+        config = load_config(options)
+        assert options == config.as_arguments()  # all of them: a later edit of baseline.yaml changes nothing
+        assert (python, train_py) == (sys.executable, str(ROOT / "train.py"))
+        assert (config.dataset, config.seed, config.epochs) == ("DCASE2024T2valve", 2, 7)
+        runs.append((config.train_only, config.restart, config.test_only, config.score))
+    assert runs == [(True, True, False, "MSE"), (False, False, True, "MSE"), (False, False, True, "MAHALA")]
+    script = str(ROOT / "03_summarize_results.sh")
+    assert shlex.split(plan[-1])[1:6] == ["env", f"PYTHON={sys.executable}", "SEEDS=1 2", script, "DCASE2024T2"]
+
+
+@pytest.mark.parametrize(
+    ("command", "restarts", "status", "is_requeued", "words"),
+    [
+        ("true", 0, 0, False, "==> done"),
+        ("exit 3", 0, 3, False, ""),
+        ("kill -9 $$", 0, 0, True, "==> the run was killed"),
+        ("kill -9 $$", 20, 1, False, "==> the run was killed"),
+        ("kill -USR1 $PPID; exec sleep 50", 1, 0, True, "==> the time limit is near"),
+        ("kill -TERM $PPID; exec sleep 50", 0, 143, False, ""),  # from scancel
+    ],
+)
+def test_how_a_task_ends(workspace, path, command, restarts, status, is_requeued, words):
+    add_stub(path / "scontrol")
+    plan = f"1: sh -c {shlex.quote(command)}\n1: echo second\n11: echo of another task\n"
+    (workspace.directory / "plan").write_text(plan)
+    task = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": str(restarts)}
+    finished = run_command([ROOT / SLURM_SCRIPT, "--job", "."], workspace.directory, PATH=str(path), **task)
+    assert finished.returncode == status
+    assert words in finished.stdout
+    assert ("second\n" in finished.stdout) == ("done" in finished.stdout) == (words == "==> done")
+    assert "another" not in finished.stdout
+    calls = workspace.directory / "calls"
+    assert (calls.read_text() if calls.exists() else "") == ("requeue 5_1\n" if is_requeued else "")
+
+
+def test_the_summary_names_unfinished_tasks(workspace):
+    (workspace.directory / "plan").write_text("tasks: 3\nsummary: env 'SEEDS=1 2' sh -c 'echo $SEEDS; exit 4'\n")
+    (workspace.directory / "task_1.log").write_text("==> task 1\n==> done\n")
+    (workspace.directory / "task_2.log").write_text("==> task 2\n")
+    finished = run_command([ROOT / SLURM_SCRIPT, "--job", "."], workspace.directory)
+    assert finished.stdout == "not finished: task 2\nnot finished: task 3\n1 2\n"
+    assert finished.returncode == 4
+
+
+# --- docs/extending.md
 
 
 def test_the_network_of_the_docs_beside_the_baseline(finished_run, tmp_path):
     """One file and one line, as docs/extending.md gives them; then the same scripts."""
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), flags=re.DOTALL)
-    code, line, score, score_line = blocks
+    code, import_line, line, score, score_line = blocks
     source, _ = finished_run
     workspace = Workspace(tmp_path, source.data, copy_project(tmp_path, dcase2024t2=SHORT_CATALOG))
-    (workspace.project / "networks/interpolation.py").write_text(code)
-    insert(workspace.project / "networks/__init__.py", "NETWORKS = {", line)
-    insert(
-        workspace.project / "networks/scores.py",
-        "    return lambda residuals: residuals.square().mean()",
-        f"\n\n{score}",
-    )
-    insert(workspace.project / "networks/scores.py", "SCORES: dict[str, Callable[[nn.Module], Score]] = {", score_line)
+    networks = workspace.project / "networks"
+    (networks / "interpolation.py").write_text(code)
+    insert(networks / "__init__.py", "from networks.autoencoder import AutoEncoder", import_line)
+    insert(networks / "__init__.py", "NETWORKS: dict[str, type[nn.Module]] = {", line)
+    insert(networks / "scores.py", "    return lambda residuals: residuals.square().mean()", f"\n\n{score}")
+    insert(networks / "scores.py", "SCORES: dict[str, Callable[[nn.Module], Score]] = {", score_line)
     shutil.copytree(source.results, workspace.results)
     options = ["-d", "--epochs", "1", "--model", "Interpolation", "-tag", "interpolation"]
     for script, *more in (SCRIPTS[:1], SCRIPTS[1:2], SCRIPTS[2:3], (SCRIPTS[1], "--score", "MAX")):

@@ -1,11 +1,11 @@
-"""The loop over machine types that the numbered scripts share: train.py for each model of a dataset, JOBS at a time.
+"""Run train.py for each model of a dataset: each machine type, each section if it has several, each seed of SEEDS.
 
-    each_machine.py SCRIPT "PURPOSE" DATASET "OPTIONS" ARGUMENTS...
+    each_machine.py SCRIPT "PURPOSE" DATASET "OPTIONS" ARGUMENTS...   for the numbered scripts: runs JOBS at a time
+    each_machine.py --plan "OPTIONS" ARGUMENTS...                     for slurm_array.sh: prints what to submit
 
-runs train.py with OPTIONS and ARGUMENTS (the split, then any of train.py's own) for each machine type of DATASET, for
-each section of machine types that have several, and for each seed where the environment names SEEDS. Where DATASET is
-empty, the first argument names it. A machine type that fails does not stop the others; it is named at the end, and the
-exit status is 1.
+OPTIONS are the script's choice; for --plan, one line for each run of a model. ARGUMENTS are the user's: the dataset if
+DATASET is empty, the split, options of train.py. If a machine type fails, the others still run. It is named at the end,
+and the exit status is 1.
 """
 
 import contextlib
@@ -18,228 +18,158 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from tqdm import tqdm
 
-from config import ROOT, BaselineError, Config, UsageError, cores, load_config, seeds_of_environment
-from datasets.catalog import Dataset, Machine, find_dataset
-from tools.training.console import catch_signals, exit_status
-from tools.training.paths import RunPaths, run_paths
+from config import ROOT, Config, UsageError, cores, load_config, seeds_of_environment
+from datasets.catalog import Dataset, find_dataset
+from tools.training.console import Terminated, run_command
+from tools.training.paths import run_paths
 
-MEMORY_OF_A_RUN = 0.8e9  # bytes, for a full-size machine type
-JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws pictures, imports
-SECONDS_TO_END = 5  # that a run has after an interrupt; Ctrl-C reaches runs, too
-STOPPED = 128 + signal.SIGINT  # exit status of a run that was interrupted
-WRONG_OPTION = 2  # exit status of one whose options are wrong
-CANNOT_START = 127  # what shells give where there is no such program
-DEV, EVAL = ("-d", "--dev"), ("-e", "--eval")
+MEMORY_PER_RUN = 0.8e9  # bytes, for a full-size machine type
+JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws plots, imports
+SECONDS_TO_END = 5  # after an interrupt, before a run is sent the next signal
+INTERRUPTED, WRONG_OPTION = (130, -signal.SIGINT), 2  # exit statuses of a run
 
 
 @dataclass(frozen=True)
 class Model:
-    """A model of a dataset: of all sections of a machine type or of one of them, with one seed."""
-
-    name: str  # machine type and, of several, section and seed
-    machine: Machine
-    sections: tuple[str, ...]
-    config: Config
-    arguments: list[str]  # of train.py
-
-    @property
-    def paths(self) -> RunPaths:
-        return run_paths(self.config, self.machine, self.sections)
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Runs of train.py for one model, one after the other until one fails."""
+    """One model of a dataset. `name` has the section and the seed if there are several; `log` is the log of its run."""
 
     name: str
+    config: Config
+    arguments: list[str]  # of train.py
     log: Path
-    commands: list[list[str]]
 
 
-class Loop:
-    """The runs of models, `jobs` at a time. Of several at a time each has one line, in place of a progress bar.
+class SideBySide:
+    """Runs commands, `jobs` at a time. With several jobs, each has one line of the terminal, not a progress bar.
 
-    Attributes:
-        statuses: model → exit status of its last run, of those that were begun.
+    No further command starts after one whose exit status is in `fatal`.
     """
 
-    def __init__(self, models: Sequence[Runs], jobs: int, may_differ: bool):
-        self._models, self.jobs = models, jobs
-        self._may_differ = may_differ  # an option that is wrong for one may be right for another
-        self.statuses: dict[str, int] = {}
-        self._running: list[subprocess.Popen] = []
-        self._ended = threading.Event()  # no more are to be started
-        self._free_lines: list[tqdm] = []  # of the terminal
+    def __init__(self, jobs: int, fatal: Sequence[int] = INTERRUPTED):
+        self._jobs, self._fatal = jobs, fatal
+        self._lock = threading.Lock()  # held to start a run, and to stop starting them
+        self._is_stopped = False
+        self._processes: list[subprocess.Popen] = []
 
-    def run(self) -> None:
-        """Run them all. After Ctrl-C or a termination signal those that run are ended, and no more are started."""
-        terminal = {"leave": False, "disable": None if self.jobs > 1 else True, "dynamic_ncols": True}
-        with contextlib.ExitStack() as lines:  # closed from the last to the first
-            for place in range(self.jobs):
-                self._free_lines.append(lines.enter_context(tqdm(bar_format="{desc}", position=place, **terminal)))
-            with ThreadPoolExecutor(self.jobs) as pool:
-                try:
-                    wait([pool.submit(self._run, model) for model in self._models])
-                except BaseException as reason:
-                    self._ended.set()
-                    # Ctrl-C has reached the runs, too.
-                    told = isinstance(reason, KeyboardInterrupt) and getattr(reason, "status", STOPPED) == STOPPED
-                    self._end_running(told)
-                    raise
+    def run(self, commands: Mapping[str, list[str]]) -> dict[str, int | None]:
+        """Run the commands: name → exit status, None if it was not started. Ctrl-C and SIGTERM end all of them."""
+        with ThreadPoolExecutor(self._jobs) as pool:
+            try:
+                runs = {name: pool.submit(self._run, name, command) for name, command in commands.items()}
+                wait(runs.values())
+            except KeyboardInterrupt as interrupt:
+                self._end(is_known=not isinstance(interrupt, Terminated))  # a terminal sends Ctrl-C to the runs, too
+                raise
+        return {name: run.result() for name, run in runs.items()}
 
-    def _run(self, model: Runs) -> None:
-        for command in model.commands:
-            if self._ended.is_set() or self.statuses.get(model.name):
-                return
-            self._run_command(model.name, command)
-
-    def _run_command(self, name: str, command: list[str]) -> None:
-        environment = os.environ | {"JOBS": str(self.jobs), "NAME_IN_LOOP": name}
-        pipes: dict[str, Any] = {}
-        if self.jobs > 1:
-            environment["PROGRESS_LINES"] = "1"
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
-        try:
-            process = subprocess.Popen(command, env=environment, **pipes)
-        except OSError as error:
-            _write(f"error: {name}: cannot be started: {error}", sys.stderr)
-            self.statuses[name] = CANNOT_START
-            return
+    def _run(self, name: str, command: list[str]) -> int | None:
+        options = {"env": os.environ | {"JOBS": str(self._jobs), "NAME_IN_LOOP": name}}
+        if self._jobs > 1:
+            options["env"]["PROGRESS_LINES"] = "1"
+            options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+        with self._lock:
+            if self._is_stopped:
+                return None
+            process = subprocess.Popen(command, **options)
+            self._processes.append(process)
         with process:
-            self._running.append(process)
-            if self._ended.is_set():  # meanwhile
-                process.send_signal(signal.SIGINT)
-            if self.jobs > 1:
-                self._follow(process)
-        status = self.statuses[name] = process.returncode
-        if status in (STOPPED, -signal.SIGINT) or (status == WRONG_OPTION and not self._may_differ):
-            self._ended.set()
+            if self._jobs > 1:
+                _follow(process)
+        if process.returncode in self._fatal:
+            self._is_stopped = True
+        return process.returncode
 
-    def _follow(self, process: subprocess.Popen) -> None:
-        """Show what a run says last on its line of the terminal, and keep its warnings and its very last word."""
-        errors = threading.Thread(target=lambda: [_write(text, sys.stderr) for text in process.stderr])
-        errors.start()
-        line, last = self._free_lines.pop(), ""
-        for text in process.stdout:
-            last = text
-            with contextlib.suppress(OSError):  # a closed terminal or a full disk does not end a training
-                line.set_description_str(last.rstrip())
-        errors.join()
-        with contextlib.suppress(OSError):
-            line.set_description_str("")
-        self._free_lines.append(line)
-        if last:
-            _write(last, sys.stdout)
-
-    def _end_running(self, told: bool) -> None:
-        """End the runs, which tidy up after an interrupt; those that do not, without that."""
-        for number in (*(() if told else (signal.SIGINT,)), None, signal.SIGINT, None, signal.SIGKILL):
+    def _end(self, is_known: bool) -> None:
+        with self._lock:
+            self._is_stopped = True
+        signals = [signal.SIGTERM, signal.SIGKILL]
+        for number in [0, *signals] if is_known else signals:  # 0 does nothing
+            for process in self._processes:
+                process.send_signal(number)
             deadline = time.monotonic() + SECONDS_TO_END
-            for process in self._running:
-                if number is not None:
-                    process.send_signal(number)
-                    continue
+            for process in self._processes:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(max(0, deadline - time.monotonic()))
 
-    def report_failures(self, script: str) -> bool:
-        """Name those that failed, each with its log."""
-        failed = [model for model in self._models if self.statuses.get(model.name) != 0]
-        if failed:
-            print(f"{script}: failed:", file=sys.stderr)
-        for model in failed:
-            log = model.log if model.log.exists() else "none"
-            print(f"  {model.name} ({_describe(self.statuses.get(model.name))}), log: {log}", file=sys.stderr)
-        return bool(failed)
+
+def _follow(process: subprocess.Popen) -> None:
+    """Show the latest output of a run in its line of the terminal; print its errors and its last line."""
+    errors = threading.Thread(target=lambda: [_print(text, sys.stderr) for text in process.stderr])
+    errors.start()
+    last = ""
+    line = tqdm(bar_format="{desc}", leave=False, disable=None, dynamic_ncols=True)
+    with contextlib.suppress(OSError), line:  # a closed terminal does not end a training
+        for last in process.stdout:
+            with contextlib.suppress(OSError):
+                line.set_description_str(last.rstrip())
+        errors.join()
+    if last:
+        _print(last, sys.stdout)
 
 
-def _write(text: str, stream: TextIO) -> None:
+def _print(text: str, stream: TextIO) -> None:
     with contextlib.suppress(OSError):
         tqdm.write(text.rstrip(), file=stream)
         stream.flush()
 
 
-def _describe(status: int | None) -> str:
-    if status is None:
-        return "not run"
-    return f"exit status {status}" if status >= 0 else f"killed by signal {-status}"
-
-
-def usage(script: str, purpose: str, dataset: str, any_dataset: bool) -> str:
-    """What a numbered script says of itself."""
-    where = dataset or "DATASET, such as DCASE2022T2"
+def usage(script: str, purpose: str, dataset: str) -> str:
+    """The help text of a numbered script."""
     return f"""\
-usage: {script} {"DATASET " if any_dataset else ""}-d|--dev|-e|--eval [options of train.py, such as --epochs 5]
-{purpose} for each machine type of {where}; for each section of machine types that have several.
+usage: {script} {"" if dataset else "DATASET "}-d|--dev|-e|--eval [options of train.py, such as --epochs 5]
+{purpose} for each machine type of {dataset or "DATASET, such as DCASE2022T2"}; for each section if it has several.
   -d, --dev   development dataset      -e, --eval   evaluation dataset
 Options and their default values: baseline.yaml and {sys.executable} {ROOT / "train.py"} --help
-JOBS=2 {script} ... runs two machine types at a time; by default as many as there are cores and memory for.
-SEEDS="1 2 3" {script} ... does all of it with each of these seeds; 03 then gives mean ± standard deviation."""
+JOBS=2 {script} ... runs two machine types at a time; the default is as many as there are cores and memory for.
+SEEDS="1 2 3" {script} ... runs all of it with each of these seeds; 03 then gives mean ± standard deviation."""
 
 
-def check_arguments(arguments: Sequence[str], options: str) -> None:
-    """Check what a numbered script's user gave it, but for train.py's own options.
-
-    Raises:
-        UsageError: the first is not a split, or one is an option that the script has chosen already.
-    """
-    if not arguments or arguments[0] not in (*DEV, *EVAL):
+def read_arguments(given: Sequence[str], dataset: str = "") -> tuple[str, list[str]]:
+    """The dataset's name and the arguments after it; UsageError if the split or an option is not for this script."""
+    arguments = list(given)
+    if not dataset:
+        if not arguments or arguments[0].startswith("-"):
+            raise UsageError("name a dataset first, such as DCASE2022T2.")
+        dataset = arguments.pop(0)
+    if not arguments or arguments[0] not in ("-d", "--dev", "-e", "--eval"):
         raise UsageError(f"-d or -e must come first{f', not {arguments[0]!r}' if arguments else ''}.")
-    check_seeds(arguments)
     for argument in arguments:
         name = argument.split("=")[0]
+        if name == "--seed" and os.environ.get("SEEDS"):
+            raise UsageError(f"{argument}: the environment has SEEDS={os.environ['SEEDS']!r}. Give one of them.")
         if name == "--dataset":
             raise UsageError(f"{name}: this script runs all machine types. For one: train.py {argument} ...")
         if name in ("--train_only", "--test_only"):
-            raise UsageError(f"{name}: this script has chosen already ({options}). Take another script, or train.py.")
+            raise UsageError(f"{name}: this script chooses that. Use another script, or train.py.")
+    return dataset, arguments
 
 
-def check_seeds(arguments: Sequence[str]) -> None:
-    """Check that seeds are named in one place.
-
-    Raises:
-        UsageError: they are among the arguments and in the environment.
-    """
-    for argument in arguments:
-        if argument.split("=")[0] == "--seed" and os.environ.get("SEEDS"):
-            raise UsageError(f"{argument}: the environment has SEEDS={os.environ['SEEDS']!r}. Give one of them.")
-
-
-def find_models(dataset: Dataset, split: str, options: Sequence[str], seeds: Sequence[int] = ()) -> list[Model]:
-    """The models to run with these options of train.py, in the order of the catalog.
-
-    Args:
-        seeds: all models of one seed come before those of the next; none: that of the options.
-
-    Raises:
-        UsageError: a wrong option, or no model to run.
-    """
+def find_models(dataset: Dataset, options: Sequence[str], seeds: Sequence[int] = ()) -> list[Model]:
+    """The models to run with these options of train.py, by seed; UsageError for a wrong option or if there is none."""
+    split = "eval" if {"-e", "--eval"} & set(options) else "dev"
     models = []
     for seed, machine in itertools.product(seeds or [None], dataset.machines[split].values()):
-        of_seed = [] if seed is None else ["--seed", str(seed)]
-        arguments = ["--dataset", dataset.name + machine.name, *options, *of_seed]
+        arguments = ["--dataset", dataset.name + machine.name, *options]
+        arguments += [] if seed is None else ["--seed", str(seed)]
         config = load_config(arguments)
         if config.test_only and not machine.is_tested:
             continue
-        if config.use_ids or len(machine.sections) == 1:
-            sections = machine.sections
-            with contextlib.suppress(UsageError):  # not the sections of this machine type: its run will say so
-                sections = machine.section_names(config.use_ids)
-            choices = {sections: []}
-        else:
-            choices = {(section,): ["--use_ids", section] for section in machine.sections}
-        for sections, chosen in choices.items():
-            name = run_paths(config, machine, sections).model_name + (f" seed {seed}" if len(seeds) > 1 else "")
-            of_sections = replace(config, use_ids=tuple(map(int, sections))) if chosen else config
-            models.append(Model(name, machine, sections, of_sections, [*arguments, *chosen]))
+        choices = {config.use_ids: arguments}
+        if len(machine.sections) > 1 and not config.use_ids:
+            choices = {(int(section),): [*arguments, "--use_ids", section] for section in machine.sections}
+        for use_ids, model_arguments in choices.items():
+            sections = tuple(f"{number:02d}" for number in use_ids) or machine.sections
+            paths = run_paths(config, machine, sections)
+            name = paths.model_name + (f" seed {seed}" if len(seeds) > 1 else "")
+            models.append(Model(name, replace(config, use_ids=use_ids), model_arguments, paths.run_log))
     if not models:
         what = "machine type with test clips" if dataset.machines[split] else "machine types"
         raise UsageError(f"{dataset.name} has no {what} in its {split} data.")
@@ -251,89 +181,91 @@ def run_train(arguments: Sequence[str]) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *arguments]
 
 
-def jobs_of_environment() -> int | None:
-    """How many runs are to go side by side, where the environment variable JOBS says it.
-
-    Raises:
-        UsageError: it is no such number.
-    """
-    text = os.environ.get("JOBS", "")
+def count_jobs(config: Config) -> int:
+    """How many runs at a time: JOBS, or as many as there are cores and memory for."""
+    text = os.environ.pop("JOBS", "")  # cores() divides by it, but all cores are for this loop
     if text and not (text.isdecimal() and int(text)):
         raise UsageError(f"JOBS must be a number from 1 on, not '{text}'.")
-    return int(text) if text else None
-
-
-def default_jobs(config: Config) -> int:
-    """How many runs go side by side here where JOBS does not say it: as many as there are cores and memory for."""
+    if text:
+        return int(text)
     if config.use_cuda and shutil.which("nvidia-smi"):
         return min(JOBS_ON_A_GPU, cores())
-    return max(1, int(min(cores(), _available_memory() / MEMORY_OF_A_RUN)))
+    return max(1, int(min(cores(), available_memory() / MEMORY_PER_RUN)))
 
 
-def _available_memory() -> float:
-    """Bytes that programs may still take, as far as the system tells."""
-    known = []
-    with contextlib.suppress(OSError, ValueError, StopIteration):  # Linux
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        known.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable:")).split()[1]))
-    with contextlib.suppress(OSError, ValueError):  # a container's limit; without one it is "max"
+def available_memory() -> float:
+    """Available memory in bytes."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux
+        memory = 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" if it has none
         limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
-        known.append(limit - used)
-    if not known:
-        with contextlib.suppress(OSError, ValueError):  # all there is, half of it for others
-            known.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2)
-    return min(known, default=float("inf"))
+        memory = min(memory, limit - used)
+    return memory
 
 
-def main(script: str, purpose: str, dataset_name: str, options: str, *given: str) -> int:
-    """See the top of this file.
+def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:
+    """Run train.py for each model, and name those that failed, each with its log; returns whether all succeeded."""
+    models = find_models(find_dataset(dataset), options, seeds_of_environment())
+    jobs = min(count_jobs(models[0].config), len(models))
+    if jobs > 1:
+        print(f"{len(models)} models, {jobs} at a time", flush=True)
+    # An option that is wrong for one model is wrong for all, except for sections.
+    fatal = INTERRUPTED if "--use_ids" in shlex.join(options) else (*INTERRUPTED, WRONG_OPTION)
+    statuses = SideBySide(jobs, fatal).run({model.name: run_train(model.arguments) for model in models})
+    failed = [model for model in models if statuses[model.name] != 0]
+    if failed:
+        print(f"{script}: failed:", file=sys.stderr)
+    for model in failed:
+        status = statuses[model.name]
+        reason = "not run" if status is None else f"exit status {status}"
+        if status is not None and status < 0:
+            reason = f"killed by signal {-status}"
+        print(f"  {model.name} ({reason}), log: {model.log if model.log.exists() else 'none'}", file=sys.stderr)
+    return not failed
 
-    Returns:
-        The exit status.
-    """
-    arguments, any_dataset = list(given), not dataset_name
-    if any_dataset and arguments and not arguments[0].startswith("-"):
-        dataset_name = arguments.pop(0)
-    text = usage(script, purpose, dataset_name, any_dataset)
-    if {"-h", "--help"} & set(arguments):
+
+def main(script: str, purpose: str, dataset: str, options: str, *given: str) -> int:
+    """Run a numbered script, with the arguments as at the top of this file; returns its exit status."""
+    text = usage(script, purpose, dataset)
+    if {"-h", "--help"} & set(given):
         print(text)
         return 0
     try:
-        if not dataset_name:
-            raise UsageError("name a dataset first, such as DCASE2022T2.")
-        check_arguments(arguments, options)
+        dataset, arguments = read_arguments(given, dataset)
     except UsageError as error:
         print(f"error: {error}\n{text}", file=sys.stderr)
         return 2
-    split = "dev" if arguments[0] in DEV else "eval"
-    try:
-        seeds = seeds_of_environment()
-        models = find_models(find_dataset(dataset_name), split, [*options.split(), *arguments], seeds)
-        wanted = jobs_of_environment()
-    except BaselineError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    os.environ.pop("JOBS", None)  # from here on all cores are this loop's
-    config, runs = models[0].config, [Runs(m.name, m.paths.run_log, [run_train(m.arguments)]) for m in models]
-    may_differ = any(argument.split("=")[0] == "--use_ids" for argument in arguments)
-    loop = Loop(runs, min(wanted or default_jobs(config), len(models)), may_differ)
-    if loop.jobs > 1:
-        print(f"{len(models)} models, {loop.jobs} at a time", flush=True)
-    try:
-        loop.run()
-    except KeyboardInterrupt as stop:
-        restart = ["--restart"] if config.train_only and not config.restart else []
-        variable = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if seeds else ""
-        print(f"interrupted. To go on: {variable}{shlex.join([script, *given, *restart])}", file=sys.stderr)
-        return exit_status(stop)
-    return 1 if loop.report_failures(script) else 0
+    seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if os.environ.get("SEEDS") else ""
+    restart = ["--restart"] if "--train_only" in options and "--restart" not in given else []
+    resume = f"To resume: {seeds}{shlex.join([script, *given, *restart])}"
+    return run_command(lambda: run_models(script, dataset, [*options.split(), *arguments]), resume)
+
+
+def print_plan(runs: str, *given: str) -> None:
+    """Print a directory for logs, the commands of each task of a job array, and that of the summary after them.
+
+    The commands hold all parameters: a later edit of baseline.yaml does not change them.
+    """
+    dataset, arguments = read_arguments(given)
+    seeds = seeds_of_environment()
+    tasks: dict[str, list[str]] = {}  # model → commands
+    for options in runs.splitlines():
+        models = find_models(find_dataset(dataset), [*options.split(), *arguments], seeds)
+        for model in models:
+            tasks.setdefault(model.name, []).append(shlex.join(run_train(model.config.as_arguments())))
+    config = models[0].config
+    directory = f"{dataset}_{config.split}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}"
+    print(f"logs: {config.model_directory / 'slurm' / directory}\ntasks: {len(tasks)}")
+    for number, commands in enumerate(tasks.values(), start=1):
+        for command in dict.fromkeys(commands):  # --score makes both tests the same
+            print(f"{number}: {command}")
+    variables = [f"PYTHON={sys.executable}", f"SEEDS={' '.join(map(str, seeds))}"]
+    options = config.as_arguments(leave_out=("dataset", "use_ids"))
+    print("summary:", shlex.join(["env", *variables, str(ROOT / "03_summarize_results.sh"), dataset, *options]))
 
 
 if __name__ == "__main__":
-    catch_signals()
-    try:
-        sys.exit(main(*sys.argv[1:]))
-    except KeyboardInterrupt as stop:
-        sys.exit(exit_status(stop))
-    except BrokenPipeError:  # `| head` has seen enough
-        sys.exit(1)
+    if sys.argv[1] == "--plan":
+        sys.exit(run_command(lambda: print_plan(*sys.argv[2:])))
+    sys.exit(main(*sys.argv[1:]))
