@@ -50,30 +50,21 @@ def write_clips(directory, n=3, **options):
         {"n_fft": 1001, "hop_length": 512, "n_mels": 20, "power": 3.0},
     ],
 )
-@pytest.mark.parametrize("n_samples", [16383, 16384, 32000])
-def test_equal_to_a_plain_librosa_call(tmp_path, cache, options, n_samples):
-    """As cached, with the default and other values of all options."""
-    clips = write_clips(tmp_path, n=1, seconds=n_samples / 16000)
+@pytest.mark.parametrize(("n_samples", "rate", "subtype"), [(16383, 16000, "PCM_16"), (16384, 44100, "PCM_24")])
+def test_equal_to_a_plain_librosa_call(tmp_path, cache, options, n_samples, rate, subtype):
+    """With the default and other values of all options."""
+    clips = write_clips(tmp_path, n=1, seconds=n_samples / rate, rate=rate, subtype=subtype)
     found = load_log_mels(clips, config(*(text for k, v in options.items() for text in (f"--{k}", str(v)))), 1, cache)
     with threadpool_limits(1):
-        samples, rate = librosa.load(clips[0].path, sr=None)
+        samples, _ = librosa.load(clips[0].path, sr=None)
         mel = librosa.feature.melspectrogram(y=samples, sr=rate, **options)
     expected = (20 / options["power"] * np.log10(np.maximum(mel, FLOOR))).T
-    assert found.frames.dtype == np.float32
+    assert (found.frames.dtype, found.sampling_rate, found.lengths.tolist()) == (np.float32, rate, [len(expected)])
     assert np.array_equal(found.frames, expected)
 
 
 def test_silence_stays_finite():
     assert np.allclose(log_mel(np.zeros(16000, np.float32), 16000, config()), 10 * np.log10(FLOOR))
-
-
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
-@pytest.mark.parametrize("rate", [16000, 44100])
-def test_formats_of_wav_files(tmp_path, cache, subtype, rate):
-    log_mels = load_log_mels(write_clips(tmp_path, subtype=subtype, rate=rate), config(), 1, cache)
-    assert log_mels.sampling_rate == rate
-    assert log_mels.lengths.tolist() == [1 + rate // 512] * 3
-    assert log_mels.frames.shape == (log_mels.lengths.sum(), 128)
 
 
 def test_clips_of_different_lengths(tmp_path, cache):
@@ -117,6 +108,11 @@ def truncated_after_an_odd_chunk(path):
     path.write_bytes(contents[:36] + b"note" + struct.pack("<I", 3) + b"abc\0" + contents[36:-1000])
 
 
+def truncated_rf64(path):
+    soundfile.write(path, np.zeros(24000), 16000, subtype="PCM_16", format="RF64")
+    path.write_bytes(path.read_bytes()[:20000])
+
+
 def truncated_flac(path):
     """No header of a chunk tells its length; the decoder finds fewer samples than were announced."""
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 160000), 16000, format="FLAC")
@@ -136,6 +132,7 @@ def dangling_link(path):
         (dangling_link, "not a readable wav file"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "truncated, 1000 bytes are missing"),
         (truncated_after_an_odd_chunk, "truncated, 1000 bytes are missing"),
+        (truncated_rf64, "truncated"),
         (truncated_flac, "has other samples than its header says|not a readable wav file"),
         (lambda path: path.write_bytes(path.read_bytes()[:44]), "truncated"),
         (lambda path: write_wav(path, seconds=0), "holds no samples"),

@@ -1,4 +1,4 @@
-"""Many items: another process computes them with several threads, the same results in order, and none is left behind."""
+"""Many items: another process computes them with threads. Results are the same, in order; no process is left."""
 
 import os
 import signal
