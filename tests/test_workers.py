@@ -42,6 +42,10 @@ def end(item):
     return np.zeros(20_000)
 
 
+def take_long(item):
+    time.sleep(60 * (item > 0))
+
+
 @pytest.fixture(autouse=True)
 def functions_of_this_file(monkeypatch):
     """Let the other process import this file."""
@@ -93,6 +97,14 @@ def test_errors_are_reported(function, words, capfd):
     with pytest.raises(BaselineError, match=words):
         list(compute_all(function, range(2000)))
     assert ("ZeroDivisionError" in capfd.readouterr().err) == (function is fail)  # of a function that somebody edits
+
+
+def test_the_other_process_is_not_waited_for():
+    results = compute_all(take_long, range(100))
+    next(results)
+    started = time.monotonic()
+    results.close()
+    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
