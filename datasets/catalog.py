@@ -6,12 +6,12 @@ those of one split.
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from config import ROOT, BaselineError, Config, UsageError, nearest
 CATALOG_DIRECTORY = Path(__file__).resolve().parent / "catalog"
 SPLITS = ("dev", "eval")
 ZENODO = "https://zenodo.org"
-FILE_NAME = r"([A-Za-z0-9]|\{(machine|section)\})([A-Za-z0-9._-]|\{(machine|section)\})*"
+# Names of files and directories: none leads outside. {machine} and {section} stand for their names.
+SAFE_NAME = re.compile(r"([A-Za-z0-9]|\{(machine|section)\})([A-Za-z0-9._-]|\{(machine|section)\})*")
 
 
 @dataclass(frozen=True)
@@ -60,20 +61,17 @@ class Machine:
         return self.split_directory(config.cache_directory or config.dataset_directory) / "processed" / self.name
 
     def channels(self, config: Config) -> int:
-        """How many channels its clips are to have."""
+        """How many channels its clips must have."""
         return self.dataset.channels if config.mono is None else 1 if config.mono else 2
 
     @property
     def archives(self) -> list[Archive]:
-        """The published archives that hold this machine type's clips; none for one's own recordings."""
-        return [
-            Archive(
-                record=archive["record"],
-                name=archive.get("exceptions", {}).get(self.name, archive["file"].format(machine=self.name)),
-                holds=tuple(archive["holds"]),
-            )
-            for archive in self.dataset.facts[self.split].get("archives", [])
-        ]
+        """The published archives with this machine type's clips; a user's own recordings have none."""
+        archives = []
+        for facts in self.dataset.facts[self.split].get("archives", []):
+            name = facts.get("exceptions", {}).get(self.name, facts["file"].format(machine=self.name))
+            archives.append(Archive(facts["record"], name, tuple(facts["holds"])))
+        return archives
 
     def label_files(self, kind: str) -> list[str]:
         """Files with labels of the evaluation clips, below the split's directory.
@@ -86,7 +84,7 @@ class Machine:
         return list(dict.fromkeys(files))  # a list of all machine types is one file
 
     def section_names(self, use_ids: tuple[int, ...]) -> tuple[str, ...]:
-        """The sections with these numbers (`(0, 2)` → `("00", "02")`), or all of them where none is given.
+        """The sections with these numbers (`(0, 2)` → `("00", "02")`), or all sections if there are no numbers.
 
         Raises:
             UsageError: this machine type has no such section.
@@ -102,47 +100,46 @@ class Machine:
 
     @property
     def is_tested(self) -> bool:
-        """Whether it has test clips; one's own recordings may have none."""
+        """Whether it has test clips; a user's own recordings may have none."""
         return self.name not in self.dataset.facts[self.split].get("without_test_clips", [])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Dataset:
-    """One year's dataset; `facts` is its file in catalog/."""
+    """One year's dataset.
+
+    Attributes:
+        facts: its file in catalog/; dcase2024t2.yaml explains the keys.
+        name: such as `DCASE2024T2`.
+        directory: name of its directory below --dataset_directory.
+        channels: number of channels of each clip.
+        official_score: `mean` (harmonic or arithmetic) and `metrics` of the score that the challenge ranks by.
+        clips_of_a_section: number of test clips of each section of the evaluation data, or None.
+        labels: files with the labels of the evaluation clips, `anomaly` and `domain`, and their URL, `download`.
+        machines: split → name → machine type.
+    """
 
     facts: dict[str, Any]
 
-    @property
-    def name(self) -> str:
-        return self.facts["name"]
-
-    @property
-    def directory(self) -> str:
-        return self.facts["directory"]
-
-    @property
-    def channels(self) -> int:
-        return self.facts["channels"]
-
-    @property
-    def official_score(self) -> dict[str, Any]:
-        """`mean` (harmonic or arithmetic) and `metrics` of the score that the challenge ranks by."""
-        return self.facts["official_score"]
-
-    @property
-    def clips_of_a_section(self) -> int | None:
-        """How many test clips each section of the evaluation data has, where the catalog says it."""
-        return self.facts["eval"].get("clips_of_a_section")
+    def __post_init__(self) -> None:
+        self.name: str = self.facts["name"]
+        self.directory: str = self.facts["directory"]
+        self.channels: int = self.facts["channels"]
+        self.official_score: dict[str, Any] = self.facts["official_score"]
+        self.clips_of_a_section: int | None = self.facts["eval"].get("clips_of_a_section")
+        self.labels: dict[str, Any] = self.facts.get("labels", {})
+        self.machines = {
+            split: {
+                name: Machine(self, split, name, tuple(sections))
+                for name, sections in self.facts[split]["machines"].items()
+            }
+            for split in SPLITS
+        }
 
     @property
     def is_published(self) -> bool:
-        """Whether it can be downloaded; one's own recordings cannot."""
-        return any(machine.archives for machines in self.machines.values() for machine in machines.values())
-
-    @property
-    def labels(self) -> dict[str, Any]:
-        """Files with the labels of the evaluation clips: `anomaly`, `domain`, and the URL they are at, `download`."""
-        return self.facts.get("labels", {})
+        """Whether it can be downloaded; a user's own recordings cannot."""
+        return any(self.facts[split].get("archives") for split in SPLITS)
 
     def tested(self, split: str) -> dict[str, Machine]:
         """Name → machine type, of those with test clips."""
@@ -152,17 +149,6 @@ class Dataset:
         """The command of a step for this dataset, such as `./01_train_2024t2.sh -d` for `01_train`."""
         own = f"{step}_{self.name.lower().removeprefix('dcase')}.sh"
         return f"./{own} -{split[0]}" if (ROOT / own).exists() else f"tools/{step}_legacy.sh {self.name} -{split[0]}"
-
-    @cached_property
-    def machines(self) -> dict[str, dict[str, Machine]]:
-        """Split → name → machine type."""
-        return {
-            split: {
-                name: Machine(self, split, name, tuple(sections))
-                for name, sections in self.facts[split]["machines"].items()
-            }
-            for split in SPLITS
-        }
 
 
 def dataset_names() -> list[str]:
@@ -191,33 +177,30 @@ def _read_facts(path: Path) -> dict[str, Any]:
     try:
         facts = yaml.safe_load(path.read_text(encoding="utf-8"))
         _check_facts(facts)
-    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
         raise UsageError(f"{path}: not a catalog file: {reason}. dcase2024t2.yaml explains the keys.") from error
     return facts
 
 
 def _check_facts(facts: dict[str, Any]) -> None:
-    """Check that what is used is there, and that no name leads out of the directory that it is for."""
+    """Check that all required keys exist, and that no name leads out of its directory."""
+    labels = facts.get("labels", {})
+    names = [facts["directory"]]
+    names += [part for kind in ("anomaly", "domain") for name in labels.get(kind, []) for part in name.split("/")]
     for split in SPLITS:
-        machines = facts[split]["machines"]
-        for section in (section for sections in machines.values() for section in sections):
+        machines, archives = facts[split]["machines"], facts[split].get("archives", [])
+        for section in itertools.chain.from_iterable(machines.values()):
             if not isinstance(section, str) or not re.fullmatch(r"\d\d", section):
                 raise ValueError(f'{split}: section {section!r}; sections are texts such as "00"')
-        archives = facts[split].get("archives", [])
-        exceptions = [name for archive in archives for name in archive.get("exceptions", {}).values()]
-        for name in (facts["directory"], *machines, *(archive["file"] for archive in archives), *exceptions):
-            if not isinstance(name, str) or not re.fullmatch(FILE_NAME, name):
-                raise ValueError(f"{split}: {name!r} cannot be the name of a file")
+        names += machines
         for archive in archives:
+            names += [archive["file"], *archive.get("exceptions", {}).values()]
             if not isinstance(archive["record"], int) or not set(archive["holds"]) <= {"train", "test"}:
                 raise ValueError(f"{split}: an archive has the number of a record, and holds train, test or both")
-        if not isinstance(facts[split].get("clips_of_a_section", 0), int):
-            raise ValueError(f"{split}: clips_of_a_section is a number")
-    labels = facts.get("labels", {})
-    for name in (name for kind in ("anomaly", "domain") for name in labels.get(kind, [])):
-        if not isinstance(name, str) or not all(re.fullmatch(FILE_NAME, part) for part in name.split("/")):
-            raise ValueError(f"labels: {name!r} cannot be the name of a file")
+    for name in names:
+        if not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot be the name of a file")
     if not isinstance(facts["name"], str) or facts["channels"] not in (1, 2):
         raise ValueError("name is a text, channels are 1 or 2")
     facts["official_score"]["mean"], facts["official_score"]["metrics"]

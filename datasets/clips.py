@@ -21,18 +21,18 @@ CLIP_NAMES = (
     re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.(wav|WAV)", flags=re.ASCII),
 )
 SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "target_test")}
-RENAMED_DIRECTORY = "test_rename"  # the clips of test/ once more, with their labels in their names
+RENAMED_DIRECTORY = "test_rename"  # the same clips as in test/, with labels in their names
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording and what its name says of it."""
+    """A recording, and the facts in its name."""
 
     path: Path
     section: str
     is_target: bool
-    is_anomaly: bool | None  # None: the name does not say
-    split: str | None  # train or test; None: the name does not say
+    is_anomaly: bool | None  # None: not known
+    split: str | None  # train or test; None: not in the name
 
     @property
     def name(self) -> str:
@@ -40,10 +40,10 @@ class Clip:
 
 
 def parse_clip(path: Path) -> Clip:
-    """What the name of a clip says of it.
+    """The facts in the name of a clip.
 
     Raises:
-        BaselineError: it is not a name of a DCASE Task 2 clip.
+        BaselineError: it is no clip name of DCASE Task 2.
     """
     match = next((match for pattern in CLIP_NAMES if (match := pattern.fullmatch(path.name))), None)
     if match is None:
@@ -64,19 +64,19 @@ def parse_clip(path: Path) -> Clip:
 def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: tuple[str, ...]) -> list[Clip]:
     """The clips of these sections of a machine type, in the order of vectors in training and of lines in the CSVs.
 
-    They are sorted by path; of test clips with labels in their names, the normal ones come first. Where names do not
-    say them, labels are taken from the organisers' label files, else from the names in test_rename/, where these are.
+    They are sorted by path; of test clips with labels in their names the normal ones come first. If the names have no
+    labels, the labels come from the organisers' label files, or else from the names in test_rename/, if they exist.
 
     Args:
         split: `train` or `test`.
 
     Raises:
-        BaselineError: the data are not there, a section has no clips, a clip does not belong there, or clips and labels
-            do not go together.
+        BaselineError: there are no data, a section has no clips, a clip does not belong there, or clips and labels do
+            not match.
     """
     if split == "test":
         return _test_clips(machine, dataset_directory, sections)
-    clips = _clips_of(machine, dataset_directory, SPLIT_DIRECTORIES["train"], sections)
+    clips = _sorted_clips(machine, dataset_directory, SPLIT_DIRECTORIES["train"], sections)
     for clip in clips:
         if clip.is_anomaly or clip.split == "test":
             raise BaselineError(f"{clip.path}: not a normal training clip. Move it out of the training data.")
@@ -86,17 +86,16 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
 def _test_clips(machine: Machine, dataset_directory: Path, sections: tuple[str, ...]) -> list[Clip]:
     directory = machine.directory(dataset_directory)
     has_renamed = (directory / RENAMED_DIRECTORY).is_dir()
-    if has_renamed and not any((directory / name).is_dir() for name in SPLIT_DIRECTORIES["test"]):
-        clips = _clips_of(machine, dataset_directory, (RENAMED_DIRECTORY,), sections)
-    else:
-        clips = _clips_of(machine, dataset_directory, SPLIT_DIRECTORIES["test"], sections)
-        if clips[0].is_anomaly is None:
-            labels = read_labels(machine, dataset_directory)
-            if labels.is_anomaly:
-                return _with_labels(machine, clips, labels)
-            if has_renamed:
-                originals, clips = clips, _clips_of(machine, dataset_directory, (RENAMED_DIRECTORY,), sections)
-                _check_renamed(originals, clips)
+    has_originals = any((directory / name).is_dir() for name in SPLIT_DIRECTORIES["test"])
+    names = SPLIT_DIRECTORIES["test"] if has_originals or not has_renamed else (RENAMED_DIRECTORY,)
+    clips = _sorted_clips(machine, dataset_directory, names, sections)
+    if has_originals and clips[0].is_anomaly is None:
+        labels = read_labels(machine, dataset_directory)
+        if labels.is_anomaly:
+            return _with_labels(machine, clips, labels)
+        if has_renamed:
+            originals, clips = clips, _sorted_clips(machine, dataset_directory, (RENAMED_DIRECTORY,), sections)
+            _check_same_contents(originals, clips)
     for clip in clips:
         if clip.split == "train":
             raise BaselineError(f"{clip.path}: not a test clip. Move it out of the test data.")
@@ -105,7 +104,7 @@ def _test_clips(machine: Machine, dataset_directory: Path, sections: tuple[str, 
     return sorted(clips, key=lambda clip: bool(clip.is_anomaly))
 
 
-def _clips_of(
+def _sorted_clips(
     machine: Machine, dataset_directory: Path, directory_names: tuple[str, ...], sections: tuple[str, ...]
 ) -> list[Clip]:
     """The clips of these sections in these directories of a machine type, sorted by path."""
@@ -113,7 +112,7 @@ def _clips_of(
     directories = [directory / name for name in directory_names if (directory / name).is_dir()]
     if not directories:
         raise BaselineError(f"{directory / directory_names[0]}: no such directory. {_remedy(machine)}")
-    paths = [path for each in directories for path in each.iterdir() if path.suffix in (".wav", ".WAV")]
+    paths = [path for folder in directories for path in folder.iterdir() if path.suffix in (".wav", ".WAV")]
     clips = [parse_clip(path) for path in sorted(paths)]
     if not clips:
         raise BaselineError(f"{directories[0]}: no .wav files there. {_remedy(machine)}")
@@ -123,11 +122,10 @@ def _clips_of(
                 f"{clip.path}: {machine.name} of {machine.dataset.name} ({machine.split}) has no section "
                 f"{clip.section}. Move the clip away."
             )
-    clips = [clip for clip in clips if clip.section in sections]
-    for section in sections:
-        if not any(clip.section == section for clip in clips):
-            raise BaselineError(f"{directories[0]}: no clips of section {section} of {machine.name} there.")
-    return clips
+    missing = set(sections) - {clip.section for clip in clips}
+    if missing:
+        raise BaselineError(f"{directories[0]}: no clips of section {min(missing)} of {machine.name} there.")
+    return [clip for clip in clips if clip.section in sections]
 
 
 def _remedy(machine: Machine) -> str:
@@ -141,8 +139,9 @@ def _remedy(machine: Machine) -> str:
 
 
 def _with_labels(machine: Machine, clips: list[Clip], labels: Labels) -> list[Clip]:
-    """The clips, each with the label of its file name, in their order: one score file fits with and without labels."""
-    sections, names, labelled_sections = {clip.section for clip in clips}, {clip.name for clip in clips}, set()
+    """The clips with the labels of their file names. Their order stays, and so do the lines of the score files."""
+    sections, names = {clip.section for clip in clips}, {clip.name for clip in clips}
+    labelled_sections = set()
     for name, origin in labels.origin.items():
         try:
             section = parse_clip(Path(name)).section
@@ -152,14 +151,14 @@ def _with_labels(machine: Machine, clips: list[Clip], labels: Labels) -> list[Cl
         if section not in machine.sections or (section in sections and name not in names):
             raise BaselineError(
                 f"{origin}: {name} has a label, but there is no such clip in {clips[0].path.parent}. "
-                "Download the clips again, or take the label files of just this dataset."
+                "Download the clips again, or take only the label files of this dataset."
             )
     labelled = []
     for clip in clips:
         if clip.name in labels.is_anomaly:
             is_target = clip.is_target if labels.is_target is None else labels.is_target[clip.name]
             clip = replace(clip, is_anomaly=labels.is_anomaly[clip.name], is_target=is_target)
-        elif labels.of_all_sections or clip.section in labelled_sections:
+        elif labels.all_sections or clip.section in labelled_sections:
             raise BaselineError(
                 f"{clip.path}: no label of this clip in {' or '.join(map(str, sorted(set(labels.origin.values()))))}. "
                 "Take the organisers' label files as they are, or move the clip away."
@@ -168,17 +167,13 @@ def _with_labels(machine: Machine, clips: list[Clip], labels: Labels) -> list[Cl
     return labelled
 
 
-def _check_renamed(clips: list[Clip], renamed: list[Clip]) -> None:
-    """test_rename/ must hold just the clips of test/; only their contents tell which is which."""
-    contents, renamed_contents = (
-        Counter(hashlib.sha256(clip.path.read_bytes()).digest() for clip in each) for each in (clips, renamed)
-    )
-    for each, surplus, place in (
-        (clips, contents - renamed_contents, RENAMED_DIRECTORY),
-        (renamed, renamed_contents - contents, "test"),
-    ):
-        for clip in each if surplus else ():
-            if hashlib.sha256(clip.path.read_bytes()).digest() in surplus:
+def _check_same_contents(clips: list[Clip], renamed: list[Clip]) -> None:
+    """Check that test_rename/ holds the clips of test/; only the contents of the files tell."""
+    digests = {clip.path: hashlib.sha256(clip.path.read_bytes()).digest() for clip in (*clips, *renamed)}
+    for these, others, place in ((clips, renamed, RENAMED_DIRECTORY), (renamed, clips, "test")):
+        surplus = Counter(digests[clip.path] for clip in these) - Counter(digests[clip.path] for clip in others)
+        for clip in these:
+            if digests[clip.path] in surplus:
                 raise BaselineError(
                     f"{clip.path}: there is no clip with the same contents in {place}/ beside it. Both directories "
                     f"must hold the same clips: prepare {RENAMED_DIRECTORY}/ again, or remove it."

@@ -1,9 +1,8 @@
-"""Log-mel frames → vectors, split, batches.
+"""Log-mel frames → vectors, split, passes.
 
 P: frames of a vector, M: mel bands, D = P * M, T: frames of a clip, K: vectors of a clip, B: vectors of a batch.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from datasets.feature_cache import LogMels
 
 
 class Vectors:
-    """The vectors of some clips: P consecutive frames of one clip each, frame by frame.
+    """The vectors of some clips: each is P consecutive frames of one clip, frame by frame.
 
     The log-mel frames are held once, on `device`; vectors are gathered from them.
 
@@ -26,23 +25,24 @@ class Vectors:
     def __init__(
         self, log_mels: LogMels, clips: Sequence[Clip], frames: int, frame_hop_length: int, device: torch.device
     ):
-        self.dimension = frames * log_mels.frames.shape[1]  # D
-        values = torch.from_numpy(log_mels.frames).to(device).flatten()  # (sum of T · M)
-        self._windows = values.unfold(0, self.dimension, log_mels.frames.shape[1])  # (sum of T − P + 1, D), a view
+        n_mels = log_mels.frames.shape[1]
+        self.dimension = frames * n_mels  # D
+        values = torch.from_numpy(log_mels.frames).to(device).flatten()  # (sum of T, M) -> (sum of T · M,)
+        self._windows = values.unfold(0, self.dimension, n_mels)  # -> (sum of T − P + 1, D), a view
         ends = np.cumsum(log_mels.lengths)
         starts = [
             np.arange(end - length, end - frames + 1, frame_hop_length)
             for length, end in zip(log_mels.lengths, ends, strict=True)
         ]
         self._starts = torch.from_numpy(np.concatenate(starts)).to(device)  # (vectors,) first frame of each vector
-        self._counts = [len(each) for each in starts]
+        self._counts = [len(clip_starts) for clip_starts in starts]  # K of each clip
         self.is_target = torch.from_numpy(np.repeat([clip.is_target for clip in clips], self._counts)).to(device)
 
     def __len__(self) -> int:
         return len(self._starts)
 
     def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
-        """The vectors with these numbers: (B,) int64 → (B, D) float32."""
+        """The vectors with these numbers: (B,) int64 -> (B, D) float32."""
         return self._windows.index_select(0, self._starts[indices])
 
     def per_clip(self) -> Iterator[torch.Tensor]:
@@ -52,9 +52,9 @@ class Vectors:
 
 
 def sum_by_frame(values: torch.Tensor, n_mels: int, n_frames: int, frame_hop_length: int) -> torch.Tensor:
-    """What stands in a clip's vectors at each of its frames, added up: (K, D) -> (T, M).
+    """The sum over a clip's vectors of the values at each of its frames: (K, D) -> (T, M).
 
-    A frame is in up to P vectors; one that `frame_hop_length` passes over is in none, and has 0.
+    A frame is in up to P vectors. A frame in no vector (large `frame_hop_length`) has 0.
 
     Args:
         n_frames: T.
@@ -68,19 +68,19 @@ def sum_by_frame(values: torch.Tensor, n_mels: int, n_frames: int, frame_hop_len
 def split_vectors(n: int, validation_split: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Numbers of the training and of the validation vectors, drawn from NumPy's global generator.
 
-    It is the vectors that are split, not the clips, as in the published baseline; they are drawn as scikit-learn's
-    `train_test_split` draws them.
+    The vectors are split, not the clips, as in the published baseline.
     """
-    order = torch.from_numpy(np.random.permutation(n))
-    n_valid = math.ceil(n * validation_split)
-    return order[n_valid:], order[:n_valid]
+    from sklearn.model_selection import train_test_split
+
+    train, valid = train_test_split(np.arange(n), test_size=validation_split)
+    return torch.from_numpy(train), torch.from_numpy(valid)
 
 
 def draw_pass(index: torch.Tensor, shuffle: bool) -> torch.Tensor:
     """The vectors of `index` in the order in which a pass of a PyTorch `DataLoader` visits them: (n,) int64.
 
-    Draws from PyTorch's default generator just what a `DataLoader` draws: each pass a seed for its workers (there are
-    none), and a pass that shuffles another one, for the permutation.
+    Draws from PyTorch's default generator what a `DataLoader` draws: a seed for its workers each pass (there are no
+    workers), and another one for the permutation if the pass is shuffled.
     """
     torch.empty((), dtype=torch.int64).random_()
     if not shuffle:

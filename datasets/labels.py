@@ -1,4 +1,4 @@
-"""Labels of evaluation clips, in the files that the organisers publish after a challenge → Labels by clip name."""
+"""Labels of evaluation clips: the files that the organisers publish after a challenge → Labels."""
 
 import csv
 from collections.abc import Mapping
@@ -13,22 +13,22 @@ KINDS = ("anomaly", "domain")
 
 @dataclass(frozen=True)
 class Labels:
-    """What the label files say of a machine type's evaluation clips: each by the clip's file name."""
+    """The labels of a machine type's evaluation clips by file name."""
 
     is_anomaly: dict[str, bool]
-    is_target: dict[str, bool] | None  # None: there are no such files, the clips' names say it
-    origin: dict[str, Path]  # the file that the label is from
-    of_all_sections: bool  # whether a section without a label lacks them, or has no file
+    is_target: dict[str, bool] | None  # None: no files of domains, the clips' names say it
+    origin: dict[str, Path]  # clip → the file with its label
+    all_sections: bool  # whether the files must have labels of all sections
 
 
 def read_labels(machine: Machine, dataset_directory: Path) -> Labels:
-    """The labels of a machine type's evaluation clips, of those sections whose files are there.
+    """The labels of a machine type's evaluation clips, of those sections whose label files exist.
 
     Source: ground_truth_data/ and ground_truth_domain/ of the organisers' evaluators, such as
     https://github.com/nttcslab/dcase2024_task2_evaluator, and the list of labels of 2020.
 
     Raises:
-        BaselineError: a file is not one of labels, or the files do not go together.
+        BaselineError: a file is not a label file, or the files do not match.
     """
     directory = machine.split_directory(dataset_directory)
     names = [name for name in label_files(machine) if (directory / name).exists()]
@@ -58,15 +58,16 @@ def combine_labels(machine: Machine, files: Mapping[str, Mapping[str, bool]], di
                 if clip in labels[kind]:
                     raise BaselineError(f"{directory / name}: {clip} is in {origins[kind][clip]} too. Keep it in one.")
                 labels[kind][clip], origins[kind][clip] = label, directory / name
+    if not machine.label_files("domain"):
+        return Labels(labels["anomaly"], None, origins["anomaly"], _is_list(machine))
     for kind, other in (KINDS, KINDS[::-1]):
-        lacking = next((clip for clip in labels[kind] if clip not in labels[other]), None)
-        if lacking is not None and machine.label_files(other):
-            raise BaselineError(
-                f"{lacking} of {machine.name} is in {origins[kind][lacking]} and in no file of its {other} labels. Put "
-                f"all of the organisers' label folders into {directory}: {', '.join(machine.label_files(other))}."
-            )
-    is_target = labels["domain"] if machine.label_files("domain") else None
-    return Labels(labels["anomaly"], is_target, origins["anomaly"], _is_list(machine))
+        for clip in labels[kind]:
+            if clip not in labels[other]:
+                raise BaselineError(
+                    f"{clip} of {machine.name} is in {origins[kind][clip]} and in no file of its {other} labels. Put "
+                    f"all of the organisers' label folders into {directory}: {', '.join(machine.label_files(other))}."
+                )
+    return Labels(labels["anomaly"], labels["domain"], origins["anomaly"], _is_list(machine))
 
 
 def parse_labels(path: Path, machine: Machine) -> dict[str, bool]:
@@ -76,7 +77,7 @@ def parse_labels(path: Path, machine: Machine) -> dict[str, bool]:
     `<clip>,<labelled name>,<0|1>` of its clips.
 
     Raises:
-        BaselineError: a line is something else, or contradicts an earlier one; there is no clip of the machine type.
+        BaselineError: a line is something else, or contradicts an earlier one; no clip is of the machine type.
     """
     labels: dict[str, bool] = {}
     is_list = _is_list(machine)

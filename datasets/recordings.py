@@ -1,4 +1,7 @@
-"""A user's own recordings: any wav files → one channel at one sampling rate."""
+"""A user's own recordings: any wav files → one channel at one sampling rate.
+
+N: samples, T: frames, M: mel bands.
+"""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -10,10 +13,9 @@ import numpy as np
 
 from config import BaselineError, Config
 from datasets.audio import Header, read_clip, read_header
-from datasets.feature_cache import LogMels
-from datasets.log_mel import check_finite, check_length, count_frames, log_mel
+from datasets.feature_cache import LogMels, check_length, clip_frames
 
-# How samples are stored → the type that holds them exactly. What is compressed otherwise is stored as floats.
+# How samples are stored → the type that holds them exactly. Other (compressed) samples are read as floats.
 EXACT_TYPES = {
     "PCM_U8": "int16",
     "PCM_16": "int16",
@@ -33,7 +35,7 @@ class Recording:
     channel: int  # from 0
 
     def samples(self, sampling_rate: int, dtype: str = "float32") -> np.ndarray:
-        """The samples (samples,), resampled where they have another rate (Hz; then always float32).
+        """The samples (N,), resampled to this rate (Hz) if they have another one; resampled samples are float32.
 
         Raises:
             BaselineError: they cannot be decoded, or are not all numbers.
@@ -46,28 +48,26 @@ class Recording:
         return librosa.resample(samples, orig_sr=self.header.sampling_rate, target_sr=sampling_rate)
 
     def log_mels(self, sampling_rate: int, config: Config) -> LogMels:
-        """Its log-mel frames, of samples at this rate (Hz): what the clips of a dataset get.
+        """Its log-mel frames at this sampling rate (Hz), the same as those of a dataset's clip.
 
         Raises:
             BaselineError: it cannot be decoded, is too short, or its samples are too large.
         """
         from threadpoolctl import threadpool_limits
 
-        samples = self.samples(sampling_rate)
-        check_length(self.path, count_frames(len(samples), config), config)
         with threadpool_limits(1, user_api="blas"):  # the mel product rounds differently with another number of threads
-            frames = log_mel(samples, sampling_rate, config)  # (T, M)
-        check_finite(self.path, frames)
+            frames = clip_frames(self.path, self.samples(sampling_rate), sampling_rate, config)  # (T, M)
+        check_length(self.path, len(frames), config)
         return LogMels(frames, np.array([len(frames)]), sampling_rate)
 
 
 def find_recordings(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The wav files among files and in folders (with their subfolders and links), and the files that are none.
+    """The wav files, and the other files, among files and in folders with their subfolders.
 
-    A wav file is what has such a name; in folders they are sorted, and hidden files left out.
+    The suffix .wav (or .WAV) makes a wav file. Files of a folder are sorted, and hidden files left out.
 
     Raises:
-        BaselineError: there is no such file or folder, or it cannot be read.
+        BaselineError: a file or folder does not exist, or cannot be read.
     """
     clips: list[Path] = []
     others: list[Path] = []
@@ -99,13 +99,13 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def open_recording(path: Path, channel: int | None) -> Recording:
-    """A wav file, to be read.
+    """A wav file and the channel to read.
 
     Args:
-        channel: which channel, from 1; None: the only one.
+        channel: from 1; None: the only one.
 
     Raises:
-        BaselineError: it cannot be read, or which channel is meant is not clear.
+        BaselineError: the file cannot be read, has no such channel, or has several and none was chosen.
     """
     header = read_header(path)
     if channel is None and header.channels > 1:

@@ -518,5 +518,5 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     import os
 
     os.mkfifo(tmp_path / "section_00_0000.wav")
-    with pytest.raises(BaselineError, match="not a file"):
+    with pytest.raises(BaselineError, match="the file is empty"):
         read_header(tmp_path / "section_00_0000.wav")

@@ -1,9 +1,9 @@
-"""Lay out recordings of your own as a dataset that all scripts accept by its name.
+"""Copy your own recordings into a dataset that all scripts know by its name.
 
     python tools/import_clips.py Workshop Pump --train recordings/normal
         --test_normal recordings/later --test_anomaly recordings/broken
 
-makes the machine type `Pump` of the dataset `Workshop`: its clips, and its file in datasets/catalog/.
+writes the clips of machine type `Pump` and the catalog file of dataset `Workshop`.
 """
 
 import copy
@@ -24,7 +24,6 @@ from tqdm import tqdm
 from config import BaselineError, Config, UsageError, option_parser, parse_options
 from datasets import catalog
 from datasets.catalog import Dataset
-from datasets.log_mel import check_length, count_frames
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
 from files import alone, cannot_write, write_csv, write_text
 from tools.training.console import add_channel_argument, log, open_console, run_command, whole_number
@@ -37,11 +36,10 @@ GROUPS = {  # option → what its clips are: split, domain, label
     "target_test_normal": ("test", "target", "normal"),
     "target_test_anomaly": ("test", "target", "anomaly"),
 }
-TARGET_TESTS = ("target_test_normal", "target_test_anomaly")
 SECTION = "00"
 LONGEST_STEM = 100  # characters of the recording's name that its clip's name keeps
 HIGHEST_RATE = 768_000  # Hz
-SOURCES = "sources.csv"  # which recording each clip was made from
+SOURCES = "sources.csv"  # clip,recording
 NEW_FACTS = {
     "channels": 1,
     "official_score": {"mean": "harmonic", "metrics": ["AUC", "pAUC"]},
@@ -50,7 +48,7 @@ NEW_FACTS = {
 }
 DOMAIN_METRICS = ["AUC (source)", "AUC (target)", "pAUC"]
 HEADING = """\
-# Recordings of one's own; tools/import_clips.py writes this file and keeps no comments. Keys: see dcase2024t2.yaml.
+# A user's own recordings. tools/import_clips.py writes this file and removes comments. Keys: see dcase2024t2.yaml.
 """
 
 
@@ -71,13 +69,13 @@ class PlannedClip:
 
 
 def plan_clips(options: Namespace, config: Config) -> list[PlannedClip]:
-    """The clips that the folders on the command line become; each is checked as far as its header tells.
+    """The clips that the folders on the command line become, after a check of their headers.
 
     Raises:
         BaselineError: a recording cannot be used, or is there twice.
     """
     clips: list[PlannedClip] = []
-    group_of: dict[Path, str] = {}
+    groups: dict[Path, str] = {}  # of the recordings so far
     for group in GROUPS:
         folders = getattr(options, group)
         paths, others = find_recordings(map(Path, folders))
@@ -87,27 +85,27 @@ def plan_clips(options: Namespace, config: Config) -> list[PlannedClip]:
             log.warning("--%s: %d files are not .wav, such as %s: left out", group, len(others), others[0])
         for number, path in enumerate(paths):
             real = path.resolve()
-            if real in group_of:
-                raise BaselineError(f"{path} is there twice, in --{group_of[real]} and in --{group}. Keep it once.")
-            group_of[real] = group
+            if real in groups:
+                raise BaselineError(f"{path} is there twice, in --{groups[real]} and in --{group}. Keep it once.")
+            groups[real] = group
             clips.append(PlannedClip(open_recording(path, options.channel), group, number))
     first = clips[0].recording
-    for clip in clips:
-        path, header = clip.recording.path, clip.recording.header
-        if options.sampling_rate is None and header.sampling_rate != first.header.sampling_rate:
+    for recording in (clip.recording for clip in clips):
+        if options.sampling_rate is None and recording.header.sampling_rate != first.header.sampling_rate:
             raise BaselineError(
-                f"{path}: {header.sampling_rate} Hz, but {first.path} has {first.header.sampling_rate} Hz. The clips "
-                "of a machine type must have one rate: name it with --sampling_rate to resample the others."
+                f"{recording.path}: {recording.header.sampling_rate} Hz, but {first.path} has "
+                f"{first.header.sampling_rate} Hz. The clips of a machine type must have one rate: name it with "
+                "--sampling_rate to resample the others."
             )
-        rate = options.sampling_rate or header.sampling_rate
-        check_length(path, count_frames(round(header.samples * rate / header.sampling_rate), config), config)
+    shortest = min((clip.recording for clip in clips), key=lambda r: r.header.samples / r.header.sampling_rate)
+    shortest.log_mels(options.sampling_rate or first.header.sampling_rate, config)  # an error if it is too short
     return clips
 
 
 def write_clips(clips: list[PlannedClip], sampling_rate: int, directory: Path) -> None:
-    """Write the clips and what each was made from; the directory is complete, as it was before, or absent.
+    """Write the clips and the list of their recordings: all of them, or nothing changes.
 
-    Samples are stored as they were (8 to 32 bits, floats), unless they are resampled, which makes them floats.
+    Samples are stored as they are (8 to 32 bits, floats). Resampled ones are stored as floats.
     """
     import soundfile
 
@@ -128,7 +126,8 @@ def write_clips(clips: list[PlannedClip], sampling_rate: int, directory: Path) -
             target.parent.mkdir(parents=True, exist_ok=True)
             samples = clip.recording.samples(sampling_rate, EXACT_TYPES[subtype])
             soundfile.write(target, samples, sampling_rate, subtype=subtype)
-        write_csv(partial / SOURCES, [("clip", "source"), *((c.name, c.recording.path.resolve()) for c in clips)])
+        sources = [(clip.name, clip.recording.path.resolve()) for clip in clips]
+        write_csv(partial / SOURCES, [("clip", "source"), *sources])
         if directory.exists():
             directory.rename(old)
         partial.rename(directory)
@@ -150,53 +149,54 @@ def check_names(name: str, machine: str) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", text):
             raise UsageError(f"'{text}' cannot be the name of a {what}: use letters, digits and '-'.")
     datasets = [catalog.find_dataset(other) for other in catalog.dataset_names()]
-    if any(dataset.name == name and dataset.is_published for dataset in datasets):
-        raise UsageError(f"{name} is a published dataset. Choose another name for yours.")
-    alike = next((d.name for d in datasets if d.name != name and d.name.lower() == name.lower()), None)
-    if alike is not None:
-        raise UsageError(f"'{name}' is too like the dataset {alike}. Choose another name.")
-    owners = [(d.name + other, d.name) for d in datasets for machines in d.machines.values() for other in machines]
+    for dataset in datasets:
+        if dataset.name == name and dataset.is_published:
+            raise UsageError(f"{name} is a published dataset. Choose another name for yours.")
+        if dataset.name != name and dataset.name.lower() == name.lower():
+            raise UsageError(f"'{name}' is too like the dataset {dataset.name}. Choose another name.")
+    owners = {name + machine: name}
+    owners |= {d.name + other: d.name for d in datasets for machines in d.machines.values() for other in machines}
     names = {name, *(dataset.name for dataset in datasets)}
-    for text, owner in [*owners, (name + machine, name)]:
+    for text, owner in owners.items():
         found = catalog.longest_prefix(text, names)
         if found != owner:
             raise UsageError(f"--dataset {text} would be of the dataset {found}, not of {owner}. Choose another name.")
 
 
 def catalog_facts(dataset: Dataset | None, name: str, machine: str, groups: set[str]) -> dict[str, Any]:
-    """What the catalog is to say of a dataset with this machine type.
+    """The catalog's new facts on a dataset with this machine type.
 
     Args:
-        dataset: what it says now; None for a new dataset.
-        groups: which GROUPS the machine type has clips of.
+        dataset: as it is now, or None if it is new.
+        groups: the GROUPS that the machine type has clips of.
 
     Raises:
         BaselineError: the machine type is tested in another number of domains than the others.
     """
-    facts = {"name": name, "directory": name.lower()} | copy.deepcopy(NEW_FACTS if dataset is None else dataset.facts)
-    tests = {group for group in groups if GROUPS[group][0] == "test"}
-    has_targets = bool(tests & set(TARGET_TESTS))
+    facts = {"name": name, "directory": name.lower()} | copy.deepcopy(dataset.facts if dataset else NEW_FACTS)
+    is_tested = any(GROUPS[group][0] == "test" for group in groups)
+    has_targets = bool(groups & {"target_test_normal", "target_test_anomaly"})
     others = [other for other in dataset.tested("dev") if other != machine] if dataset else []
     others_have_targets = DOMAIN_METRICS[0] in facts["official_score"]["metrics"]
-    if tests and others and has_targets != others_have_targets:
-        words = {True: "in the source and the target domain", False: "in one domain"}
-        raise BaselineError(
-            f"{machine} would be tested {words[has_targets]}, {' '.join(others)} {words[others_have_targets]}: their "
-            f"metrics could not be averaged. Import {machine} into another dataset."
-        )
-    if tests and has_targets != others_have_targets:
+    if is_tested and has_targets != others_have_targets:
+        if others:
+            words = {True: "in the source and the target domain", False: "in one domain"}
+            raise BaselineError(
+                f"{machine} would be tested {words[has_targets]}, {' '.join(others)} {words[others_have_targets]}: "
+                f"their metrics could not be averaged. Import {machine} into another dataset."
+            )
         facts["official_score"]["metrics"] = DOMAIN_METRICS if has_targets else NEW_FACTS["official_score"]["metrics"]
     facts["dev"]["machines"][machine] = [SECTION]
     untested = [other for other in facts["dev"].get("without_test_clips", []) if other != machine]
-    facts["dev"]["without_test_clips"] = untested + ([] if tests else [machine])
+    facts["dev"]["without_test_clips"] = untested if is_tested else [*untested, machine]
     return facts
 
 
 def import_clips(options: Namespace, config: Config) -> None:
-    """Do what the command line asks for.
+    """Write the clips and the catalog file that the command line names.
 
     Raises:
-        BaselineError: something that the user can put right. Nothing has been changed then.
+        BaselineError: a mistake of the user. Nothing has changed then.
     """
     name, machine = config.dataset, options.machine
     check_names(name, machine)
@@ -208,7 +208,7 @@ def import_clips(options: Namespace, config: Config) -> None:
         dataset = catalog.find_dataset(name) if name in catalog.dataset_names() else None
         is_known = dataset is not None and machine in dataset.machines["dev"]
         if directory.exists() and not options.replace and (is_known or not (directory / SOURCES).exists()):
-            raise BaselineError(f"{directory} is there already. To import {machine} anew, say --replace.")
+            raise BaselineError(f"{directory} is there already. To import {machine} again, say --replace.")
         facts = catalog_facts(dataset, name, machine, {clip.group for clip in clips})
         write_clips(clips, sampling_rate, directory)
         write_text(path, HEADING + yaml.safe_dump(facts, sort_keys=False))
@@ -224,7 +224,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = option_parser(
         "import_clips.py",
-        "Lays out recordings as one machine type of a dataset. Folders are searched with their subfolders.",
+        "Copies recordings into one machine type of a dataset. Folders are searched with their subfolders.",
         options=("dataset_directory",),
     )
     parser.set_defaults(dev=True)
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--sampling_rate", type=whole_number(HIGHEST_RATE), default=None, help="Hz; other rates are resampled to it"
     )
-    parser.add_argument("--replace", action="store_true", default=False, help="replace the machine type if it is there")
+    parser.add_argument("--replace", action="store_true", default=False, help="replace the machine type if it exists")
     open_console()
     import_clips(*parse_options(parser, arguments))
 
