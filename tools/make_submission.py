@@ -24,7 +24,7 @@ import yaml
 from config import TRAINING_KEYS, BaselineError, Config, UsageError, nearest, option_parser, parse_options
 from datasets.catalog import Dataset, dataset_names, find_dataset
 from files import atomic_path
-from tools.results.metrics import means_over_sections
+from tools.results.official import means_over_sections
 from tools.results.runs import Run, run_of_directory
 from tools.results.submission_rules import (
     DESCRIPTION,
@@ -159,10 +159,10 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
     if None not in trainings and trainings[0] != trainings[1]:
         differing = [key for key, value in trainings[0].items() if trainings[1][key] != value]
         log.warning("%s: models of development and evaluation data differ in %s.", run.system, ", ".join(differing))
-    means = means_over_sections(of_dev.metrics(), run.dataset, "dev")
+    means = means_over_sections(of_dev.metrics(), run.dataset, "dev")["value"]
     metrics = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC"}
     found = {
-        name: {key: round(100 * means[metric][name], 2) for key, metric in metrics.items() if metric in means}
+        name: {key: round(100 * float(means[metric][name]), 2) for key, metric in metrics.items() if metric in means}
         for name in of_dev.machines
     }
     lacking = [name for name, values in found.items() if not all(value == value for value in values.values())]
