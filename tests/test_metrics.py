@@ -7,7 +7,14 @@ import pytest
 from scipy.stats import hmean
 from sklearn.metrics import roc_auc_score
 
-from tools.results.metrics import DOMAIN_METRICS, SINGLE_DOMAIN_METRICS, arithmetic_mean, harmonic_mean, section_metrics
+from tools.results.metrics import (
+    DOMAIN_METRICS,
+    SINGLE_DOMAIN_METRICS,
+    arithmetic_mean,
+    clips_of_metric,
+    harmonic_mean,
+    section_metrics,
+)
 
 # Source: normal 1, 3; anomalous 2, 5.  Target: normal 4, 6; anomalous 7, 3.5.
 TRUTH = [False, False, True, True, False, False, True, True]
@@ -24,6 +31,7 @@ def metrics():
 def test_names_and_order(metrics):
     assert tuple(metrics) == DOMAIN_METRICS
     assert DOMAIN_METRICS[:3] == ("AUC (source)", "AUC (target)", "pAUC")
+    assert all(type(value) is float for value in metrics.values())
 
 
 def test_auc_of_a_domain_counts_the_anomalies_of_both(metrics):
@@ -33,15 +41,29 @@ def test_auc_of_a_domain_counts_the_anomalies_of_both(metrics):
     assert metrics["AUC (target)"] == pytest.approx(3 / 8)
 
 
-def test_pauc_is_standardised(metrics):
-    # ROC over all clips: from the top 7(a) 6(n) 5(a) 4(n) 3.5(a) 3(n) 2(a) 1(n), four of each. Up to a false positive
-    # rate of 0.5 the true positive rate is 1/4 until 0.25, then 2/4: area 3/16. Standardised as by McClish:
-    # (1 + (area - least) / (most - least)) / 2, least = 0.5² / 2, most = 0.5.
-    assert metrics["pAUC"] == pytest.approx((1 + (3 / 16 - 1 / 8) / (1 / 2 - 1 / 8)) / 2)
-    # Source alone: 5(a) 3(n) 2(a) 1(n): true positive rate 1/2 up to 0.5: area 1/4.
-    assert metrics["pAUC (source)"] == pytest.approx((1 + (1 / 4 - 1 / 8) / (3 / 8)) / 2)
-    # Target alone: 7(a) 6(n) 4(n) 3.5(a): the same up to 0.5.
-    assert metrics["pAUC (target)"] == pytest.approx((1 + (1 / 4 - 1 / 8) / (3 / 8)) / 2)
+@pytest.mark.parametrize(
+    ("max_fpr", "area", "area_of_one_domain"),
+    [
+        # All, from the top: 7(a) 6(n) 5(a) 4(n) 3.5(a) 3(n) 2(a) 1(n): the true positive rate is 1/4 up to a false
+        # positive rate of 1/4, then 2/4, 3/4, 1. Source alone 5(a) 3(n) 2(a) 1(n): 1/2 up to 1/2, then 1. Target alone
+        # 7(a) 6(n) 4(n) 3.5(a): 1/2 throughout.
+        (0.5, 3 / 16, 1 / 4),
+        (0.25, 1 / 16, 1 / 8),
+        (0.1, 1 / 40, 1 / 20),
+        (0.4, 1 / 16 + 0.15 / 2, 1 / 5),
+    ],
+)
+def test_pauc_is_standardised(max_fpr, area, area_of_one_domain):
+    """As by McClish: (1 + (area - least) / (most - least)) / 2, with least = max_fpr² / 2 and most = max_fpr."""
+    metrics = section_metrics(TRUTH, TARGET, SCORES, DECISIONS, max_fpr)
+
+    def standardised(area):
+        return (1 + (area - max_fpr**2 / 2) / (max_fpr - max_fpr**2 / 2)) / 2
+
+    assert metrics["pAUC"] == pytest.approx(standardised(area))
+    assert metrics["pAUC (source)"] == pytest.approx(standardised(area_of_one_domain))
+    assert metrics["pAUC (target)"] == pytest.approx(standardised(area_of_one_domain))
+    assert metrics["AUC (source)"] == pytest.approx(7 / 8)  # whatever max_fpr
 
 
 def test_precision_recall_f1_of_each_domain(metrics):
@@ -49,6 +71,12 @@ def test_precision_recall_f1_of_each_domain(metrics):
     assert (metrics["precision (target)"], metrics["recall (target)"]) == (pytest.approx(1 / 3), 0.5)
     assert metrics["F1 score (source)"] == pytest.approx(2 / 3)
     assert metrics["F1 score (target)"] == pytest.approx(0.4)
+
+
+def test_f1_has_the_digits_of_the_published_baseline():
+    """2PR / (P + R) of P = 0.5, R = 0.4; scikit-learn's F1 score ends in 4."""
+    metrics = section_metrics([True] * 5 + [False] * 2, [False] * 7, range(7), [1, 1, 0, 0, 0, 1, 1], 0.1)
+    assert repr(metrics["F1 score"]) == "0.4444444444444445"
 
 
 def test_a_share_of_nothing_is_zero():
@@ -61,46 +89,52 @@ def test_single_domain():
     assert tuple(metrics) == SINGLE_DOMAIN_METRICS
     # Pairs with the anomaly above: 7 over 4 normals, 5 over 3, 3.5 over 2, 2 over 1.
     assert metrics["AUC"] == pytest.approx(10 / 16)
-    assert (metrics["precision"], metrics["recall"]) == (0.5, 0.5)
+    assert (metrics["precision"], metrics["recall"], metrics["F1 score"]) == (0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize("label", [True, False])
+@pytest.mark.filterwarnings("error")
 def test_one_class_only(label):
     metrics = section_metrics([label] * 8, TARGET, SCORES, DECISIONS, max_fpr=0.1)
-    assert math.isnan(metrics["AUC (source)"])
-    assert math.isnan(metrics["pAUC"])
-    assert not math.isnan(metrics["precision (source)"])
+    assert all(math.isnan(value) for name, value in metrics.items() if "AUC" in name)
+    assert metrics["precision (source)"] == float(label)
+    assert metrics["recall (source)"] == (0.25 if label else 0)
 
 
-def test_without_decisions_what_rests_on_them_is_nan():
+def test_one_domain_without_clips_or_without_a_class():
+    """A target domain only, and no normal clip in it."""
+    metrics = section_metrics([True, True], [True, True], [1, 2], [1, 0], max_fpr=0.1)
+    assert math.isnan(metrics["precision (source)"])
+    assert metrics["precision (target)"] == 1
+    metrics = section_metrics([False, True, True], [False, False, True], [1, 2, 0], [0, 1, 0], max_fpr=0.1)
+    assert metrics["AUC (source)"] == 0.5
+    assert math.isnan(metrics["AUC (target)"])
+    assert math.isnan(metrics["pAUC (target)"])
+
+
+def test_without_decisions():
     metrics = section_metrics(TRUTH, TARGET, SCORES, None, max_fpr=0.1)
-    assert math.isnan(metrics["F1 score (target)"])
-    assert metrics["AUC (source)"] == pytest.approx(7 / 8)
+    undefined = [name for name, value in metrics.items() if math.isnan(value)]
+    assert undefined == [name for name in DOMAIN_METRICS if "AUC" not in name]
+
+
+def test_equal_scores_and_scikit_learn():
+    generator = np.random.default_rng(0)
+    truth, target = generator.random(200) < 0.4, generator.random(200) < 0.5
+    scores = generator.integers(0, 5, 200).astype(float)
+    metrics = section_metrics(truth, target, scores, None, 0.3)
+    for name in DOMAIN_METRICS[:5]:
+        chosen = clips_of_metric(name, truth, target)
+        max_fpr = 0.3 if name.startswith("pAUC") else None
+        assert metrics[name] == roc_auc_score(truth[chosen], scores[chosen], max_fpr=max_fpr)
 
 
 def test_means():
     assert arithmetic_mean([0.5, 1.0]) == 0.75
     assert harmonic_mean([0.5, 1.0]) == pytest.approx(2 / 3)
-    assert 0 < harmonic_mean([0.0, 1.0]) < 1e-15  # a 0 is floored at 2.2e-16
-    assert math.isnan(harmonic_mean([math.nan, 1.0]))
-    assert math.isnan(arithmetic_mean([math.nan, 1.0]))
-
-
-def test_auc_is_that_of_scikit_learn():
-    """To the last bit, with ties too."""
-    generator = np.random.default_rng(0)
-    for number in range(600):
-        n = int(generator.integers(2, 200))
-        truth = np.append(generator.random(n) < generator.choice([0.1, 0.5, 0.9]), [True, False])
-        scores = [generator.standard_normal(n + 2), generator.integers(0, 5, n + 2).astype(float)][number % 2]
-        for max_fpr in (0.1, 0.35, 1.0):
-            metrics = section_metrics(truth, np.zeros(n + 2, bool), scores, None, max_fpr)
-            assert metrics["AUC"] == roc_auc_score(truth, scores)
-            assert metrics["pAUC"] == roc_auc_score(truth, scores, max_fpr=max_fpr)
-
-
-def test_harmonic_mean_is_that_of_scipy():
-    generator = np.random.default_rng(0)
-    for _ in range(200):
-        values = generator.random(7)
-        assert harmonic_mean(values) == hmean(values)
+    assert harmonic_mean([0.0, 1.0]) == pytest.approx(2 * 2.220446049250313e-16, rel=1e-9, abs=0)  # a 0 is floored
+    values = np.random.default_rng(0).random(7)
+    assert harmonic_mean(values) == hmean(values)
+    for mean in (arithmetic_mean, harmonic_mean):
+        assert math.isnan(mean([math.nan, 1.0]))
+        assert math.isnan(mean([]))

@@ -283,15 +283,6 @@ def test_clips_that_cannot_be_scored_do_not_stop_the_others(trained, tmp_path, c
     assert score(trained, folder / "c.wav", "--channel", "2") is True
 
 
-def test_a_score_equal_to_the_threshold_is_normal(trained, tmp_path, monkeypatch):
-    clip = trained.clip("*test_anomaly*")
-    value = float(dict(csv.reader((trained.result("MSE") / "anomaly_score_fan_section_00_test.csv").open()))[clip.name])
-    load = model_files.load_model
-    monkeypatch.setattr(model_files, "load_model", lambda *arguments: replace(load(*arguments), threshold=value))
-    score(trained, clip, "--csv", tmp_path / "scores.csv")
-    assert next(csv.DictReader((tmp_path / "scores.csv").open()))["decision"] == "0"
-
-
 def test_models_that_are_not_there(trained, tmp_path):
     clip = write_wav(tmp_path / "a.wav")
     with pytest.raises(BaselineError, match=r"no trained model. Run ./01_train_2024t2.sh -d first"):

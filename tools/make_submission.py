@@ -25,7 +25,7 @@ import yaml
 from config import TRAINING_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Dataset, dataset_names, find_dataset
 from files import atomic_path
-from tools.results.metrics import means_over_sections
+from tools.results.official import means_over_sections
 from tools.results.runs import Run, run_of_directory
 from tools.results.submission_rules import DECISIONS, SCORES, TASK, find_problems, read_package, released_clips
 from tools.results.submission_schema import SUBMISSION_FILE, read_yaml
@@ -158,10 +158,10 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
         if differing:
             names = ", ".join(differing)
             log.warning("%s: models of development and evaluation data differ in %s.", run.system, names)
-    means = means_over_sections(dev_run.metrics(), run.dataset, "dev")
+    means = means_over_sections(dev_run.metrics(), run.dataset, "dev")["value"]
     metrics = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC"}
     found = {
-        name: {key: round(100 * means[metric][name], 2) for key, metric in metrics.items() if metric in means}
+        name: {key: round(100 * float(means[metric][name]), 2) for key, metric in metrics.items() if metric in means}
         for name in dev_run.machines
     }
     lacking = [name for name, values in found.items() if any(math.isnan(value) for value in values.values())]

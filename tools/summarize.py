@@ -3,7 +3,6 @@
 Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export_dir ...] [--report]
 """
 
-import math
 import signal
 import sys
 from pathlib import Path
@@ -13,8 +12,9 @@ if __name__ == "__main__":
 
 from config import option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset
-from files import make_writable_directory, write_csv, write_text
-from tools.results.metrics import COLUMNS
+from files import make_writable_directory, write_text
+from tools.results.draw import draw
+from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
 from tools.results.tables import interval_table, latex, main_table, official_table, published_table
 from tools.training.console import open_console, run_command, whole_number
@@ -27,69 +27,31 @@ def write_tables(summary: Summary, directory: Path) -> None:
     tables = main_table(summary), official_table(summary), interval_table(summary), published_table(summary)
     write_text(directory / "summary.md", "\n".join(table.markdown() for table in tables if table))
     write_text(directory / "summary.tex", latex(summary))
+    statistics = summary.wide(summary.statistics.rename_axis(columns="statistic").stack()).dropna(how="all")
+    statistics = statistics.reset_index()
     seeds = {system: len(runs) for system, runs in summary.systems.items()}
-    rows = [
-        [system, seeds[system], row, name, *(_known(columns[column][place]) for column in summary.columns)]
-        for (system, row), columns in summary.statistics.items()
-        for place, name in enumerate(("mean", "std"))
-        if not all(math.isnan(statistic[place]) for statistic in columns.values())
-    ]
-    write_csv(directory / "summary.csv", [["system", "seeds", "metric", "statistic", *summary.columns], *rows])
-    _write_intervals(summary, directory / "intervals.csv")
-    _write_differences(summary, directory / "differences.csv")
-    _write_published(summary, directory / "published.csv")
+    statistics.insert(1, "seeds", statistics["system"].map(seeds))
+    intervals = summary.statistics[["mean"]].rename(columns={"mean": "value"}).join(summary.intervals, how="right")
+    tables = {
+        "summary": statistics,
+        "intervals": intervals.reset_index(),
+        "differences": summary.differences.reset_index(),
+        "published": summary.comparisons.drop(columns=["trials", "source"]).reset_index(),
+    }
+    for name, table in tables.items():
+        write_text(directory / f"{name}.csv", table.to_csv(index=False))
 
 
-def _write_intervals(summary: Summary, path: Path) -> None:
-    rows = [
-        [system, *figure, summary.value(system, figure), *interval]
-        for system, intervals in summary.intervals.items()
-        for figure, interval in intervals.items()
-    ]
-    write_csv(path, [["system", "metric", "column", "value", "low", "high"], *rows])
-
-
-def _write_differences(summary: Summary, path: Path) -> None:
-    rows = [
-        [second, first, *figure, difference.value, *difference.interval, difference.p]
-        for (first, second), differences in summary.differences.items()
-        for figure, difference in differences.items()
-    ]
-    write_csv(path, [["system", "minus", "metric", "column", "difference", "low", "high", "p"], *rows])
-
-
-def _write_published(summary: Summary, path: Path) -> None:
-    header = ("system", "metric", "column", "ours", "std", "published", "published std", "difference", "outside")
-    rows = []
-    for system, found in summary.comparisons.items():
-        for figure, c in found.items():
-            published = c.published.mean, _known(c.published.deviation)
-            outside = {None: "", True: 1, False: 0}[c.is_outside]
-            ours = _known(c.ours), _known(c.our_deviation)
-            rows.append([system, *figure, *ours, *published, _known(c.difference), outside])
-    write_csv(path, [header, *rows])
-
-
-def _known(value: float) -> float | str:
-    return "" if math.isnan(value) else value
-
-
-def draw(summary: Summary, path: Path) -> None:
-    """Draw the bar chart; a picture never costs the tables."""
+def draw_chart(summary: Summary, path: Path) -> None:
+    """Draw the bar chart."""
     shown = [column for column in summary.columns if column not in COLUMNS or column == summary.official_column]
+    values = summary.by_seed["value"].dropna()
     bars = [
-        (system, row, column, 100 * columns[column])
-        for (system, _), rows in summary.values.items()
-        for row, columns in rows.items()
-        for column in shown
-        if not math.isnan(columns[column])
+        (system, metric, column, 100 * value)
+        for (system, _, metric, column), value in values.items()
+        if column in shown
     ]
-    try:
-        from tools.results.plots import plot_summary
-
-        plot_summary(path, summary.title, bars)
-    except Exception as error:
-        print(f"warning: {path} could not be drawn: {error}", file=sys.stderr)
+    draw("plot_summary", path, summary.title, bars)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -109,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     for table in filter(None, (main_table(summary), official_table(summary), published_table(summary))):
         print(table.text())
     print(f"-> {directory}")
-    draw(summary, directory / "summary.png")
+    draw_chart(summary, directory / "summary.png")
     if options.report:
         from tools.results.report import write_report
 

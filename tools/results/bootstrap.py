@@ -10,17 +10,19 @@ Source: B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993, ch
 B: resamples, n: clips of a section.
 """
 
+import itertools
 import logging
 import math
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from config import BaselineError
 from datasets.catalog import Machine
-from tools.results.metrics import COLUMNS, clips_of_metric, largest_fpr, means_over_sections
+from tools.results.metrics import clips_of_metric, largest_fpr
+from tools.results.official import COLUMNS, FIGURE, means_over_sections
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 
@@ -29,31 +31,12 @@ LEVEL = 0.95  # of the intervals
 
 log = logging.getLogger("baseline")
 
-Figure = tuple[str, str]  # metric or official score, machine type or mean over all
-
-
-@dataclass(frozen=True)
-class Resampled:
-    """The figures of a run or a system in each resample of the test clips.
-
-    Attributes:
-        figures: figure → its value in each resample (B,).
-        clips: (machine type, section) → name, label and domain of each of its clips.
-    """
-
-    figures: dict[Figure, np.ndarray]
-    clips: dict[tuple[str, str], frozenset]
-
-    def rests_on(self, column: str) -> dict[tuple[str, str], frozenset]:
-        """The clips that figures of a column rest on: a machine type's, or all."""
-        return {key: clips for key, clips in self.clips.items() if column in (*COLUMNS, key[0])}
-
 
 def interval_of(values: np.ndarray, value: float) -> tuple[float, float]:
     """The bias-corrected interval of LEVEL.
 
     Args:
-        values: in each resample (B,).
+        values: of the resamples, (B,).
         value: of the clips themselves.
     """
     from scipy.special import ndtr, ndtri
@@ -64,10 +47,10 @@ def interval_of(values: np.ndarray, value: float) -> tuple[float, float]:
 
 
 def chance_of(differences: np.ndarray, difference: float) -> float:
-    """The two-sided p value of a difference between two systems: 1 less the level of the interval that ends at 0.
+    """The two-sided p value of a difference between two systems: 1 minus the level of the interval that ends at 0.
 
     Args:
-        differences: in each resample (B,).
+        differences: of the resamples, (B,).
         difference: of the clips themselves.
     """
     from scipy.special import ndtr, ndtri
@@ -84,72 +67,97 @@ def _bias(values: np.ndarray, value: float) -> float:
 
 
 def _share_below(values: np.ndarray, value: float) -> float:
-    """The share of values below `value`, those equal by half; half a value more at each end, lest it be 0 or 1."""
+    """The share of values below `value`, those equal to it by half. Half a value at each end keeps it from 0 and 1."""
     equal = np.isclose(values, value, rtol=1e-12, atol=1e-12)
     return float((np.sum((values < value) & ~equal) + np.sum(equal) / 2 + 0.5) / (len(values) + 1))
 
 
-def paired_differences(first: Resampled, second: Resampled) -> dict[Figure, np.ndarray]:
-    """Figure → second less first in each resample (B,), of figures of both that rest on the same clips."""
-    return {
-        figure: second.figures[figure] - values
-        for figure, values in first.figures.items()
-        if figure in second.figures and first.rests_on(figure[1]) == second.rests_on(figure[1])
-    }
+def find_intervals(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
+    """(system, metric, column) → low, high.
 
-
-def resample_systems(runs: Sequence[Run], max_fpr: float, resamples: int) -> dict[str, Resampled]:
-    """System → its figures in each resample, the mean over its seeds.
-
-    A figure is left out where one of the seeds that count in it cannot be resampled, or was tested on other clips; a
-    warning says why.
+    Args:
+        resampled: see resample_systems.
+        means: (system, metric, column) → value of the clips themselves.
     """
-    systems = {}
-    for system in dict.fromkeys(run.system for run in runs):
-        of_seeds = [_resample_run(run, max_fpr, resamples) for run in runs if run.system == system]
-        figures: dict[Figure, np.ndarray] = {}
-        for figure in dict.fromkeys(figure for known, _ in of_seeds for figure in known):
-            counted = [seed for known, seed in of_seeds if figure in known]
-            if not all(figure in seed.figures for seed in counted):
-                continue
-            if any(seed.rests_on(figure[1]) != counted[0].rests_on(figure[1]) for seed in counted):
-                log.warning("%s, %s: the seeds were tested on different clips; no interval.", system, " ".join(figure))
-                continue
-            figures[figure] = np.mean([seed.figures[figure] for seed in counted], axis=0)
-        clips = {key: clips for _, seed in of_seeds for key, clips in seed.clips.items()}
-        if figures:
-            systems[system] = Resampled(figures, clips)
-    return systems
+    resampled = resampled.droplevel("clips")
+    intervals = [interval_of(row, means[key]) for key, row in zip(resampled.index, resampled.to_numpy(), strict=True)]
+    return pd.DataFrame(intervals, resampled.index, ["low", "high"])
 
 
-def _resample_run(run: Run, max_fpr: float, resamples: int) -> tuple[list[Figure], Resampled]:
-    """The figures that a run has, and those of its sections that can be resampled."""
-    values, clips, written = {}, {}, run.metrics()
-    for name, machine in run.machines.items():
-        for section in dict.fromkeys(section for n, section, _ in written if n == name):
-            metrics = {m: written.get((name, section, m), math.nan) for m in run.dataset.official_score["metrics"]}
-            metrics = {metric: value for metric, value in metrics.items() if not math.isnan(value)}
-            try:
-                result = _scores_behind(run, machine, section, metrics, max_fpr)
-            except BaselineError as error:
-                log.warning("%s, seed %d, %s: no intervals: %s", run.system, run.config.seed, name, error)
-                continue
-            clips[name, section] = frozenset((clip.name, clip.is_anomaly, clip.is_target) for clip in result.clips)
-            for metric, resampled in resample_metrics(result, name, list(metrics), max_fpr, resamples).items():
-                values[name, section, metric] = resampled
-    known, rows = (means_over_sections(each, run.dataset, run.config.split) for each in (written, values))
-    figures = {(row, column): v for row, columns in rows.items() for column, v in columns.items() if np.ndim(v)}
-    has = [(row, column) for row, columns in known.items() for column, v in columns.items() if not math.isnan(v)]
-    return has, Resampled(figures, clips)
+def find_differences(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
+    """(system, minus, metric, column) → difference, low, high, p: of each two systems, where their clips are the same.
+
+    Args: see find_intervals.
+    """
+    rows = []
+    for first, second in itertools.combinations(resampled.index.unique("system"), 2):
+        a, b = resampled.loc[first], resampled.loc[second]
+        common = a.index.intersection(b.index, sort=False)  # same metric, column and clips
+        for (metric, column, _), values in zip(common, (b.loc[common] - a.loc[common]).to_numpy(), strict=True):
+            difference = means[second, metric, column] - means[first, metric, column]
+            interval = interval_of(values, difference)
+            rows.append([second, first, metric, column, difference, *interval, chance_of(values, difference)])
+    names = ["system", "minus", "metric", "column"]
+    return pd.DataFrame(rows, columns=[*names, "difference", "low", "high", "p"]).set_index(names)
 
 
-def _scores_behind(
-    run: Run, machine: Machine, section: str, metrics: dict[str, float], max_fpr: float
-) -> SectionScores:
+def resample_systems(runs: Sequence[Run], max_fpr: float, resamples: int) -> pd.DataFrame:
+    """The values of each system in each resample of the clips: means over its seeds.
+
+    A value is left out if a seed that counts in it cannot be resampled, or was tested on other clips than another seed;
+    a warning says why.
+
+    Returns:
+        (system, metric, column, clips) → a column for each resample. Values with the same `clips`, a checksum, rest on
+        the same clips.
+    """
+    by_seed = {(run.system, run.config.seed): _resample_run(run, max_fpr, resamples) for run in runs}
+    means = {}
+    for (system, metric, column), seeds in pd.concat(by_seed, names=["system", "seed"]).groupby(FIGURE, sort=False):
+        clips = seeds.index.unique("clips")
+        if seeds.isna().to_numpy().any():
+            continue
+        if len(clips) > 1:
+            log.warning("%s, %s %s: the seeds were tested on different clips; no interval.", system, metric, column)
+            continue
+        means[system, metric, column, clips[0]] = np.ascontiguousarray(seeds.to_numpy()).mean(axis=0)
+    index = pd.MultiIndex.from_tuples(list(means), names=[*FIGURE, "clips"])
+    return pd.DataFrame(list(means.values()), index, range(resamples), float)
+
+
+def _resample_run(run: Run, max_fpr: float, resamples: int) -> pd.DataFrame:
+    """(metric, column, clips) → a column for each resample, of the values that the run has.
+
+    They are `nan` if some of the clips cannot be resampled.
+    """
+    written = run.metrics()
+    values, clips = {}, {}
+    for (name, section), metrics in written["value"].groupby(["machine", "section"], sort=False):
+        defined = metrics.loc[name, section].reindex(run.dataset.official_score["metrics"]).dropna()
+        try:
+            result = _scores_behind(run, run.machines[name], section, defined, max_fpr)
+        except BaselineError as error:
+            log.warning("%s, seed %d, %s: no intervals: %s", run.system, run.config.seed, name, error)
+            continue
+        clips[name, section] = frozenset((clip.name, clip.is_anomaly, clip.is_target) for clip in result.clips)
+        for metric, resampled in resample_metrics(result, name, list(defined.index), max_fpr, resamples).items():
+            values[name, section, metric] = resampled
+    index = pd.MultiIndex.from_tuples(list(values), names=written.index.names)
+    frame = pd.DataFrame(list(values.values()), index, range(resamples), float)
+    means = means_over_sections(frame, run.dataset, run.config.split)
+    means["clips"] = [
+        hash(frozenset((key, value) for key, value in clips.items() if column in (*COLUMNS, key[0])))
+        for column in means.index.get_level_values("column")
+    ]
+    has_value = means_over_sections(written, run.dataset, run.config.split)["value"].notna()
+    return means[has_value].set_index("clips", append=True)
+
+
+def _scores_behind(run: Run, machine: Machine, section: str, metrics: pd.Series, max_fpr: float) -> SectionScores:
     """The scores that a section's metrics were computed from.
 
     Raises:
-        BaselineError: they are not there, or others, or their labels are not known.
+        BaselineError: they do not exist or are others, or the labels are not known.
     """
     paths = run.paths(machine)
     result = run.section(machine, section)
@@ -182,13 +190,13 @@ def resample_metrics(
     values = {}
     for metric in metrics:
         chosen = clips_of_metric(metric, is_anomaly, is_target)
-        of_chosen = is_anomaly[chosen], scores[chosen], counts[:, chosen]
-        values[metric] = weighted_auc(*of_chosen, largest_fpr(metric, max_fpr))
+        fpr = largest_fpr(metric, max_fpr)
+        values[metric] = weighted_auc(is_anomaly[chosen], scores[chosen], counts[:, chosen], fpr)
     return values
 
 
 def draw_counts(groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """How often each clip is in each resample, (B, n) int64: as many of each group as there are.
+    """How often each clip is in each resample, (B, n) int64: as many clips of each group as there are.
 
     Args:
         groups: (n,) the group of each clip.
@@ -211,8 +219,8 @@ def weighted_auc(is_anomaly: np.ndarray, scores: np.ndarray, counts: np.ndarray,
     falling = np.argsort(-scores, kind="stable")
     last_of_equals = np.append(np.diff(scores[falling]) != 0, True)
     rates = []
-    for of_label in (~is_anomaly, is_anomaly):
-        caught = np.cumsum(counts[:, falling] * of_label[falling], axis=1)[:, last_of_equals]
+    for has_label in (~is_anomaly, is_anomaly):
+        caught = np.cumsum(counts[:, falling] * has_label[falling], axis=1)[:, last_of_equals]
         rates.append(np.pad(caught / caught[:, -1:], ((0, 0), (1, 0))))  # (B, corners of the ROC curve)
     fpr, tpr = rates
     # Each edge of the curve counts as far as it lies below max_fpr.

@@ -1,36 +1,43 @@
-"""A summary → one HTML page that needs neither network nor server: tables, pictures, parameters, and ranked clips.
+"""A summary → one HTML page that needs neither network nor server: tables, plots, parameters, and ranked clips.
 
-Pictures are part of the page. Clips are not: they are played where the data are, by paths relative to the page.
+Plots are part of the page. Clips are not: they are played from the dataset directory, by paths relative to the page.
 """
 
 import base64
 import logging
+import math
 import os
 import shlex
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
+import pandas as pd
 
 from config import BaselineError, Config, load_config
 from datasets.catalog import Machine
-from datasets.clips import Clip
 from files import write_text
-from tools.results.metrics import OFFICIAL
+from tools.results.official import summary_metrics
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.results.summary import Summary
-from tools.results.tables import Table, interval_table, main_table, official_table, percent, published_table
+from tools.results.tables import (
+    Table,
+    interval_table,
+    main_table,
+    official_table,
+    published_table,
+    statistic_cells,
+)
 from tools.training.model_files import read_record
 from tools.training.paths import RunPaths
 
 TEMPLATE = Path(__file__).with_name("report.html")
 # Of a model's record: what tells one run from another by its place, or is no parameter of the method.
 NOT_SHOWN = (
-    *("dataset", "dev", "eval", "train_only", "test_only", "restart", "or_anew", "checkpoint_path", "use_ids"),
+    *("dataset", "dev", "eval", "train_only", "test_only", "restart", "checkpoint_path", "use_ids"),
+    "or_anew",  # of older versions
     *("score", "max_fpr", "decision_threshold", "calibration"),  # of tests, which may have others
 )
 # What tools/plot_reconstruction.py must be told, where it is not as in baseline.yaml.
@@ -42,33 +49,6 @@ DRAWN_BY = (
 log = logging.getLogger("baseline")
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A PNG within the page."""
-
-    caption: str
-    data: str  # base64
-
-
-@dataclass(frozen=True)
-class RankedClip:
-    """A line of the list of clips: for each system its rank (1: the highest score of its section), score, decisions."""
-
-    clip: Clip
-    address: str  # relative to the page; empty where the clip is not there
-    of_systems: list[tuple[int, float, str]]
-
-    @property
-    def domain(self) -> str:
-        if self.clip.is_target:
-            return "target"
-        return "" if self.clip.is_anomaly is None else "source"  # its name does not say
-
-    @property
-    def label(self) -> str:
-        return {None: "", False: "normal", True: "anomaly"}[self.clip.is_anomaly]
-
-
 def write_report(summary: Summary, path: Path) -> None:
     """Write the page.
 
@@ -77,14 +57,13 @@ def write_report(summary: Summary, path: Path) -> None:
     """
     import jinja2
 
-    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        TEMPLATE.read_text(encoding="utf-8")
-    )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     tables = [main_table(summary), official_table(summary), published_table(summary), interval_table(summary)]
     page = template.render(
         title=summary.title,
         tables=[table for table in tables if table],
-        picture=next(_pictures([("Means and machine types", path.with_name("summary.png"))]), None),
+        plots=_embed([("Means and machine types", path.with_name("summary.png"))]),
         parameters=parameter_table(summary),
         machines=[_machine_page(summary, machine, path.parent) for machine in _machines(summary)],
     )
@@ -98,24 +77,28 @@ def _machines(summary: Summary) -> list[Machine]:
 
 
 def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[str, Any]:
-    pictures, reconstructions = [], []
-    for system, (run, *others) in summary.systems.items():
-        name = f"{system}, seed {run.config.seed}" if others else system
+    plots, losses, reconstructions = [], {}, []
+    scores: dict[str, dict[str, list[SectionScores]]] = {section: {} for section in machine.sections}
+    for system, runs in summary.systems.items():
+        run = runs[0]
         paths = run.paths(machine)
-        pictures += [(f"Anomaly scores, {name}", paths.score_plot), (f"ROC curves, {name}", paths.roc_plot)]
+        name = f"{system}, seed {run.config.seed}" if len(runs) > 1 else system
+        plots += [(f"Anomaly scores, {name}", paths.score_plot), (f"ROC curves, {name}", paths.roc_plot)]
+        for model in run.models(machine):  # several systems may be scores of the same model
+            losses[f"Losses, {model.model_name}, seed {model.config.seed}", model.loss_plot] = None
         reconstructions += [(f"{name}: {path.stem}", path) for path in _reconstructions(paths, machine)]
-    models = {p.model_dir: p for runs in summary.systems.values() for p in runs[0].models(machine)}
-    losses = [(f"Losses, {paths.model_name}, seed {paths.config.seed}", paths.loss_plot) for paths in models.values()]
-    scores = {system: [_sections(run, machine) for run in runs] for system, runs in summary.systems.items()}
+        seeds = [_read_sections(run, machine) for run in runs]
+        for section in machine.sections:
+            scores[section][system] = [sections[section] for sections in seeds if section in sections]
     return {
         "name": machine.name,
         "metrics": _metrics_table(summary, machine),
-        "pictures": list(_pictures([*pictures, *losses])),
-        "reconstructions": list(_pictures(reconstructions)),
+        "plots": _embed([*plots, *losses]),
+        "reconstructions": _embed(reconstructions),
         "how_to_draw": _how_to_draw(summary, machine),
         "systems": list(summary.systems),
         "has_seeds": any(len(runs) > 1 for runs in summary.systems.values()),
-        "sections": {section: _ranked(scores, section, directory) for section in machine.sections},
+        "sections": {section: rank_clips(systems, directory) for section, systems in scores.items()},
     }
 
 
@@ -132,18 +115,18 @@ def _defaults() -> Config:
 
 
 def _reconstructions(paths: RunPaths, machine: Machine) -> list[Path]:
-    """The pictures that were drawn after the last test: older ones may be of another model."""
+    """The plots that were drawn after the last test: older ones may be of another model."""
     tests = [paths.anomaly_scores(section) for section in machine.sections]
     tested = max((path.stat().st_mtime for path in tests if path.exists()), default=0.0)
-    pictures = sorted(paths.reconstruction_dir.glob("*.png"))
-    current = [path for path in pictures if path.stat().st_mtime >= tested]
-    if current != pictures:
-        older = len(pictures) - len(current)
-        log.warning("%s: %d pictures are older than the scores, and left out.", paths.reconstruction_dir, older)
+    plots = sorted(paths.reconstruction_dir.glob("*.png"))
+    current = [path for path in plots if path.stat().st_mtime >= tested]
+    if current != plots:
+        older = len(plots) - len(current)
+        log.warning("%s: %d plots are older than the scores, and left out.", paths.reconstruction_dir, older)
     return current
 
 
-def _sections(run: Run, machine: Machine) -> dict[str, SectionScores]:
+def _read_sections(run: Run, machine: Machine) -> dict[str, SectionScores]:
     try:
         return run.sections(machine)
     except BaselineError as error:
@@ -152,74 +135,71 @@ def _sections(run: Run, machine: Machine) -> dict[str, SectionScores]:
 
 
 def _metrics_table(summary: Summary, machine: Machine) -> Table:
-    rows = [
-        [system, *(percent(*summary.statistics[system, row][machine.name]) for row in _rows(summary))]
-        for system in summary.systems
-    ]
+    metrics = summary_metrics(summary.dataset)
+    cells = statistic_cells(summary).xs(machine.name, level="column").unstack("metric")
     mean = " of its sections" if len(machine.sections) > 1 else ""
-    return Table(f"{machine.name}: percent{mean}", ["system", *_rows(summary)], rows, 1)
+    cells = cells.reindex(index=list(summary.systems), columns=metrics).reset_index()
+    return Table(f"{machine.name}: percent{mean}", cells, 1)
 
 
-def _rows(summary: Summary) -> list[str]:
-    return [*summary.dataset.official_score["metrics"], OFFICIAL]
-
-
-def _ranked(scores: dict[str, list[dict[str, SectionScores]]], section: str, directory: Path) -> list[RankedClip]:
+def rank_clips(scores: dict[str, list[SectionScores]], directory: Path) -> list[dict[str, Any]]:
     """The clips of a section, the most anomalous of the first system first; scores are means over a system's seeds.
 
     Args:
-        scores: system → for each seed, section → its clips and their scores.
+        scores: system → the scores of each seed.
+        directory: that of the page.
+
+    Returns:
+        For each clip its name, domain and label, its `address` relative to the page (empty if the file does not exist),
+        and for each system its rank (1: the highest score; 0: not tested), score and decision.
     """
-    clips: dict[str, Clip] = {}
-    columns = []
-    for of_seeds in scores.values():
-        scored = [sections[section] for sections in of_seeds if section in sections]
-        clips |= {clip.name: clip for result in scored for clip in result.clips}
-        columns.append(_column(scored))
-    none = 0, float("nan"), ""
-    lines = [
-        RankedClip(clip, _address(clip.path, directory), [column.get(name, none) for column in columns])
-        for name, clip in clips.items()
+    clips = {clip.name: clip for results in scores.values() for result in results for clip in result.clips}
+    systems = [_rank(results).to_dict("index") if results else {} for results in scores.values()]
+    unknown = {"rank": 0, "score": math.nan, "decision": ""}
+    lines = []
+    for name, clip in clips.items():
+        is_labelled = clip.is_anomaly is not None  # else its name may not say the domain, either
+        lines.append(
+            {
+                "name": name,
+                "domain": "target" if clip.is_target else "source" if is_labelled else "",
+                "label": ("anomaly" if clip.is_anomaly else "normal") if is_labelled else "",
+                "address": quote(Path(os.path.relpath(clip.path, directory)).as_posix()) if clip.path.exists() else "",
+                "systems": [ranks.get(name, unknown) for ranks in systems],
+            }
+        )
+    return sorted(lines, key=lambda line: [system["rank"] or len(clips) + 1 for system in line["systems"]])
+
+
+def _rank(results: Sequence[SectionScores]) -> pd.DataFrame:
+    """Clip name → rank, mean score and decisions of one system."""
+    seeds = [
+        pd.DataFrame(
+            {"clip": [clip.name for clip in result.clips], "score": result.scores, "decision": result.decisions}
+        )
+        for result in results
     ]
-    return sorted(lines, key=lambda line: [rank or len(clips) + 1 for rank, _, _ in line.of_systems])
+    clips = pd.concat(seeds).groupby("clip", sort=False).agg({"score": "mean", "decision": _decided})
+    return clips.assign(rank=clips["score"].rank(method="first", ascending=False).astype(int))
 
 
-def _column(scored: Sequence[SectionScores]) -> dict[str, tuple[int, float, str]]:
-    """Name of a clip → rank, score and decisions of one system."""
-    scores: dict[str, list[float]] = {}
-    decisions: dict[str, list[int]] = {}
-    for result in scored:
-        for clip, score, decision in zip(
-            result.clips, result.scores, result.decisions or [None] * len(result.clips), strict=True
-        ):
-            scores.setdefault(clip.name, []).append(score)
-            decisions.setdefault(clip.name, []).extend([] if decision is None else [decision])
-    means = {name: float(np.mean(values)) for name, values in scores.items()}
-    ordered = sorted(means, key=means.get, reverse=True)
-    return {name: (rank, means[name], _decided(decisions[name])) for rank, name in enumerate(ordered, start=1)}
+def _decided(decisions: pd.Series) -> str:
+    """`anomaly` or `normal`; if seeds differ, how many decided for an anomaly."""
+    known = decisions.dropna().astype(int)
+    if len(set(known)) == 1:
+        return "anomaly" if known.iloc[0] else "normal"
+    return f"anomaly {known.sum()} of {len(known)}" if len(known) else ""
 
 
-def _decided(decisions: list[int]) -> str:
-    """`anomaly` or `normal`; of several seeds how many decided for an anomaly."""
-    if len(set(decisions)) == 1:
-        return "anomaly" if decisions[0] else "normal"
-    return f"anomaly {sum(decisions)} of {len(decisions)}" if decisions else ""
-
-
-def _address(clip: Path, directory: Path) -> str:
-    return quote(Path(os.path.relpath(clip, directory)).as_posix()) if clip.exists() else ""
-
-
-def _pictures(pictures: Sequence[tuple[str, Path]]) -> Iterator[Picture]:
-    for caption, path in pictures:
-        if path.exists():
-            yield Picture(caption, base64.b64encode(path.read_bytes()).decode())
+def _embed(plots: Sequence[tuple[str, Path]]) -> list[tuple[str, str]]:
+    """Captions and contents (base64) of the plots that exist."""
+    return [(caption, base64.b64encode(path.read_bytes()).decode()) for caption, path in plots if path.exists()]
 
 
 def parameter_table(summary: Summary) -> Table:
-    """Parameters, device and versions of the models of each tag; where they differ among these, all values."""
-    tags = list(dict.fromkeys(_tag(run.config) for run in summary.runs))
-    values: dict[str, dict[str, dict[str, None]]] = {}  # parameter → tag → its values, in order
+    """Parameters, device and versions of the models of each tag; all values if models differ."""
+    tags = list(dict.fromkeys(run.config.model_name_suffix for run in summary.runs))
+    rows = []
     for run in summary.runs:
         for paths in (paths for machine in _machines(summary) for paths in run.models(machine)):
             try:
@@ -229,15 +209,12 @@ def parameter_table(summary: Summary) -> Table:
                 continue
             record |= {f"version of {name}": version for name, version in record.pop("versions", {}).items()}
             for name, value in record.items():
-                if name not in NOT_SHOWN and not name.endswith(("_sha256", "_directory")):
-                    values.setdefault(name, {}).setdefault(_tag(run.config), {})[str(value)] = None
-    rows, defaults = [], _defaults().as_dict()
-    for name, of_tags in values.items():
-        default = str(defaults.get(name, ""))
-        rows.append([name, default, *(", ".join(of_tags.get(tag, {})) for tag in tags)])
-    title = "Parameters, device and versions of the models"
-    return Table(title, ["", "baseline.yaml", *(tag or "models" for tag in tags)], rows, 1)
-
-
-def _tag(config: Config) -> str:
-    return config.model_name_suffix
+                if name not in NOT_SHOWN and not name.endswith(("sha256", "_directory")):
+                    rows.append((name, run.config.model_name_suffix, str(value)))
+    values = pd.DataFrame(rows, columns=["parameter", "tag", "value"]).drop_duplicates()
+    table = values.groupby(["parameter", "tag"], sort=False)["value"].agg(", ".join).unstack("tag")
+    table = table.reindex(index=values["parameter"].unique(), columns=tags).fillna("")
+    defaults = _defaults().as_dict()
+    table.insert(0, "baseline.yaml", [str(defaults.get(name, "")) for name in table.index])
+    cells = table.reset_index().set_axis(["", "baseline.yaml", *(tag or "models" for tag in tags)], axis=1)
+    return Table("Parameters, device and versions of the models", cells, 1)

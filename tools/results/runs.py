@@ -1,21 +1,25 @@
-"""The results of systems and seeds that are there."""
+"""The runs whose results are in a result directory, and their metrics as a table."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config import Config
 from datasets.catalog import Dataset, Machine
 from tools.results.score_files import SectionScores, clips_of_names, read_column, read_decisions, read_metrics
 from tools.training.paths import RunPaths, run_paths
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SEED_AND_TAG = re.compile(r"seed(0|[1-9]\d*)(?:_(.*))?")  # the name of a run's directory, see RunPaths
 
 
 @dataclass(frozen=True)
 class Run:
-    """The results of one system with one seed, whichever are there."""
+    """The results of one system (a score and a tag) with one seed, as far as they exist."""
 
     config: Config  # of its score, seed and tag
     dataset: Dataset
@@ -31,24 +35,27 @@ class Run:
         return self.dataset.tested(self.config.split)
 
     def paths(self, machine: Machine) -> RunPaths:
-        """The files of a machine type: of its one model, where it has several of sections."""
+        """The files of a machine type, and of its model of all sections."""
         return run_paths(self.config, machine, machine.sections)
 
-    def metrics(self) -> dict[tuple[str, str, str], float]:
-        """(machine type, section, metric) → value, of all that were tested.
+    def metrics(self) -> "pd.DataFrame":
+        """The metrics of all sections that were tested: column `value`, indexed by machine, section, metric.
 
         Raises:
             BaselineError: a file is damaged.
         """
-        found = {}
+        import pandas as pd
+
+        values = {}
         for name, machine in self.machines.items():
-            if self.paths(machine).metrics.exists():
-                for section, values in read_metrics(self.paths(machine).metrics).items():
-                    found |= {(name, section, metric): value for metric, value in values.items()}
-        return found
+            path = self.paths(machine).metrics
+            for section, metrics in read_metrics(path).items() if path.exists() else ():
+                values |= {(name, section, metric): value for metric, value in metrics.items()}
+        index = pd.MultiIndex.from_tuples(values, names=["machine", "section", "metric"])
+        return pd.DataFrame({"value": list(values.values())}, index)
 
     def section(self, machine: Machine, section: str) -> SectionScores | None:
-        """The clips of a section and their scores, or None where it was not tested.
+        """The clips of a section and their scores, or None if it was not tested.
 
         Raises:
             BaselineError: the score file is damaged.
@@ -66,21 +73,21 @@ class Run:
         Raises:
             BaselineError: a score file is damaged.
         """
-        found = {section: self.section(machine, section) for section in machine.sections}
-        return {section: result for section, result in found.items() if result is not None}
+        results = {section: self.section(machine, section) for section in machine.sections}
+        return {section: result for section, result in results.items() if result is not None}
 
     def models(self, machine: Machine) -> list[RunPaths]:
-        """The files of the trained models of a machine type that are there: one of all its sections, or one of each."""
+        """The files of a machine type's trained models: one of all its sections, or one of each."""
         choices = dict.fromkeys([machine.sections, *((section,) for section in machine.sections)])
-        found = [run_paths(self.config, machine, sections) for sections in choices]
-        return [paths for paths in found if paths.model.exists()]
+        models = [run_paths(self.config, machine, sections) for sections in choices]
+        return [paths for paths in models if paths.model.exists()]
 
 
 def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run | None:
-    """The run whose results are in this directory, as its place says; None where it is not one that a test has made.
+    """The run whose results are in this directory, by its path; None if it is not a result directory of this dataset.
 
     Args:
-        config: what the place does not say.
+        config: what the path does not say.
     """
     from networks.scores import SCORES
 
@@ -89,14 +96,20 @@ def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run |
     score = max((s for s in SCORES if experiment.endswith(f"_{s}")), key=len, default=None)
     if name != dataset.name or split_data not in ("dev_data", "eval_data") or not matched or not score:
         return None
-    is_dev = split_data == "dev_data"
-    found = {"dev": is_dev, "eval": not is_dev, "score": score, "export_dir": experiment.removesuffix(f"_{score}")}
-    found |= {"seed": int(matched[1]), "model_name_suffix": matched[2] or ""}
-    return Run(replace(config, result_directory=directory.absolute().parents[3], **found), dataset)
+    changes = {
+        "dev": split_data == "dev_data",
+        "eval": split_data == "eval_data",
+        "export_dir": experiment.removesuffix(f"_{score}"),
+        "score": score,
+        "seed": int(matched[1]),
+        "model_name_suffix": matched[2] or "",
+        "result_directory": directory.absolute().parents[3],
+    }
+    return Run(replace(config, **changes), dataset)
 
 
 def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> list[Run]:
-    """The runs whose results are there: of each score and tag, by seed.
+    """The runs with a result directory: of each score and tag, by seed.
 
     Args:
         seeds: of these only; none: of all.
@@ -105,11 +118,9 @@ def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> li
 
     root, runs = config.result_directory / f"{config.split}_data", []
     for score in SCORES:
-        found = []
-        for directory in (root / f"{config.export_dir}_{score}" / dataset.name).glob("seed*"):
-            name = SEED_AND_TAG.fullmatch(directory.name)
-            if name and (not seeds or int(name[1]) in seeds):
-                found.append((name[2] or "", int(name[1])))
-        for tag, seed in sorted(found):
-            runs.append(Run(replace(config, score=score, seed=seed, model_name_suffix=tag), dataset))
+        directories = (root / f"{config.export_dir}_{score}" / dataset.name).glob("seed*")
+        names = [name for d in directories if (name := SEED_AND_TAG.fullmatch(d.name))]
+        for tag, seed in sorted((name[2] or "", int(name[1])) for name in names):
+            if not seeds or seed in seeds:
+                runs.append(Run(replace(config, score=score, seed=seed, model_name_suffix=tag), dataset))
     return runs

@@ -26,7 +26,7 @@ class SectionScores:
     section: str
     clips: list[Clip]
     scores: list[float]
-    decisions: list[int] | None  # None where no decision threshold is known
+    decisions: list[int] | None  # None: no decision threshold is known
 
     @property
     def labelled(self) -> bool:
@@ -34,13 +34,9 @@ class SectionScores:
 
     def metrics(self, max_fpr: float) -> dict[str, float]:
         """See tools.results.metrics.section_metrics."""
-        return section_metrics(
-            [bool(clip.is_anomaly) for clip in self.clips],
-            [clip.is_target for clip in self.clips],
-            self.scores,
-            self.decisions,
-            max_fpr,
-        )
+        is_anomaly = [bool(clip.is_anomaly) for clip in self.clips]
+        is_target = [clip.is_target for clip in self.clips]
+        return section_metrics(is_anomaly, is_target, self.scores, self.decisions, max_fpr)
 
 
 def write_section(paths: RunPaths, result: SectionScores) -> None:
@@ -61,36 +57,32 @@ def write_section(paths: RunPaths, result: SectionScores) -> None:
 
 
 def write_test_record(paths: RunPaths, clips: Sequence[Clip], weights: str) -> None:
-    """Write what the results of a test were made from. It comes last: with it, the test is finished.
+    """Write which weights, parameters, clips and files a test had. It comes last: with it, the test is finished.
 
     Args:
-        weights: the checksum of the model's weights.
+        weights: SHA-256 of the model's weights file.
     """
+    labels = [[clip.name, clip.is_target, clip.is_anomaly] for clip in clips]
     sections = sorted({clip.section for clip in clips})
-    files = [path for each in sections for path in (paths.anomaly_scores(each), paths.decisions(each)) if path.exists()]
+    files = [path for section in sections for path in (paths.anomaly_scores(section), paths.decisions(section))]
     record = paths.config.as_dict(TEST_KEYS) | {
         "model_sha256": weights,
-        "clips_sha256": _checksum_of_clips(clips),
-        "files": {path.name: _checksum_of_file(path) for path in files},
+        "clips_sha256": _sha256(json.dumps(labels).encode()),
+        "files": {path.name: _sha256(path.read_bytes()) for path in files if path.exists()},
     }
     write_text(paths.test_record, json.dumps(record, indent=1) + "\n")
 
 
-def _checksum_of_clips(clips: Sequence[Clip]) -> str:
-    text = json.dumps([[clip.name, clip.is_target, clip.is_anomaly] for clip in clips])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _checksum_of_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _sha256(contents: bytes) -> str:
+    return hashlib.sha256(contents).hexdigest()
 
 
 def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> list[SectionScores]:
-    """The sections of a machine type whose scores are there, and are of just these clips.
+    """The sections of a machine type with score files for exactly these clips; a warning about other score files.
 
-    Sections may have been scored by models and runs of their own.
+    Each section may have been scored by a run of its own.
     """
-    found = []
+    results = []
     for section, clips in clips_of_section.items():
         try:
             scores = read_column(paths.anomaly_scores(section))
@@ -100,11 +92,14 @@ def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> l
         if scores is None:
             continue
         if list(scores) != [clip.name for clip in clips]:
-            log.warning("%s is not of the clips that are there now, and is left out.", paths.anomaly_scores(section))
+            log.warning(
+                "section %s is left out: %s has other clips than the dataset. Test again to correct it.",
+                *(section, paths.anomaly_scores(section)),
+            )
             continue
         decisions = read_decisions(paths, section, list(scores))
-        found.append(SectionScores(section, clips, list(scores.values()), decisions))
-    return found
+        results.append(SectionScores(section, clips, list(scores.values()), decisions))
+    return results
 
 
 def write_metrics(paths: RunPaths, results: Sequence[SectionScores], max_fpr: float) -> dict[str, dict[str, float]]:
@@ -113,21 +108,21 @@ def write_metrics(paths: RunPaths, results: Sequence[SectionScores], max_fpr: fl
     Returns:
         Row name (section or mean) → metric → value.
     """
-    rows = {result.section: result.metrics(max_fpr) for result in results}
-    names = list(dict.fromkeys(name for metrics in rows.values() for name in metrics))
-    for section, metrics in list(rows.items()):
-        undefined = [name for name in names if metrics.get(name) is None or metrics[name] != metrics[name]]
+    metrics = {result.section: result.metrics(max_fpr) for result in results}
+    names = list(dict.fromkeys(name for values in metrics.values() for name in values))
+    # A section without target clips has other metrics than one with them.
+    rows = {section: {name: values.get(name, math.nan) for name in names} for section, values in metrics.items()}
+    for section, values in rows.items():
+        undefined = [name for name, value in values.items() if math.isnan(value)]
         if undefined:
             log.warning(
-                "section %s: not defined (nan), for want of normal or anomalous clips or of decisions: %s.",
-                section,
-                ", ".join(undefined),
+                "section %s: not defined (nan) without normal clips, anomalous clips or decisions: %s.",
+                *(section, ", ".join(undefined)),
             )
-    columns = {name: [metrics.get(name, float("nan")) for metrics in rows.values()] for name in names}
+    columns = {name: [values[name] for values in rows.values()] for name in names}
     rows["arithmetic mean"] = {name: arithmetic_mean(values) for name, values in columns.items()}
     rows["harmonic mean"] = {name: harmonic_mean(values) for name, values in columns.items()}
-    table = [[row, *(metrics.get(name, float("nan")) for name in names)] for row, metrics in rows.items()]
-    write_csv(paths.metrics, [["section", *names], *table])
+    write_csv(paths.metrics, [["section", *names], *([row, *values.values()] for row, values in rows.items())])
     return rows
 
 
@@ -139,60 +134,62 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            lines = [(row.pop("section"), row) for row in csv.DictReader(file)]
-        rows = dict(lines)
-        if len(rows) != len(lines):
-            raise ValueError("a section is there twice")
+            rows = [(row.pop("section"), row) for row in csv.DictReader(file)]
         metrics = {
             section: {name: float(value) for name, value in row.items()}
-            for section, row in rows.items()
+            for section, row in rows
             if not section.endswith("mean")
         }
         if not metrics:
             raise ValueError("no section")
-        for value in (value for row in metrics.values() for value in row.values()):
+        if len(dict(rows)) != len(rows):
+            raise ValueError("a section is there twice")
+        for value in (value for values in metrics.values() for value in values.values()):
             if not (math.isnan(value) or 0 <= value <= 1):
                 raise ValueError(f"{value} is no value of a metric")
         return metrics
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise BaselineError(f"{path}: not a result file ({repr(error)[:300]}). Test again to mend it.") from error
+        raise BaselineError(f"{path}: not a result file ({repr(error)[:300]}). Test again to correct it.") from error
 
 
 def clips_of_names(machine: Machine, dataset_directory: Path, section: str, names: Sequence[str]) -> list[Clip]:
-    """The test clips of these names, with their labels where these are known; the clips themselves may be gone.
+    """The test clips of these names, with their labels if they are known; the files themselves may be gone.
 
     Raises:
         BaselineError: a name is not one of a clip.
     """
-    places = [machine.directory(dataset_directory) / name for name in (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)]
+    directory = machine.directory(dataset_directory)
+    places = [directory / name for name in (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)]
     clips = [parse_clip(places[0] / name) for name in names]
     if all(clip.is_anomaly is not None for clip in clips):  # nothing else needs to be looked up
-        return [replace(clip, path=_place(clip.name, places)) for clip in clips]
+        return [replace(clip, path=_find(clip.name, places)) for clip in clips]
     try:
-        there = {clip.name: clip for clip in find_clips(machine, dataset_directory, "test", (section,))}
+        found = {clip.name: clip for clip in find_clips(machine, dataset_directory, "test", (section,))}
     except BaselineError as error:
-        log.debug("clips of %s are not there: %s", machine.name, error)
-        there = {}
-    return [there.get(clip.name, clip) for clip in clips]
+        log.debug("no clips of %s: %s", machine.name, error)
+        found = {}
+    return [found.get(clip.name, clip) for clip in clips]
 
 
-def _place(name: str, directories: Sequence[Path]) -> Path:
-    """Where the clip is, or would be."""
-    return next((path for each in directories if (path := each / name).exists()), directories[0] / name)
+def _find(name: str, directories: Sequence[Path]) -> Path:
+    """Where the file is, or would be."""
+    return next((path for path in (d / name for d in directories) if path.exists()), directories[0] / name)
 
 
 def read_decisions(paths: RunPaths, section: str, names: list[str]) -> list[int] | None:
-    """The decisions of these clips; None, and a warning, where the file has others or is damaged."""
+    """The decisions of these clips; None, and a warning, if the file has other clips or is damaged."""
     path = paths.decisions(section)
     try:
         decisions = read_column(path)
     except BaselineError as error:
         log.warning("decisions are left out: %s", error)
         return None
-    if decisions is not None and (list(decisions) != names or not set(decisions.values()) <= {0, 1}):
-        log.warning("%s is not of these clips, and is left out. Test again to mend it.", path)
+    if decisions is None:
         return None
-    return None if decisions is None else [int(decision) for decision in decisions.values()]
+    if list(decisions) != names or not set(decisions.values()) <= {0, 1}:
+        log.warning("decisions are left out: %s has other clips than the scores. Test again to correct it.", path)
+        return None
+    return [int(decision) for decision in decisions.values()]
 
 
 def read_column(path: Path) -> dict[str, float] | None:
@@ -213,4 +210,4 @@ def read_column(path: Path) -> dict[str, float] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError, csv.Error) as error:
-        raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to mend it.") from error
+        raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to correct it.") from error

@@ -1,54 +1,58 @@
-"""A summary → its tables, as people read them: on the terminal, as Markdown and as LaTeX. Figures are percent."""
+"""A summary → its tables, as people read them: on the terminal, as Markdown and as LaTeX. Values are percent."""
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from tabulate import tabulate
+import pandas as pd
 
-from tools.results.bootstrap import LEVEL
-from tools.results.metrics import COLUMNS, OFFICIAL
-from tools.results.published import DEVIATIONS, Comparison
+from tools.results.bootstrap import CHANCE, LEVEL
+from tools.results.official import COLUMNS, OFFICIAL, summary_metrics
+from tools.results.published import DEVIATIONS
 from tools.results.summary import Summary
 
-NONE = "–"  # in place of a value that is not there
+MISSING = "–"  # in place of a value
 INTERVAL = f"{100 * LEVEL:.0f} % interval"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts, with a title above it and notes below it."""
+    """A table of texts, with a title above it and notes below it.
+
+    Attributes:
+        names: how many columns at the left are names; the others are values.
+    """
 
     title: str
-    headers: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    names: int  # how many columns at the left are names; the others are figures
+    cells: pd.DataFrame
+    names: int
     notes: Sequence[str] = ()
 
     def text(self) -> str:
         """For the terminal."""
-        return "\n".join([f"{self.title}\n", *self._as("simple"), *self.notes]) + "\n"
+        return "\n".join([f"{self.title}\n", *self._grid("simple"), *self.notes]) + "\n"
 
     def markdown(self) -> str:
         """For a Markdown file."""
-        return "\n".join([f"{self.title}.\n", *self._as("github"), *(f"\n{note}" for note in self.notes)]) + "\n"
+        return "\n".join([f"{self.title}.\n", *self._grid("github"), *(f"\n{note}" for note in self.notes)]) + "\n"
 
-    def _as(self, form: str) -> list[str]:
-        if not self.rows:
+    def _grid(self, form: str) -> list[str]:
+        if self.cells.empty:
             return []
-        alignment = ["left"] * self.names + ["right"] * (len(self.headers) - self.names)
-        rows = self.rows
+        cells = self.cells
         if form == "github":
-            rows = [[cell.replace("|", r"\|") for cell in row] for row in rows]  # a tag may hold it
-        return [tabulate(rows, self.headers, tablefmt=form, disable_numparse=True, colalign=alignment)]
+            cells = cells.map(lambda cell: cell.replace("|", r"\|"))  # a tag may hold it
+        alignment = ["left"] * self.names + ["right"] * (len(cells.columns) - self.names)
+        return [cells.to_markdown(tablefmt=form, index=False, disable_numparse=True, colalign=alignment)]
 
 
-def percent(value: float, deviation: float = float("nan"), sign: str = "") -> str:
-    """A fraction in percent, with its standard deviation where there is one: `71.05 ± 0.50`."""
-    if np.isnan(value):
-        return NONE
-    return f"{round(100 * value, 2) + 0.0:{sign}.2f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.2f}")
+def percent(value: float, deviation: float = math.nan, sign: str = "") -> str:
+    """A fraction in percent, with its standard deviation if it is known: `71.05 ± 0.50`."""
+    if math.isnan(value):
+        return MISSING
+    rounded = round(100 * float(value), 2) + 0.0  # no -0.00
+    return f"{rounded:{sign}.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
 
 
 def main_table(summary: Summary) -> Table:
@@ -57,117 +61,125 @@ def main_table(summary: Summary) -> Table:
     title = f"{summary.title}: percent, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; "
     title += f"the challenge's {OFFICIAL} stands in the column {summary.official_column}"
     title += "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
-    rows = [
-        [system, row, *(percent(*columns[column]) for column in summary.columns)]
-        for (system, row), columns in summary.statistics.items()
-    ]
-    notes = [f"warning: {line}" for line in summary.missing]
-    of_systems = {system: [run.config.seed for run in runs] for system, runs in summary.systems.items()}
-    if any(each != seeds for each in of_systems.values()):
-        notes.append("Seeds: " + "; ".join(f"{s} {', '.join(map(str, each))}" for s, each in of_systems.items()) + ".")
-    return Table(title, ["system", "metric", *summary.columns], _without_repeats(rows), 2, notes)
+    notes = [f"warning: {line}" for line in summary.warnings]
+    seeds_of_systems = {system: [run.config.seed for run in runs] for system, runs in summary.systems.items()}
+    if any(some != seeds for some in seeds_of_systems.values()):
+        lists = (f"{system} {', '.join(map(str, some))}" for system, some in seeds_of_systems.items())
+        notes.append(f"Seeds: {'; '.join(lists)}.")
+    return _table(title, summary.wide(statistic_cells(summary)), notes)
+
+
+def statistic_cells(summary: Summary) -> pd.Series:
+    """(system, metric, column) → mean ± standard deviation."""
+    return _texts(summary.statistics, lambda row: percent(row["mean"], row["std"]))
 
 
 def official_table(summary: Summary) -> Table | None:
-    """The official scores with their intervals, and the differences between systems; None where none is known."""
-    figure = OFFICIAL, summary.official_column
-    known = {s: intervals[figure] for s, intervals in summary.intervals.items() if figure in intervals}
-    rows = [[s, percent(summary.value(s, figure)), _interval(interval), "", ""] for s, interval in known.items()]
+    """The official scores with their intervals, and the differences between systems; None if none is known."""
+    means, intervals, differences = (
+        table[
+            (table.index.get_level_values("metric") == OFFICIAL)
+            & (table.index.get_level_values("column") == summary.official_column)
+        ].droplevel(["metric", "column"])
+        for table in (summary.statistics["mean"], summary.intervals, summary.differences)
+    )
+    rows = [[system, percent(means[system]), _interval(row), "", ""] for system, row in intervals.iterrows()]
     notes = ["Resampled are clips, the same ones for all systems, and not seeds: those of a system are averaged."]
-    for first, second in itertools.combinations(known, 2):
-        difference = summary.differences[first, second].get(figure)
-        if difference is None:
+    for first, second in itertools.combinations(intervals.index, 2):
+        if (second, first) not in differences.index:
             notes.append(f"{second} and {first} were tested on different clips: their difference is not known.")
             continue
-        shown = percent(difference.value, sign="+"), _interval(difference.interval, "+"), f"{difference.p:.3f}"
-        rows.append([f"{second} − {first}", *shown, "yes" if difference.is_more_than_chance else "no"])
+        row = differences.loc[second, first]
+        cells = percent(row["difference"], sign="+"), _interval(row, "+"), f"{row['p']:.3f}"
+        rows.append([f"{second} − {first}", *cells, "yes" if row["p"] < CHANCE else "no"])
     title = f"{OFFICIAL.capitalize()} with the {INTERVAL} of a bootstrap over clips, percent; differences are paired"
     headers = ["system", OFFICIAL, INTERVAL, "p", "larger than chance"]
-    return Table(title, headers, rows, 1, notes) if rows else None
+    return Table(title, pd.DataFrame(rows, columns=headers), 1, notes) if rows else None
 
 
 def interval_table(summary: Summary) -> Table | None:
-    """The intervals of all figures; None where none is known."""
-    rows = []
-    for system, row in summary.statistics:
-        known = summary.intervals.get(system, {})
-        cells = [_interval(known[row, column]) if (row, column) in known else NONE for column in summary.columns]
-        rows += [[system, row, *cells]] if known else []
-    title = f"{INTERVAL}s of a bootstrap over clips, percent"
-    return Table(title, ["system", "metric", *summary.columns], _without_repeats(rows), 2) if rows else None
+    """The intervals of all values; None if none is known."""
+    if summary.intervals.empty:
+        return None
+    systems = summary.intervals.index.unique("system")
+    table = summary.wide(_texts(summary.intervals, _interval).reindex(summary.statistics.index)).loc[systems]
+    return _table(f"{INTERVAL}s of a bootstrap over clips, percent", table)
 
 
 def published_table(summary: Summary) -> Table:
-    """Ours beside the published figures, and where these are from; no rows where nothing was published."""
-    rows = []
-    for system, row in summary.statistics:
-        found = summary.comparisons.get(system, {})
-        cells = [found.get((row, column)) for column in summary.columns]
-        if any(cells):
-            published = [percent(c.published.mean, c.published.deviation) if c else NONE for c in cells]
-            rows += [[system, row, "published", *published], [system, row, "difference", *map(_difference, cells)]]
+    """Ours beside the published values, and where these are from; no rows if nothing was published."""
+    kinds = {
+        "published": _texts(summary.comparisons, lambda row: percent(row["published"], row["published std"])),
+        "difference": _texts(summary.comparisons, _difference),
+    }
+    texts = pd.DataFrame(kinds).reindex(summary.statistics.index).rename_axis(columns="")
+    table = summary.wide(texts.stack()).dropna(how="all")
     title = "Compared with published figures"
-    title += f", percent; *: outside ± {DEVIATIONS} std, the published ones, or else of our seeds" if rows else ""
-    notes = [_published_note(summary, system) for system in summary.systems]
-    return Table(title, ["system", "metric", "", *summary.columns], _without_repeats(rows, 2), 3, notes)
+    if len(table):
+        title += f", percent; *: outside ± {DEVIATIONS} std, the published ones, or else of our seeds"
+    notes = []
+    for system in summary.systems:
+        is_own = summary.comparisons.index.get_level_values("system") == system
+        notes.append(_published_note(system, summary.comparisons[is_own].droplevel("system")))
+    return _table(title, table, notes)
 
 
-def _difference(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return NONE
-    return percent(comparison.difference, sign="+") + ("*" if comparison.is_outside else "")
+def _difference(row: pd.Series) -> str:
+    is_outside = not pd.isna(row["outside"]) and row["outside"]
+    return percent(row["difference"], sign="+") + ("*" if is_outside else "")
 
 
-def _published_note(summary: Summary, system: str) -> str:
-    published = summary.published.get(summary.systems[system][0].config.score)
-    if published is None:
+def _published_note(system: str, comparisons: pd.DataFrame) -> str:
+    """What was published for a system's score, and how many of ours lie outside.
+
+    Args:
+        comparisons: (metric, column) → see tools.results.published.compare.
+    """
+    if comparisons.empty:
         return f"{system}: no published figures of this score on these data are known here."
-    judged = [
-        comparison.is_outside
-        for (row, column), comparison in summary.comparisons[system].items()
-        if row != OFFICIAL and column not in COLUMNS and comparison.is_outside is not None
-    ]
-    trials = f"mean of {published.trials} trainings" if published.trials > 1 else "one training"
-    note = f"{system}: published, {trials}: {published.source}. "
-    if not judged:
+    trials, source = comparisons[["trials", "source"]].iloc[0]
+    counted = [metric != OFFICIAL and column not in COLUMNS for metric, column in comparisons.index]
+    judged = comparisons["outside"][counted].dropna()
+    trainings = f"mean of {trials} trainings" if trials > 1 else "one training"
+    note = f"{system}: published, {trainings}: {source}. "
+    if judged.empty:
         return note + "Of one training and one of ours it cannot be said which figures lie outside: run with SEEDS."
-    basis = "" if published.trials > 1 else f" (± {DEVIATIONS} std of our seeds)"
-    return note + f"{sum(judged)} of {len(judged)} published figures lie outside{basis}."
+    basis = "" if trials > 1 else f" (± {DEVIATIONS} std of our seeds)"
+    return note + f"{judged.sum()} of {len(judged)} published figures lie outside{basis}."
 
 
-def _interval(interval: tuple[float, float], sign: str = "") -> str:
-    low, high = interval
-    return f"[{percent(low, sign=sign)}, {percent(high, sign=sign)}]"
+def _interval(row: pd.Series, sign: str = "") -> str:
+    return f"[{percent(row['low'], sign=sign)}, {percent(row['high'], sign=sign)}]"
 
 
-def _without_repeats(rows: list[list[str]], names: int = 1) -> list[list[str]]:
-    """Each of the names at the left, such as the system's, in its first row only."""
-    shown, before = [], []
-    for row in rows:
-        same = [row[: k + 1] == before[: k + 1] for k in range(names)]
-        shown.append(["" if is_same else cell for cell, is_same in zip(row, same, strict=False)] + row[names:])
-        before = row
-    return shown
+def _texts(table: pd.DataFrame, text: Callable[[pd.Series], str]) -> pd.Series:
+    """Each row of a table as a text."""
+    return pd.Series([text(row) for _, row in table.iterrows()], table.index, dtype=str)
+
+
+def _table(title: str, texts: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
+    """A table with the index as its names; all but the last of them stand in their first row only."""
+    cells, names = texts.fillna(MISSING).reset_index(), list(texts.index.names)
+    repeated = {name: cells.duplicated(names[: k + 1]) for k, name in enumerate(names[:-1])}
+    for name, rows in repeated.items():
+        cells.loc[rows, name] = ""
+    return Table(title, cells, len(names), notes)
 
 
 def latex(summary: Summary) -> str:
     """The table of a paper, for the package booktabs: a row a machine type, the metrics of each system side by side."""
-    import pandas
-
-    cells = {key: {c: percent(*value) for c, value in columns.items()} for key, columns in summary.statistics.items()}
     order = sorted(summary.columns, key=lambda column: column in COLUMNS)  # means last
-    style = pandas.DataFrame(cells).reindex(order).style.format(escape="latex")
+    cells = summary.wide(statistic_cells(summary)).T.reindex(order).rename_axis(index=None, columns=[None, None])
+    style = cells.style.format(escape="latex")
     for axis in (0, 1):
         style = style.format_index(escape="latex", axis=axis)
-    code = style.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * len(cells))
-    lines = code.replace("±", "$\\pm$").replace(NONE, "--").splitlines()
-    rules, end = [], 1
-    for width in (sum(system == other for other, _ in cells) for system in summary.systems):
-        rules.append(f"\\cmidrule(lr){{{end + 1}-{end + width}}}")
-        end += width
+    code = style.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * len(cells.columns))
+    lines = code.replace("±", "$\\pm$").replace(MISSING, "--").splitlines()
+    width = len(summary_metrics(summary.dataset))
+    starts = range(2, 2 + len(cells.columns), width)
     first_mean = next(place for place, line in enumerate(lines) if line.startswith(f"{next(iter(COLUMNS))} &"))
-    lines[first_mean:first_mean] = ["\\midrule"]
-    lines[3:3] = rules  # below the names of the systems
+    lines.insert(first_mean, "\\midrule")
+    lines[3:3] = [f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts]  # below the systems' names
     heading = [
         f"% {main_table(summary).title}",
         "% \\usepackage{booktabs}",

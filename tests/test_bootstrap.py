@@ -1,0 +1,329 @@
+"""Bootstrap intervals against scikit-learn and SciPy, and against cases worked out by hand."""
+
+import csv
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from sklearn.metrics import roc_auc_score
+
+from config import load_config
+from datasets.catalog import find_dataset
+from datasets.clips import parse_clip
+from tools import summarize
+from tools.results.bootstrap import (
+    chance_of,
+    draw_counts,
+    interval_of,
+    resample_metrics,
+    resample_systems,
+    weighted_auc,
+)
+from tools.results.runs import Run
+from tools.results.score_files import SectionScores, write_metrics, write_section
+
+MACHINES = ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
+METRICS = ["AUC (source)", "AUC (target)", "pAUC"]
+
+
+def scored_section(generator, distance=1.0, noise=0.0, clips=40, digits=None) -> SectionScores:
+    """Clips of both domains and labels; anomalies score higher by `distance`; `noise` tells systems apart."""
+    names = [
+        f"section_00_{domain}_test_{label}_{number:04d}_x.wav"
+        for label in ("normal", "anomaly")
+        for domain in ("source", "target")
+        for number in range(clips // 4)
+    ]
+    parsed = [parse_clip(Path("fan/test", name)) for name in names]
+    scores = generator.standard_normal(len(parsed)) + distance * np.array([clip.is_anomaly for clip in parsed])
+    scores += noise * np.random.default_rng(99).standard_normal(len(parsed))
+    rounded = np.round(scores, digits) if digits is not None else scores
+    return SectionScores("00", parsed, (100 + rounded).tolist(), [0] * len(parsed))
+
+
+@pytest.mark.parametrize("max_fpr", [1, 0.1, 0.05, 1 / 3])
+@pytest.mark.parametrize("digits", [None, 0])
+def test_each_resample_is_what_scikit_learn_says_of_it(max_fpr, digits):
+    """The clips repeated as often as they were drawn; with rounded scores many are equal."""
+    section = scored_section(np.random.default_rng(1), digits=digits)
+    is_anomaly = np.array([clip.is_anomaly for clip in section.clips])
+    scores = np.array(section.scores)
+    counts = draw_counts(is_anomaly, 50, seed=2)
+    for found, repeats in zip(weighted_auc(is_anomaly, scores, counts, max_fpr), counts, strict=True):
+        limit = None if max_fpr == 1 else max_fpr
+        expected = roc_auc_score(np.repeat(is_anomaly, repeats), np.repeat(scores, repeats), max_fpr=limit)
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def test_metrics_of_the_clips_themselves(monkeypatch):
+    """Where every clip is drawn once, it is the metric itself: the domains are counted as it counts them."""
+    monkeypatch.setattr("tools.results.bootstrap.draw_counts", lambda groups, *_: np.ones((1, len(groups)), int))
+    section = scored_section(np.random.default_rng(3), digits=1)
+    names = [*METRICS, "pAUC (source)", "pAUC (target)"]
+    found = resample_metrics(section, "fan", names, 0.1, 1)
+    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
+        {name: section.metrics(0.1)[name] for name in names}
+    )
+
+
+def test_which_clips_are_drawn_depends_on_the_section_alone():
+    """Not on the scores, nor on the order of the score file; another machine type or section has draws of its own."""
+    section = scored_section(np.random.default_rng(3))
+
+    def resample(scores, step=1, machine="fan", name="00"):
+        result = SectionScores(name, section.clips[::step], scores[::step], None)
+        return resample_metrics(result, machine, METRICS, 0.1, 20)
+
+    first = resample(section.scores)
+    same = [resample([3 * score + 7 for score in section.scores]), resample(section.scores, step=-1)]
+    for metric in METRICS:
+        assert len(set(first[metric])) > 10
+        for other in same:
+            np.testing.assert_array_equal(other[metric], first[metric])
+        for own in (resample(section.scores, machine="valve"), resample(section.scores, name="01")):
+            assert not np.array_equal(own[metric], first[metric])
+
+
+def test_clips_are_drawn_within_domain_and_label():
+    """Two normal clips of the target domain: no resample is without them."""
+    section = scored_section(np.random.default_rng(4))
+    kept = [k for k, clip in enumerate(section.clips) if clip.is_anomaly or not clip.is_target]
+    kept += [k for k, clip in enumerate(section.clips) if clip.is_target and not clip.is_anomaly][:2]
+    part = SectionScores("00", [section.clips[k] for k in kept], [section.scores[k] for k in kept], None)
+    for values in resample_metrics(part, "fan", [*METRICS, "pAUC (target)"], 0.1, 300).values():
+        assert np.isfinite(values).all()
+
+
+def test_as_many_of_each_group_are_drawn():
+    groups = np.array([0, 0, 0, 1, 1, 3])
+    counts = draw_counts(groups, 4000, seed=0)
+    for group, size in ((0, 3), (1, 2), (3, 1)):
+        assert set(counts[:, groups == group].sum(axis=1)) == {size}
+    np.testing.assert_allclose(counts.mean(axis=0), 1, atol=0.05)  # each as often as the others
+
+
+def test_interval_by_hand():
+    """About a median the ends are percentiles; about the 0.6 quantile both move by twice its 0.2533 deviations."""
+    values = np.arange(100_001) / 100_000
+    assert interval_of(values, 0.5) == pytest.approx((0.025, 0.975), abs=1e-4)
+    ends = scipy.stats.norm.cdf(2 * scipy.stats.norm.ppf(0.6) + scipy.stats.norm.ppf([0.025, 0.975]))
+    assert interval_of(values, 0.6) == pytest.approx(tuple(ends), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("differences", "difference", "p"),
+    [
+        ([1.0] * 999, 1, 1 / 1000),
+        ([0.0] * 9, 0, 1),
+        (np.linspace(-3, 1, 9999), -1, 0.5),  # a quarter is above 0
+        (np.linspace(-1, 3, 9999), 1.4, 0.23752965),  # 2 Φ(Φ⁻¹(0.25) - 2 Φ⁻¹(0.6))
+    ],
+)
+def test_chance_by_hand(differences, difference, p):
+    assert chance_of(np.array(differences), difference) == pytest.approx(p, abs=1e-3)
+
+
+def write_system(directory, score, seed, distance, noise=0.0, tag="", machines=MACHINES):
+    """A run's results, as train.py writes them; the clips' difficulty is the same in all systems."""
+    arguments = ["--result_directory", str(directory), "--score", score, "--seed", str(seed), "-tag", tag]
+    run = Run(load_config(["--dataset", "DCASE2024T2", "-d", *arguments]), find_dataset("DCASE2024T2"))
+    for number, name in enumerate(machines):
+        section = scored_section(np.random.default_rng(number), distance, noise * seed)
+        paths = run.paths(run.machines[name])
+        write_section(paths, section)
+        write_metrics(paths, [section], 0.1)
+    return run
+
+
+def resampled_values(runs, resamples, max_fpr=0.1):
+    """System → (metric, column) → its values in each resample."""
+    systems = {}
+    for (system, metric, column, _), row in resample_systems(runs, max_fpr, resamples).iterrows():
+        systems.setdefault(system, {})[metric, column] = row.to_numpy()
+    return systems
+
+
+def test_means_are_those_of_each_resample(tmp_path):
+    values = resampled_values([write_system(tmp_path, "MSE", 1, 1.0)], 30)["MSE"]
+    machines = [values[metric, machine] for machine in MACHINES for metric in METRICS]
+    np.testing.assert_allclose(values["official score", "h-mean"], scipy.stats.hmean(machines))
+    np.testing.assert_allclose(values["official score", "a-mean"], np.mean(machines, axis=0))
+    np.testing.assert_allclose(values["pAUC", "a-mean"], np.mean(machines[2::3], axis=0))
+    np.testing.assert_allclose(values["official score", "fan"], scipy.stats.hmean(machines[9:12]))
+
+
+def test_a_system_is_the_mean_over_its_seeds(tmp_path):
+    both = [write_system(tmp_path, "MSE", seed, 1.0, noise=0.3) for seed in (1, 2)]
+    alone = [resampled_values([run], 20)["MSE"] for run in both]
+    for key, values in resampled_values(both, 20)["MSE"].items():
+        np.testing.assert_allclose(values, (alone[0][key] + alone[1][key]) / 2)
+
+
+def summarize_all(results, resamples):
+    """The rows of intervals.csv and differences.csv."""
+    summarize.main(["DCASE2024T2", "-d", "--result_directory", str(results), "--resamples", str(resamples)])
+    directory = results / "dev_data/baseline/summarize/DCASE2024T2"
+    return [list(csv.DictReader((directory / f"{name}.csv").open())) for name in ("intervals", "differences")]
+
+
+def test_systems_are_compared_on_the_same_resamples(tmp_path):
+    """Scores that go together: their difference is known better than either value."""
+    write_system(tmp_path, "MSE", 1, 1.0)
+    write_system(tmp_path, "MAHALA", 1, 1.0, noise=0.05)
+    intervals, differences = summarize_all(tmp_path, 100)
+    order = [(metric, column) for metric in [*METRICS, "official score"] for column in ["h-mean", "a-mean", *MACHINES]]
+    assert [(row["metric"], row["column"]) for row in intervals + differences] == 3 * order
+    widths = [float(row["high"]) - float(row["low"]) for row in intervals + differences]
+    for first, second, difference in np.reshape(widths, (3, len(order))).T:
+        assert difference < 0.5 * min(first, second)
+
+
+def test_a_difference_larger_than_chance_is_found_and_no_other(tmp_path, capsys):
+    write_system(tmp_path, "MSE", 1, 0.7)
+    write_system(tmp_path, "MSE", 1, 0.7, noise=0.05, tag="same")
+    write_system(tmp_path, "MAHALA", 1, 2.0)
+    intervals, differences = summarize_all(tmp_path, 300)
+    lines = {line.split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["MAHALA − MSE"][-1] == "yes"
+    assert lines["MSE same − MSE"][-1] == "no"
+    intervals, differences = (
+        [row for row in rows if (row["metric"], row["column"]) == ("official score", "h-mean")]
+        for rows in (intervals, differences)
+    )
+    official = {row["system"]: row for row in intervals}
+    row = next(row for row in differences if (row["system"], row["minus"]) == ("MAHALA", "MSE"))
+    assert 0 < float(row["low"]) < float(row["difference"]) < float(row["high"])
+    assert float(row["p"]) < 0.05
+    expected = float(official["MAHALA"]["value"]) - float(official["MSE"]["value"])
+    assert float(row["difference"]) == pytest.approx(expected)
+    for row in intervals:
+        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
+    low, high = (100 * float(official["MSE"][end]) for end in ("low", "high"))
+    text = (tmp_path / "dev_data/baseline/summarize/DCASE2024T2/summary.md").read_text()
+    assert text.count(f"[{low:.2f}, {high:.2f}]") == 2  # of the official score, of all values
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """Of 200 sets of 7 machine types, normal scores N(0, 1), anomalous ones N(1, 1): the curve is Φ(1 + Φ⁻¹(FPR))."""
+    fpr = np.linspace(0, 0.1, 100_001)
+    truth = np.trapezoid(scipy.stats.norm.cdf(1 + scipy.stats.norm.ppf(fpr)), fpr)
+    truth = 0.5 * (1 + (truth - 0.1**2 / 2) / (0.1 - 0.1**2 / 2))
+    hits, generator, is_anomaly = 0, np.random.default_rng(7), np.repeat([False, True], 60)
+    for number in range(200):
+        resampled = []
+        for machine in range(7):
+            scores = generator.standard_normal(120) + is_anomaly
+            counts = draw_counts(is_anomaly, 400, seed=1000 * machine + number)
+            counts[0] = 1  # the clips themselves
+            resampled.append(weighted_auc(is_anomaly, scores, counts, 0.1))
+        value, *values = scipy.stats.hmean(resampled)
+        low, high = interval_of(np.array(values), value)
+        hits += low <= truth <= high
+    assert scipy.stats.binom.cdf(hits, 200, 0.95) > 0.001  # 95 % are not ruled out
+    assert hits < 200
+
+
+def test_equal_systems_differ_by_chance_as_often_as_p_says():
+    """Of 200 pairs of systems that are equally good, with scores that go together."""
+    found, generator, is_anomaly = [], np.random.default_rng(8), np.repeat([False, True], 60)
+    for number in range(200):
+        clips = generator.standard_normal(120) + is_anomaly
+        counts = draw_counts(is_anomaly, 400, seed=number)
+        counts[0] = 1
+        systems = [weighted_auc(is_anomaly, clips + 0.5 * generator.standard_normal(120), counts) for _ in range(2)]
+        differences = systems[1] - systems[0]
+        found.append(chance_of(differences[1:], differences[0]))
+    assert 0.001 < scipy.stats.binom.cdf(np.sum(np.array(found) < 0.05), 200, 0.05) < 0.999
+    assert scipy.stats.kstest(found, "uniform").pvalue > 0.001
+
+
+def hide_label(match):
+    """section_00_source_test_normal_0003_x → section_00_0103"""
+    domain, label, number = match.groups()
+    return f"_{'st'.index(domain)}{'na'.index(label)}{number:>02}"
+
+
+WITHOUT_FAN = {(metric, name) for name in MACHINES if name != "fan" for metric in [*METRICS, "official score"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda text: text.replace(",1", ",9", 1), "result_fan.csv does not go with the anomaly scores beside it"),
+        (lambda text: text + text.splitlines()[0], "a clip is there twice"),
+        (lambda text: None, "is missing. Test again."),
+        (
+            lambda text: re.sub(r"_([a-z])\w+_test_(.)\w+?_0*(\d+)_x", hide_label, text),
+            "the labels of its clips are not known",
+        ),
+    ],
+)
+def test_scores_that_do_not_go_with_the_metrics(tmp_path, caplog, change, words):
+    """The machine type is left out, and with it all means that it counts in."""
+    run = write_system(tmp_path, "MSE", 1, 1.0)
+    path = run.paths(run.machines["fan"]).anomaly_scores("00")
+    run.paths(run.machines["fan"]).decisions("00").write_text("damaged")  # they are not needed
+    assert len(resampled_values([run], 5)["MSE"]) == 9 * 4
+    text = change(path.read_text())
+    path.unlink() if text is None else path.write_text(text)
+    with caplog.at_level(logging.WARNING):
+        assert set(resampled_values([run], 5)["MSE"]) == WITHOUT_FAN
+    assert "MSE, seed 1, fan: no intervals: " in caplog.text
+    assert words in caplog.text
+    assert resampled_values([run], 5, max_fpr=0.2) == {}  # not the pAUC of the test
+
+
+def test_value_and_interval_are_of_the_same_seeds(tmp_path, capsys, caplog):
+    """A seed whose scores are gone counts in the mean: then it has no interval."""
+    write_system(tmp_path, "MSE", 1, 0.7)
+    run = write_system(tmp_path, "MSE", 2, 2.0)
+    write_system(tmp_path, "MAHALA", 1, 1.0)
+    run.paths(run.machines["fan"]).anomaly_scores("00").unlink()
+    intervals, differences = summarize_all(tmp_path, 20)
+    columns = {("MAHALA", column) for column in ["h-mean", "a-mean", *MACHINES]}
+    columns |= {("MSE", column) for _, column in WITHOUT_FAN}
+    assert {(row["system"], row["column"]) for row in intervals} == columns
+    assert "MAHALA − MSE" not in capsys.readouterr().out
+    assert "different clips" not in caplog.text
+    assert {row["column"] for row in differences} == set(MACHINES) - {"fan"}
+
+
+def test_other_clips_are_not_compared(tmp_path, capsys, caplog):
+    """One machine type's clips are others, by one name: no difference there, nor of the means that it counts in."""
+    write_system(tmp_path, "MSE", 1, 0.7)
+    runs = [write_system(tmp_path, "MAHALA", seed, 1.0) for seed in (1, 2)]
+
+    def rename(run, old, new):
+        for kind in ("anomaly_scores", "decisions"):
+            path = getattr(run.paths(run.machines["fan"]), kind)("00")
+            path.write_text(path.read_text().replace(old, new))
+
+    for run in runs:
+        rename(run, "normal_0000_x", "normal_0000_y")
+    _, differences = summarize_all(tmp_path, 20)
+    text = capsys.readouterr().out
+    assert "MAHALA and MSE were tested on different clips: their difference is not known." in text
+    assert {row["column"] for row in differences} == set(MACHINES) - {"fan"}
+    rename(runs[0], "normal_0000_y", "normal_0000_z")
+    with caplog.at_level(logging.WARNING):
+        assert set(resampled_values(runs, 5)["MAHALA"]) == WITHOUT_FAN
+    assert "MAHALA, pAUC fan: the seeds were tested on different clips" in caplog.text
+
+
+def test_metrics_that_are_not_defined_cost_nothing_else(tmp_path, caplog):
+    """No normal clips of the target domain: AUC (target) is nan, and is not resampled."""
+    run = write_system(tmp_path, "MSE", 1, 1.0)
+    section = scored_section(np.random.default_rng(0))
+    kept = [number for number, clip in enumerate(section.clips) if clip.is_anomaly or not clip.is_target]
+    part = SectionScores("00", [section.clips[n] for n in kept], [section.scores[n] for n in kept], None)
+    write_section(run.paths(run.machines["fan"]), part)
+    write_metrics(run.paths(run.machines["fan"]), [part], 0.1)
+    caplog.clear()
+    values = resampled_values([run], 5)["MSE"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert {metric for metric, column in values if column == "fan"} == {"AUC (source)", "pAUC"}
+    assert ("pAUC", "h-mean") in values
+    assert ("AUC (target)", "h-mean") not in values

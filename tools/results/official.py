@@ -1,0 +1,52 @@
+"""The official score of a dataset, and the means that lead to it.
+
+In summaries, a *metric* is one that counts in the official score, or that score itself; a *column* is a mean over all
+machine types, or one machine type. All values are fractions.
+"""
+
+import numpy as np
+import pandas as pd
+
+from datasets.catalog import Dataset
+from tools.results.metrics import MEANS
+
+COLUMNS = {"h-mean": "harmonic", "a-mean": "arithmetic"}  # the means over all machine types
+OFFICIAL = "official score"
+FIGURE = ["system", "metric", "column"]  # names a value in the summary's tables
+
+
+def summary_metrics(dataset: Dataset) -> list[str]:
+    """The metrics that count in the official score, then that score."""
+    return [*dataset.official_score["metrics"], OFFICIAL]
+
+
+def summary_columns(dataset: Dataset, split: str) -> list[str]:
+    """The means over all machine types, then each machine type."""
+    return [*COLUMNS, *dataset.tested(split)]
+
+
+def means_over_sections(values: pd.DataFrame, dataset: Dataset, split: str) -> pd.DataFrame:
+    """The mean of each metric, and the official score, of all machine types and of each.
+
+    Args:
+        values: (machine, section, metric) → one value or more, B columns: each column is treated alone.
+
+    Returns:
+        (metric, column) → the same columns; of a machine type it is the mean over its sections. A mean is `nan` if a
+        machine type, section or metric that counts in it is missing: it could not be compared.
+    """
+    machines, metrics = dataset.tested(split), dataset.official_score["metrics"]
+    official = dataset.official_score["mean"]
+    keys = [(machine.name, s, metric) for machine in machines.values() for s in machine.sections for metric in metrics]
+    machine_of, _, metric_of = (np.array(part) for part in zip(*keys, strict=True))
+    complete = values.reindex(pd.MultiIndex.from_tuples(keys))
+    table = np.ascontiguousarray(complete.to_numpy(float))  # (keys, B); the layout decides how sums are rounded
+    means = {}
+    for metric in summary_metrics(dataset):
+        counted = (metric_of == metric) | (metric == OFFICIAL)
+        for column, kind in COLUMNS.items():
+            means[metric, column] = MEANS[kind](table[counted])
+        for name in machines:
+            means[metric, name] = MEANS[official](table[counted & (machine_of == name)])
+    index = pd.MultiIndex.from_tuples(means, names=["metric", "column"])
+    return pd.DataFrame(list(means.values()), index, values.columns)
