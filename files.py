@@ -4,11 +4,9 @@ import contextlib
 import csv
 import errno
 import fcntl
-import glob
 import io
 import logging
 import os
-import secrets
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,10 +19,10 @@ log = logging.getLogger("baseline")
 
 @contextlib.contextmanager
 def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
-    """Yield a temporary path beside each of `paths`: renamed to it when the block succeeds, removed when it does not.
+    """Yield a temporary path beside each of `paths`. It is renamed if the block succeeds, and removed if it fails.
 
-    An interrupted or failed write leaves older files as they were; of a group, all are complete on the disk before the
-    first is renamed. What a killed process has left of writing the same files is removed.
+    An interrupted or failed write leaves older files unchanged. All of a group are complete on the disk before the
+    first is renamed.
 
     Raises:
         BaselineError: a file cannot be written (permissions, a full disk).
@@ -53,35 +51,33 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
-    """An empty file beside `path` and its descriptor. It is locked, which tells it from that of a killed process."""
-    if path.is_dir():  # what could not be renamed to it is not begun
+    """An empty file beside `path`, and its descriptor. Another process that writes the same file waits for its lock."""
+    if path.is_dir():  # nothing could be renamed to it: do not begin
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{8 * '[0-9a-f]'}.tmp"):
-        _remove_unlocked(leftover)
-    while True:
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with contextlib.suppress(OSError):  # a file system without locks
+    temporary = path.with_name(f".{path.name}.tmp")  # always this name: what a killed process has left is overwritten
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            while not _is_open_as(descriptor, temporary):  # the other process has renamed it meanwhile
+                os.close(descriptor)
+                descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if temporary.exists():  # and was not taken for a leftover just before it was locked
-                yield temporary, descriptor
-                return
-        finally:
+        os.ftruncate(descriptor, 0)
+        yield temporary, descriptor
+    finally:
+        if _is_open_as(descriptor, temporary):  # not renamed
             with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            os.close(descriptor)
+                temporary.unlink()
+        os.close(descriptor)
 
 
-def _remove_unlocked(path: Path) -> None:
-    with contextlib.suppress(OSError):  # gone, or locked: somebody is writing it
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
-        finally:
-            os.close(descriptor)
+def _is_open_as(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except OSError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -103,7 +99,7 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, if it is there.
+    """Remove a file if it exists.
 
     Raises:
         BaselineError: it cannot be removed.
@@ -113,10 +109,10 @@ def remove(path: Path) -> None:
 
 
 def make_writable_directory(directory: Path) -> None:
-    """Make `directory`, and try that a file can be written there.
+    """Create `directory`, and try whether a file can be written there.
 
     Raises:
-        BaselineError: it cannot be made, or not be written to.
+        BaselineError: it cannot be created or written to.
     """
     with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -125,15 +121,15 @@ def make_writable_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
-    """Let one process at a time run the block. The lock file stays; a killed process holds it no longer.
+    """Let one process at a time run the block. The lock file stays; a killed process does not hold it.
 
-    Where the file system has no locks (some Lustre file systems, NFS 3 without its lock service) the block is run
-    without, and a warning says so.
+    On a file system without locks (some Lustre file systems, NFS 3 without its lock service) the block runs without,
+    with a warning.
 
     Args:
-        lock: the lock file; its directory is made when it is not there.
-        waiting: what to say where another process has the lock.
-        needed: whether it is an error that the lock file cannot be written; else the block is run without.
+        lock: the lock file; its directory is created.
+        waiting: what to print if another process has the lock.
+        needed: whether it is an error if the lock file cannot be written; else the block runs without.
 
     Yields:
         Whether another process had the lock.
@@ -153,7 +149,7 @@ def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
     except OSError as error:
         if needed:
             raise cannot_write(lock, error) from error
-    except RuntimeError as error:  # fasteners' word for errors of locking itself
+    except RuntimeError as error:  # what fasteners raises for errors of locking itself
         log.warning("%s: no locks there (%s). Two runs at once are not kept apart.", lock, error.__context__)
     try:
         yield waited
@@ -164,7 +160,7 @@ def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Have an operating system's error in the block say that it was in writing `path`."""
+    """An OSError in the block becomes a BaselineError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -172,8 +168,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> BaselineError:
-    """The error to raise for an operating system's error in writing `path`."""
+    """The BaselineError for an OSError in writing `path`."""
     return BaselineError(
         f"cannot write {path}: {error.strerror or error}. Check the directory's permissions and the free space. "
-        "Other places can be named: --dataset_directory, --model_directory, --result_directory."
+        "Options for other places: --dataset_directory, --model_directory, --result_directory."
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from config import BaselineError
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 
@@ -69,10 +70,16 @@ def split_vectors(n: int, validation_split: float) -> tuple[torch.Tensor, torch.
     """Numbers of the training and of the validation vectors, drawn from NumPy's global generator.
 
     The vectors are split, not the clips, as in the published baseline.
+
+    Raises:
+        BaselineError: there are too few.
     """
     from sklearn.model_selection import train_test_split
 
-    train, valid = train_test_split(np.arange(n), test_size=validation_split)
+    try:
+        train, valid = train_test_split(np.arange(n), test_size=validation_split)
+    except ValueError as error:
+        raise BaselineError(f"--validation_split {validation_split} of {n} vectors: too few. Add clips.") from error
     return torch.from_numpy(train), torch.from_numpy(valid)
 
 
