@@ -19,13 +19,17 @@ import librosa
 import matplotlib.backends.backend_agg  # noqa: F401
 import numpy as np
 import scipy.stats  # noqa: F401
+import sklearn.metrics
+import sklearn.model_selection  # noqa: F401
 import soundfile  # noqa: F401
 
 import train
 from config import BaselineError, load_config
+from datasets import download, feature_cache, frames  # noqa: F401
 from datasets.catalog import find_machine
 from tools import summarize
-from tools.results import plots  # noqa: F401
+from tools.results import machine_results, plots, summary, tables  # noqa: F401
+from tools.training import checkpoint, device, fast_step, model_files  # noqa: F401
 
 
 def run(arguments: list[str]) -> int:
