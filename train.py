@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from config import BaselineError, Config, load_config
 from datasets.catalog import Machine, find_machine
+from datasets.clips import find_clips
 from files import alone, make_writable_directory
 from tools.training.console import (
     TrainingProgress,
@@ -57,7 +58,6 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     Raises:
         BaselineError: something that the user can correct.
     """
-    from datasets.clips import find_clips
     from datasets.feature_cache import load_log_mels
     from datasets.frames import Vectors, draw_batches, split_vectors
     from networks import make_network
@@ -201,7 +201,6 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     Raises:
         BaselineError: something that the user can correct.
     """
-    from datasets.clips import find_clips
     from datasets.feature_cache import load_log_mels
     from datasets.frames import Vectors
     from networks.scores import find_score, residual
