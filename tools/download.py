@@ -22,16 +22,6 @@ from tools.training.console import log, open_console, run_command
 SHOWN_NAMES = 10  # of missing, corrupt or surplus clips
 
 
-def choose_machines(machines: dict[str, Machine], names: list[str]) -> list[Machine]:
-    """The machine types with these names (default: all). Raises UsageError if one does not exist."""
-    for name in names:
-        if name not in machines:
-            raise UsageError(
-                f"--machines: no machine type '{name}'.{nearest(name, machines)} Machine types: {' '.join(machines)}."
-            )
-    return [machines[name] for name in names or machines]
-
-
 def validate_all(machines: list[Machine], dataset_directory: Path, parts: Sequence[str]) -> bool:
     """Print a table of all archives, then the names of missing, corrupt and surplus clips; whether all is well."""
     archives = [(m, archive) for m in machines for archive in m.archives if set(archive.holds) & set(parts)]
@@ -57,18 +47,20 @@ def main(arguments: list[str] | None = None) -> bool:
     )
     parser.add_argument("dataset", help="such as DCASE2024T2, or its year")
     parser.add_argument("action", nargs="?", choices=("download", "validate"), default="download")
-    parser.add_argument("--machines", nargs="+", metavar="TYPE", default=[], help="only these machine types")
+    parser.add_argument("--machines", nargs="+", metavar="TYPE", help="only these machine types")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these (default: all)")
     open_console()
     own, config = parse_options(parser, arguments)
     name = f"DCASE{config.dataset}T2" if config.dataset.isdigit() else config.dataset
-    machines = choose_machines(find_dataset(name).machines[config.split], own.machines)
+    known = find_dataset(name).machines[config.split]
+    for wrong in set(own.machines or ()) - set(known):
+        raise UsageError(f"--machines: no machine type '{wrong}'.{nearest(wrong, known)} Known: {' '.join(known)}.")
+    machines = [known[machine] for machine in own.machines or known]
     published = {part for machine in machines for archive in machine.archives for part in archive.holds}
     if not published:
         raise UsageError(f"{name} has nothing to download in its {config.split} data.")
-    for part in own.parts:
-        if part not in {*published, "labels"}:
-            log.info("%s: the catalog knows of no published %s clips in its %s data", name, part, config.split)
+    for part in set(own.parts) - published - {"labels"}:
+        log.info("%s: the catalog knows of no published %s clips in its %s data", name, part, config.split)
     if own.action == "validate":
         return validate_all(machines, config.dataset_directory, own.parts)
     failed = download(machines, config.dataset_directory, own.parts, config.download_url)

@@ -3,15 +3,14 @@
 Each unpacked archive leaves its manifest in the directory: name, size and CRC-32 of every file.
 """
 
-import contextlib
 import json
 import logging
+import os
 import shutil
-import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -27,7 +26,6 @@ MOST_UNPACKED = 50  # times an archive's size; clips take 1 to 2 times
 SMALL = 1 << 28  # bytes; an archive may always unpack to that much
 # What zipfile raises for a damaged archive (RuntimeError: encrypted, or an unknown compression).
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
-UNPACKING = ".unpacking"  # .fan.unpacking, beside fan: not complete yet
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")  # added by the system that an archive was made on
 
 log = logging.getLogger("baseline")
@@ -55,25 +53,17 @@ class Findings:
         return not (self.missing or self.corrupt)
 
 
-def manifest_path(machine: Machine, dataset_directory: Path, archive: Archive) -> Path:
-    """The manifest of an unpacked archive: `dcase2024t2/dev_data/raw/fan/dev_fan.zip.json`."""
-    return machine.directory(dataset_directory) / f"{archive.name}.json"
-
-
 def read_manifest(machine: Machine, dataset_directory: Path, archive: Archive) -> dict[str, Entry] | None:
     """File → entry of an unpacked archive, or None without a readable manifest."""
-    path = manifest_path(machine, dataset_directory, archive)
+    path = machine.directory(dataset_directory) / _manifest_name(archive)
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["files"]
-        files = {str(_safe_path(name)): Entry(int(size), int(crc)) for name, (size, crc) in listed.items()}
-        if not _holds_clips(files, archive):
-            raise ValueError("it lists no clips")
+        return {str(_safe_path(name)): Entry(int(size), int(crc)) for name, (size, crc) in listed.items()}
     except FileNotFoundError:
         return None
-    except (OSError, LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
         log.warning("%s is damaged (%s) and will be ignored.", path, error)
         return None
-    return files
 
 
 def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
@@ -83,15 +73,10 @@ def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
     """
     findings = Findings(files=len(files))
     for name, entry in tqdm(files.items(), desc=f"verify {directory.name}", unit="file", disable=None, leave=False):
-        try:
-            path = directory / name
-            intact = path.stat().st_size == entry.size and zlib.crc32(path.read_bytes()) == entry.crc
-        except FileNotFoundError:
+        path = directory / name
+        if not path.exists():
             findings.missing.append(name)
-            continue
-        except OSError:
-            intact = False
-        if not intact:
+        elif not path.is_file() or Entry(path.stat().st_size, zlib.crc32(path.read_bytes())) != entry:
             findings.corrupt.append(name)
     for part in sorted({name.split("/")[0] for name in files if "/" in name}):
         clips = (f"{part}/{path.name}" for path in (directory / part).glob("*.[wW][aA][vV]"))
@@ -99,57 +84,43 @@ def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
     return findings
 
 
-def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Path) -> Findings:
-    """Unpack an archive into the directory of its machine type.
+def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Path) -> None:
+    """Unpack what is missing or damaged in the directory of a machine type.
 
     The files are written beside it and renamed when all are complete, the manifest last: an interrupted call leaves a
     complete directory or none. Intact files are left alone.
-
-    Returns:
-        What was missing or corrupt before, and is intact now.
 
     Raises:
         BaselineError: the archive is damaged, holds something else, or would write outside of the directory; the
             directory holds other data; the disk is full.
     """
     directory = machine.directory(dataset_directory).resolve()  # a link may lead to another disk
-    staging = directory.with_name(f".{machine.name}{UNPACKING}")
-    with _open(path) as zip_file:
-        members = _members(zip_file, archive, machine)
-        files = _entries(members)
-        findings = compare(directory, files)
-        if read_manifest(machine, dataset_directory, archive) is None:
-            other_clips = [*filter(is_clip, findings.corrupt), *findings.surplus]
-            if other_clips:
-                raise BaselineError(
-                    f"{directory} holds other data than {archive.name} (such as {other_clips[0]}). Move the directory "
-                    "away, then download again."
-                )
-            for name in findings.corrupt:  # from another archive of this machine type, such as attributes_00.csv
-                del files[name]
-            findings.corrupt.clear()
-        needed = {name: members[name] for name in findings.missing + findings.corrupt}
-        try:
-            shutil.rmtree(staging, ignore_errors=True)
-            _extract(zip_file, needed, staging)
-            manifest = {"archive": archive.name, "record": archive.record, "files": files}
-            write_text(staging / f"{archive.name}.json", json.dumps(manifest))
-            _move(staging, directory)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    return findings
-
-
-def list_archive(path: Path, archive: Archive, machine: Machine) -> dict[str, Entry]:
-    """File → entry of an archive, from its table of contents. Raises BaselineError as unpack does."""
-    with _open(path) as zip_file:
-        return _entries(_members(zip_file, archive, machine))
-
-
-def remove_leftovers(raw_directory: Path) -> None:
-    """Remove what a killed call has unpacked."""
-    for path in raw_directory.glob(f".*{UNPACKING}"):
-        shutil.rmtree(path, ignore_errors=True)
+    staging = directory.with_name(f".{machine.name}.unpacking")
+    shutil.rmtree(staging, ignore_errors=True)  # of a killed call
+    try:
+        with zipfile.ZipFile(path) as zip_file:
+            members = _members(zip_file, archive, machine)
+            files = {name: Entry(member.file_size, member.CRC) for name, member in members.items()}
+            findings = compare(directory, files)
+            if read_manifest(machine, dataset_directory, archive) is None:
+                _check_other_data(directory, archive, findings)
+                for name in findings.corrupt:  # from another archive of this machine type, such as attributes_00.csv
+                    del files[name]
+                findings.corrupt.clear()
+            needed = findings.missing + findings.corrupt
+            for name in tqdm(needed, desc=f"unpack {machine.name}", unit="file", disable=None, leave=False):
+                members[name].filename = name
+                zip_file.extract(members[name], staging)  # and check its CRC-32
+        manifest = {"archive": archive.name, "record": archive.record, "files": files}
+        write_text(staging / _manifest_name(archive), json.dumps(manifest))
+        _move(staging, directory)
+    except ZIP_ERRORS as error:
+        raise BaselineError(f"{path} cannot be unpacked: {error}. Remove it, then download again.") from error
+    except OSError as error:
+        raise cannot_write(staging, error) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    log.info("%s unpacked, %d of %d files", archive.name, len(needed), findings.files)
 
 
 def is_clip(name: str) -> bool:
@@ -157,20 +128,18 @@ def is_clip(name: str) -> bool:
     return name.lower().endswith(".wav")
 
 
-@contextlib.contextmanager
-def _open(path: Path) -> Iterator[zipfile.ZipFile]:
-    """A zip file; errors that are raised while it is read name it."""
-    try:
-        with zipfile.ZipFile(path) as zip_file:
-            yield zip_file
-    except ZIP_ERRORS as error:
-        raise BaselineError(f"{path} cannot be unpacked: {error}. Remove it, then download again.") from error
-    except OSError as error:
-        raise BaselineError(f"cannot read {path}: {error.strerror or error}. Check its permissions.") from error
+def _manifest_name(archive: Archive) -> str:
+    return f"{archive.name}.json"
 
 
-def _entries(members: Mapping[str, zipfile.ZipInfo]) -> dict[str, Entry]:
-    return {name: Entry(member.file_size, member.CRC) for name, member in members.items()}
+def _check_other_data(directory: Path, archive: Archive, findings: Findings) -> None:
+    """Raise BaselineError if a directory holds clips that are not from the archive."""
+    others = [*filter(is_clip, findings.corrupt), *findings.surplus]
+    if others:
+        raise BaselineError(
+            f"{directory} holds other data than {archive.name} (such as {others[0]}). Move the directory "
+            "away, then download again."
+        )
 
 
 def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> dict[str, zipfile.ZipInfo]:
@@ -181,69 +150,38 @@ def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> d
     """
     members: dict[str, zipfile.ZipInfo] = {}
     for member in zip_file.infolist():
-        path = _safe_path(member.filename)
-        if member.is_dir() or any(part in JUNK or part.startswith("._") for part in path.parts):
+        parts = _safe_path(member.filename).parts
+        name = "/".join(parts[1:] if parts[0] == machine.name else parts)
+        if not name or member.is_dir() or any(part in JUNK or part.startswith("._") for part in parts):
             continue
-        name = "/".join(path.parts[1:] if path.parts[0] == machine.name else path.parts)
-        if not name or name in members or name == f"{archive.name}.json":
-            raise ValueError(f"{member.filename} is there twice or misplaced")
-        if stat.S_ISLNK(member.external_attr >> 16):
-            raise ValueError(f"{member.filename} is a link")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{member.filename} is packed in an unusual way")
         members[name] = member
     unpacked = sum(member.file_size for member in members.values())
     if unpacked > MOST_UNPACKED * Path(zip_file.filename).stat().st_size + SMALL:  # made to fill the disk
         raise ValueError(f"it would unpack to {unpacked / 1e6:.0f} MB, more than {MOST_UNPACKED} times its size")
-    if not _holds_clips(members, archive):
+    with_clips = {name.split("/")[0] for name in members if is_clip(name)}
+    if not all(with_clips & set(SPLIT_DIRECTORIES[split]) for split in archive.holds):
         raise ValueError(f"no {' and '.join(f'{machine.name}/{split}/' for split in archive.holds)} in it")
     return members
 
 
-def _holds_clips(files: Collection[str], archive: Archive) -> bool:
-    """Whether there are clips of each split that the archive must hold."""
-    directories = {name.split("/")[0] for name in files if is_clip(name)}
-    return all(directories & set(SPLIT_DIRECTORIES[split]) for split in archive.holds)
-
-
 def _safe_path(name: str) -> PurePosixPath:
-    """The path of a file in an archive or a manifest.
-
-    Raises:
-        ValueError: it could lead out of the directory that it is unpacked into, or cannot be a file's name.
-    """
+    """The path of a file in an archive or a manifest. Raises ValueError if it could lead out of the directory."""
     path = PurePosixPath(name)
-    if not path.parts or path.is_absolute() or ".." in path.parts or any(c in name for c in "\\:"):
-        raise ValueError(f"a file name that leads outside of its directory, {name!r}")
-    if not name.isprintable() or any(len(part.encode()) > 255 for part in path.parts):
-        raise ValueError(f"a file name that cannot be one, {name[:300]!r}")
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"a file name that leads outside of its directory, {name[:300]!r}")
     return path
-
-
-def _extract(zip_file: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], staging: Path) -> None:
-    """Unpack these files under their new names. zipfile checks the CRC-32 of each."""
-    try:
-        staging.mkdir(parents=True)
-        for name, member in tqdm(members.items(), desc=staging.name[1:], unit="file", disable=None, leave=False):
-            member.filename = name
-            target = Path(zip_file.extract(member, staging))
-            if target.stat().st_size != member.file_size:
-                raise ValueError(f"{name} has not the size that is listed")
-    except OSError as error:
-        raise cannot_write(staging, error) from error
 
 
 def _move(staging: Path, directory: Path) -> None:
     """Rename the whole directory; or if it exists, each part that it lacks, the manifest last."""
-    try:
-        if not directory.exists():
-            staging.replace(directory)
-            return
-        for part in sorted(staging.iterdir(), key=lambda part: part.suffix == ".json"):
-            is_merged = part.is_dir() and (directory / part.name).exists()
-            for path in sorted(filter(Path.is_file, part.rglob("*"))) if is_merged else [part]:
-                target = directory / path.relative_to(staging)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-    except OSError as error:
-        raise cannot_write(directory, error) from error
+    if not directory.exists():
+        staging.replace(directory)
+        return
+    for part in sorted(staging.iterdir(), key=lambda part: part.suffix == ".json"):
+        target = directory / part.name
+        if part.is_dir() and target.exists():
+            shutil.copytree(part, target, copy_function=os.replace, dirs_exist_ok=True)  # moves the files
+        else:
+            part.replace(target)

@@ -12,7 +12,7 @@ from pathlib import Path
 from config import BaselineError, nearest
 from datasets.catalog import Archive, Machine
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES
-from datasets.download.archives import compare, manifest_path, read_manifest, remove_leftovers, unpack
+from datasets.download.archives import compare, read_manifest, unpack
 from datasets.download.server import PublishedFile, Server, is_intact, part_of, size_of
 from datasets.labels import combine_labels, label_files, parse_labels
 from files import alone, atomic_path
@@ -43,29 +43,24 @@ def download(
     """
     directory, server, failed = machines[0].split_directory(dataset_directory), Server(mirror), []
     with alone(directory / ".download.lock", f"waiting for another download into {directory}"):
-        remove_leftovers(directory / "raw")
-        wanted = [
-            (machine, archive)
+        wanted = {
+            machine.name: [
+                archive
+                for archive in machine.archives
+                if set(archive.holds) & set(parts) and not _is_unpacked(machine, archive, dataset_directory)
+            ]
             for machine in machines
-            for archive in machine.archives
-            if set(archive.holds) & set(parts) and not _is_there(machine, archive, dataset_directory)
-        ]
-        lists = {record: server.files_of(record) for record in sorted({archive.record for _, archive in wanted})}
-        needed = sum(_bytes_needed(machine, archive, lists, dataset_directory) for machine, archive in wanted)
-        free = shutil.disk_usage(directory).free
-        if needed > free:
-            raise BaselineError(
-                f"{directory} needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. Make room, or choose "
-                "another disk with --dataset_directory."
-            )
+        }
+        archives = [archive for names in wanted.values() for archive in names]
+        lists = {record: server.files_of(record) for record in sorted({archive.record for archive in archives})}
+        _check_room(archives, lists, directory)
         with_labels = "labels" in parts and _are_labels_published(machines, directory)
         for machine in machines:
             try:
-                for archive in [archive for owner, archive in wanted if owner is machine]:
-                    _fetch_archive(server, archive, lists[archive.record], archive_path(directory, archive))
-                    findings = unpack(archive_path(directory, archive), archive, machine, dataset_directory)
-                    new = len(findings.missing) + len(findings.corrupt)
-                    log.info("%s unpacked, %d of %d files", archive.name, new, findings.files)
+                for archive in wanted[machine.name]:
+                    path = directory / "archives" / archive.name
+                    _fetch_archive(server, archive, lists[archive.record], path)
+                    unpack(path, archive, machine, dataset_directory)
                 if with_labels:
                     _fetch_labels(server, machine, directory)
             except BaselineError as error:
@@ -75,11 +70,7 @@ def download(
 
 
 def download_missing(machine: Machine, dataset_directory: Path, parts: Sequence[str], mirror: str | None) -> None:
-    """Download those parts of a machine type whose directories do not exist.
-
-    Raises:
-        BaselineError: it failed.
-    """
+    """Download those parts of a machine type whose directories do not exist. Raises BaselineError if that fails."""
     directory = machine.directory(dataset_directory)
     places = {"train": SPLIT_DIRECTORIES["train"], "test": (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)}
     missing = [part for part in parts if not any((directory / name).is_dir() for name in places[part])]
@@ -88,12 +79,8 @@ def download_missing(machine: Machine, dataset_directory: Path, parts: Sequence[
         raise BaselineError(f"{machine.name} of {machine.dataset.name} could not be downloaded; the reason is above.")
 
 
-def archive_path(split_directory: Path, archive: Archive) -> Path:
-    """Where an archive is kept: `dcase2024t2/dev_data/archives/dev_fan.zip`."""
-    return split_directory / "archives" / archive.name
-
-
-def _is_there(machine: Machine, archive: Archive, dataset_directory: Path) -> bool:
+def _is_unpacked(machine: Machine, archive: Archive, dataset_directory: Path) -> bool:
+    """Whether all files of an archive are there and intact."""
     files = read_manifest(machine, dataset_directory, archive)
     if files is None:
         return False
@@ -108,15 +95,19 @@ def _is_there(machine: Machine, archive: Archive, dataset_directory: Path) -> bo
     return findings.intact
 
 
-def _bytes_needed(machine: Machine, archive: Archive, lists: dict[int, FileList], dataset_directory: Path) -> int:
-    """Room for an archive, and at least as much again for its files."""
-    listed = (lists[archive.record] or {}).get(archive.name)
-    if listed is None:
-        return 0  # it will fail for another reason
-    path = archive_path(machine.split_directory(dataset_directory), archive)
-    packed = 0 if path.exists() else listed.size - size_of(part_of(path))
-    is_repair = manifest_path(machine, dataset_directory, archive).exists()
-    return packed + (0 if is_repair else listed.size)
+def _check_room(archives: Sequence[Archive], lists: dict[int, FileList], directory: Path) -> None:
+    """Raise BaselineError unless the disk has room for these archives, and as much again for their files."""
+    needed = 0
+    for archive in archives:
+        path, listed = directory / "archives" / archive.name, (lists[archive.record] or {}).get(archive.name)
+        if listed is not None:  # else it will fail for another reason
+            needed += listed.size if path.exists() else 2 * listed.size - size_of(part_of(path))
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise BaselineError(
+            f"{directory} needs {needed / 1e6:.1f} MB, the disk has {free / 1e6:.1f} MB free. Make room, or choose "
+            "another disk with --dataset_directory."
+        )
 
 
 def _fetch_archive(server: Server, archive: Archive, files: FileList, path: Path) -> None:
@@ -131,11 +122,10 @@ def _fetch_archive(server: Server, archive: Archive, files: FileList, path: Path
             f"{archive.url}: record {archive.record} lists no such file.{nearest(archive.name, files)} If it was "
             f"renamed, change its name in datasets/catalog/. The record lists {' '.join(sorted(files))}."
         )
-    if is_intact(path, files[archive.name]):
-        log.info("%s is there, verified", path.name)
-        return
-    log.info("fetching %s, %.1f MB", server.url(archive.url), files[archive.name].size / 1e6)
-    server.fetch(archive, files[archive.name], path)
+    url, listed = server.url(archive.url), files[archive.name]
+    if not is_intact(path, listed):
+        log.info("fetching %s, %.1f MB", url, listed.size / 1e6)
+        server.fetch(url, listed, path)
 
 
 def _are_labels_published(machines: Sequence[Machine], directory: Path) -> bool:

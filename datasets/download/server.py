@@ -9,19 +9,18 @@ import json
 import logging
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
+import pooch
+import requests
+import urllib3
 from tqdm import tqdm
 
 from config import BaselineError
-from datasets.catalog import ZENODO, Archive
+from datasets.catalog import ZENODO
 from files import cannot_write
-
-if TYPE_CHECKING:
-    import requests
 
 RETRIES = 5  # of a request, and of a transfer without progress
 BACKOFF = 1  # seconds; doubles with each further retry
@@ -34,12 +33,22 @@ LATER = "Try again later, or name a mirror with --download_url."
 log = logging.getLogger("baseline")
 
 
-@dataclass(frozen=True)
-class PublishedFile:
+class PublishedFile(NamedTuple):
     """Size and checksum of a file, from the list of its record."""
 
     size: int  # bytes
     checksum: str  # such as md5:0cc175b9c0f1b6a831c399e269772661
+
+
+class LoggedRetry(urllib3.Retry):
+    """Says why a request is repeated, and when."""
+
+    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
+        failed = self.history[-1]
+        reason = f"the server answers {failed.status}" if failed.status else "no answer"
+        wait = (response and self.get_retry_after(response)) or self.get_backoff_time()
+        log.warning("%s: %s; trying again in %g s", failed.url, reason, wait)
+        super().sleep(response)
 
 
 class Server:
@@ -47,7 +56,17 @@ class Server:
 
     def __init__(self, mirror: str | None):
         self._mirror = mirror
-        self._session = _open_session()
+        retry = LoggedRetry(
+            total=RETRIES,
+            backoff_factor=BACKOFF,
+            status_forcelist=BUSY,
+            raise_on_status=False,  # the last answer is returned
+            retry_after_max=LONGEST_WAIT,
+        )
+        self._session = requests.Session()
+        self._session.headers["Accept-Encoding"] = "identity"  # ranges count the bytes of the file itself
+        for scheme in ("https://", "http://"):
+            self._session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
 
     def url(self, published: str) -> str:
         """The address to fetch a published file from."""
@@ -68,30 +87,20 @@ class Server:
         return None
 
     def read(self, url: str, kind: str) -> bytes:
-        """The contents of a small file.
+        """The contents of a small file. Raises BaselineError, which calls it a `kind`, if it cannot be fetched."""
+        try:
+            with self._get(url, kind) as response:
+                return response.content
+        except OSError as error:
+            raise BaselineError(f"{url}: the connection broke off. {LATER}") from error
 
-        Args:
-            kind: of the file, for the error message.
-
-        Raises:
-            BaselineError: it cannot be fetched.
-        """
-        for _ in range(1 + RETRIES):
-            try:
-                with self._get(url, kind) as response:
-                    return response.content
-            except OSError:
-                log.warning("%s: the connection broke off; trying again in %g s", url, BACKOFF)
-                time.sleep(BACKOFF)
-        raise BaselineError(f"{url}: the connection broke off {1 + RETRIES} times in a row. {LATER}")
-
-    def fetch(self, archive: Archive, listed: PublishedFile, path: Path) -> None:
-        """Fetch an archive to `path`; resume an earlier transfer of it.
+    def fetch(self, url: str, listed: PublishedFile, path: Path) -> None:
+        """Fetch a file to `path`; resume an earlier transfer of it.
 
         Raises:
             BaselineError: it cannot be fetched or written, or has a wrong size or checksum twice.
         """
-        url, partial = self.url(archive.url), part_of(path)
+        partial = part_of(path)
         try:
             partial.parent.mkdir(parents=True, exist_ok=True)
             for _ in range(2):
@@ -124,8 +133,6 @@ class Server:
 
     def _append(self, url: str, partial: Path, size: int, bar: tqdm) -> None:
         """Write what is missing of a file until the connection ends or breaks off."""
-        import requests
-
         start = size_of(partial)
         with self._get(url, "file", start) as response, partial.open("r+b") as file:
             if response.status_code != 206:
@@ -140,7 +147,7 @@ class Server:
                     if file.tell() > size:  # not the listed file; the checksum will tell
                         break
 
-    def _get(self, url: str, kind: str, first_byte: int = 0) -> "requests.Response":
+    def _get(self, url: str, kind: str, first_byte: int = 0) -> requests.Response:
         """The answer to a request for a file from this byte on; or for the whole file, if the server has no parts."""
         headers = {"Range": f"bytes={first_byte}-"} if first_byte else None
         try:
@@ -154,37 +161,9 @@ class Server:
         if response.status_code == 416 and first_byte:
             return self._get(url, kind)
         answer = f"the server answers {response.status_code} {response.reason}"
-        if response.status_code in (404, 410):
+        if response.status_code == 404:
             raise BaselineError(f"{url}: no such {kind} ({answer}). Check its address in datasets/catalog/.")
         raise BaselineError(f"{url}: {answer}. {LATER}")
-
-
-def _open_session() -> "requests.Session":
-    """A session that repeats requests to a server that is busy or cannot be reached."""
-    import requests
-    import urllib3
-
-    class LoggedRetry(urllib3.Retry):
-        def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
-            failed = self.history[-1]
-            reason = f"the server answers {failed.status}" if failed.status else "no answer"
-            wait = (response and self.get_retry_after(response)) or self.get_backoff_time()
-            log.warning("%s: %s; trying again in %g s", failed.url, reason, wait)
-            super().sleep(response)
-
-    retry = LoggedRetry(
-        total=RETRIES,
-        backoff_factor=BACKOFF,
-        status_forcelist=BUSY,
-        allowed_methods=("GET", "HEAD"),
-        raise_on_status=False,  # the last answer is returned
-        retry_after_max=LONGEST_WAIT,
-    )
-    session = requests.Session()
-    session.headers["Accept-Encoding"] = "identity"  # ranges count the bytes of the file itself
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, requests.adapters.HTTPAdapter(max_retries=retry))
-    return session
 
 
 def _parse_list(url: str, text: bytes) -> dict[str, PublishedFile]:
@@ -192,9 +171,9 @@ def _parse_list(url: str, text: bytes) -> dict[str, PublishedFile]:
     try:
         files = json.loads(text)["files"]
         listed = {file["key"]: PublishedFile(int(file["size"]), file["checksum"]) for file in files}
-        if not all(re.fullmatch("(md5|sha256|sha512):[0-9a-fA-F]+", file.checksum) for file in listed.values()):
+        if not all(re.fullmatch("md5:[0-9a-f]{32}", file.checksum) for file in listed.values()):
             raise ValueError("a checksum of an unknown kind")
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise BaselineError(f"{url}: not the list of a record's files ({error!r}). {LATER}") from error
     return listed
 
@@ -213,7 +192,5 @@ def is_intact(path: Path, listed: PublishedFile) -> bool:
     """Whether a file has the size and the checksum that its record lists."""
     if not path.is_file() or size_of(path) != listed.size:
         return False
-    import pooch
-
-    algorithm, _, digest = listed.checksum.rpartition(":")
-    return pooch.file_hash(str(path), alg=algorithm) == digest.lower()
+    algorithm, _, digest = listed.checksum.partition(":")
+    return pooch.file_hash(str(path), alg=algorithm) == digest

@@ -1,34 +1,22 @@
 """Missing, corrupt and surplus clips of a dataset on disk. Nothing is downloaded."""
 
-import logging
 from pathlib import Path
 
 from config import BaselineError
 from datasets.audio import read_header
 from datasets.catalog import Archive, Machine
 from datasets.clips import SPLIT_DIRECTORIES, parse_clip
-from datasets.download.archives import Findings, compare, is_clip, list_archive, read_manifest
-from datasets.download.fetch import archive_path
-
-log = logging.getLogger("baseline")
+from datasets.download.archives import Findings, compare, read_manifest
 
 
 def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Findings:
-    """Compare the files on disk with those of an archive.
+    """Compare the files on disk with the manifest that unpacking left.
 
-    The list of its files is the manifest that unpacking left, or that of the archive itself. Without both, the clips
-    are opened one by one: damaged and misplaced ones are found, missing ones cannot be known.
+    Without a manifest, the clips are opened one by one: damaged and misplaced ones are found, missing ones cannot be
+    known.
     """
     directory = machine.directory(dataset_directory)
     files = read_manifest(machine, dataset_directory, archive)
-    path = archive_path(machine.split_directory(dataset_directory), archive)
-    if files is None and path.exists():
-        try:
-            files = list_archive(path, archive, machine)
-            # Other files, such as attributes_00.csv, may be from another archive.
-            files = {name: entry for name, entry in files.items() if is_clip(name)}
-        except BaselineError as error:
-            log.warning("%s", error)
     if files is not None:
         return compare(directory, files)
     parts = [directory / name for split in archive.holds for name in SPLIT_DIRECTORIES[split]]
