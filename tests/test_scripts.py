@@ -175,7 +175,22 @@ def path(workspace):
     """A directory for PATH, without Slurm."""
     directory = workspace.directory / "bin"
     directory.mkdir()
-    for name in ("bash", "cat", "date", "dirname", "grep", "hostname", "mkdir", "readlink", "sed", "sh", "sleep", "wc"):
+    for name in (
+        "bash",
+        "cat",
+        "date",
+        "dirname",
+        "echo",
+        "grep",
+        "hostname",
+        "mkdir",
+        "readlink",
+        "sed",
+        "seq",
+        "sh",
+        "sleep",
+        "wc",
+    ):
         (directory / name).symlink_to(shutil.which(name))
     return directory
 

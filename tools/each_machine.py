@@ -1,10 +1,10 @@
 """Run train.py for each model of a dataset: each machine type, each section if it has several, each seed of SEEDS.
 
     each_machine.py SCRIPT "PURPOSE" DATASET "OPTIONS" ARGUMENTS...   for the numbered scripts: runs JOBS at a time
-    each_machine.py --plan "OPTIONS" ARGUMENTS...                     for slurm_array.sh: prints what to submit
+    each_machine.py --plan ARGUMENTS...                               for slurm_array.sh: prints what to submit
 
-OPTIONS are the script's choice; for --plan, one line for each run of a model. ARGUMENTS are the user's: the dataset if
-DATASET is empty, the split, options of train.py. If a machine type fails, the others still run. It is named at the end,
+OPTIONS are the script's choice. ARGUMENTS are the user's: the dataset if DATASET is empty, the split, options of
+train.py. If a machine type fails, the others still run. It is named at the end,
 and the exit status is 1.
 """
 
@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
@@ -33,8 +32,13 @@ from tools.training.paths import run_paths
 
 MEMORY_PER_RUN = 0.8e9  # bytes, for a full-size machine type
 JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws plots, imports
+# What a task of slurm_array.sh runs, one after the other.
+RUNS_OF_A_TASK = (
+    ("--train_only", "--restart"),
+    ("--test_only", "--score", "MSE"),
+    ("--test_only", "--score", "MAHALA"),
+)
 SECONDS_TO_END = 5  # after an interrupt, before a run is sent the next signal
-INTERRUPTED, WRONG_OPTION = (130, -signal.SIGINT), 2  # exit statuses of a run
 
 
 @dataclass(frozen=True)
@@ -47,68 +51,63 @@ class Model:
     log: Path
 
 
-class SideBySide:
-    """Runs commands, `jobs` at a time. With several jobs, each has one line of the terminal, not a progress bar.
+def run_side_by_side(commands: Mapping[str, list[str]], jobs: int) -> dict[str, int]:
+    """Run commands, `jobs` at a time: name → exit status. Ctrl-C and SIGTERM end all of them.
 
-    No further command starts after one whose exit status is in `fatal`.
+    With several jobs, each has one line of the terminal, not a progress bar.
     """
-
-    def __init__(self, jobs: int, fatal: Sequence[int] = INTERRUPTED):
-        self._jobs, self._fatal = jobs, fatal
-        self._lock = threading.Lock()  # held to start a run, and to stop starting them
-        self._is_stopped = False
-        self._processes: list[subprocess.Popen] = []
-
-    def run(self, commands: Mapping[str, list[str]]) -> dict[str, int | None]:
-        """Run the commands: name → exit status, None if it was not started. Ctrl-C and SIGTERM end all of them."""
-        with ThreadPoolExecutor(self._jobs) as pool:
-            try:
-                runs = {name: pool.submit(self._run, name, command) for name, command in commands.items()}
-                wait(runs.values())
-            except KeyboardInterrupt as interrupt:
-                self._end(is_known=not isinstance(interrupt, Terminated))  # a terminal sends Ctrl-C to the runs, too
-                raise
-        return {name: run.result() for name, run in runs.items()}
-
-    def _run(self, name: str, command: list[str]) -> int | None:
-        options = {"env": os.environ | {"JOBS": str(self._jobs), "NAME_IN_LOOP": name}}
-        if self._jobs > 1:
-            options["env"]["PROGRESS_LINES"] = "1"
-            options |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
-        with self._lock:
-            if self._is_stopped:
-                return None
-            process = subprocess.Popen(command, **options)
-            self._processes.append(process)
-        with process:
-            if self._jobs > 1:
-                _follow(process)
-        if process.returncode in self._fatal:
-            self._is_stopped = True
-        return process.returncode
-
-    def _end(self, is_known: bool) -> None:
-        with self._lock:
-            self._is_stopped = True
-        signals = [signal.SIGTERM, signal.SIGKILL]
-        for number in [0, *signals] if is_known else signals:  # 0 does nothing
-            for process in self._processes:
-                process.send_signal(number)
-            deadline = time.monotonic() + SECONDS_TO_END
-            for process in self._processes:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(max(0, deadline - time.monotonic()))
+    waiting, running, statuses = list(commands), {}, {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                running[name] = _start(name, commands[name], jobs)
+            for name, (process, reader) in list(running.items()):
+                if process.poll() is not None:
+                    reader.join()
+                    statuses[name] = process.returncode
+                    del running[name]
+            time.sleep(0.05)
+    except KeyboardInterrupt as interrupt:
+        # A terminal sends Ctrl-C to the runs, too: they need time, not a signal (0).
+        first = signal.SIGTERM if isinstance(interrupt, Terminated) else 0
+        _end([process for process, _ in running.values()], (first, signal.SIGTERM, signal.SIGKILL))
+        raise
+    return statuses
 
 
-def _follow(process: subprocess.Popen) -> None:
+def _start(name: str, command: list[str], jobs: int) -> tuple[subprocess.Popen, threading.Thread]:
+    """Start a run, and the thread that shows its output."""
+    environment, options = os.environ | {"JOBS": str(jobs), "NAME_IN_LOOP": name}, {}
+    if jobs > 1:
+        environment["PROGRESS_LINES"] = "1"
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    process = subprocess.Popen(command, env=environment, **options)
+    reader = threading.Thread(target=_show, args=(process,))
+    reader.start()
+    return process, reader
+
+
+def _end(processes: Sequence[subprocess.Popen], signals: Sequence[int]) -> None:
+    for number in signals:
+        for process in processes:
+            process.send_signal(number)
+        deadline = time.monotonic() + SECONDS_TO_END
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0, deadline - time.monotonic()))
+
+
+def _show(process: subprocess.Popen) -> None:
     """Show the latest output of a run in its line of the terminal; print its errors and its last line."""
+    if process.stdout is None:  # it has the terminal for itself
+        return
     errors = threading.Thread(target=lambda: [_print(text, sys.stderr) for text in process.stderr])
     errors.start()
     last = ""
-    line = tqdm(bar_format="{desc}", leave=False, disable=None, dynamic_ncols=True)
-    with contextlib.suppress(OSError), line:  # a closed terminal does not end a training
+    with contextlib.suppress(OSError), tqdm(bar_format="{desc}", leave=False, disable=None, dynamic_ncols=True) as line:
         for last in process.stdout:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # a closed terminal does not end a training
                 line.set_description_str(last.rstrip())
         errors.join()
     if last:
@@ -171,8 +170,7 @@ def find_models(dataset: Dataset, options: Sequence[str], seeds: Sequence[int] =
             name = paths.model_name + (f" seed {seed}" if len(seeds) > 1 else "")
             models.append(Model(name, replace(config, use_ids=use_ids), model_arguments, paths.run_log))
     if not models:
-        what = "machine type with test clips" if dataset.machines[split] else "machine types"
-        raise UsageError(f"{dataset.name} has no {what} in its {split} data.")
+        raise UsageError(f"{dataset.name} has nothing to run in its {split} data.")
     return models
 
 
@@ -210,17 +208,13 @@ def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:
     jobs = min(count_jobs(models[0].config), len(models))
     if jobs > 1:
         print(f"{len(models)} models, {jobs} at a time", flush=True)
-    # An option that is wrong for one model is wrong for all, except for sections.
-    fatal = INTERRUPTED if "--use_ids" in shlex.join(options) else (*INTERRUPTED, WRONG_OPTION)
-    statuses = SideBySide(jobs, fatal).run({model.name: run_train(model.arguments) for model in models})
+    statuses = run_side_by_side({model.name: run_train(model.arguments) for model in models}, jobs)
     failed = [model for model in models if statuses[model.name] != 0]
     if failed:
         print(f"{script}: failed:", file=sys.stderr)
     for model in failed:
         status = statuses[model.name]
-        reason = "not run" if status is None else f"exit status {status}"
-        if status is not None and status < 0:
-            reason = f"killed by signal {-status}"
+        reason = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
         print(f"  {model.name} ({reason}), log: {model.log if model.log.exists() else 'none'}", file=sys.stderr)
     return not failed
 
@@ -242,16 +236,16 @@ def main(script: str, purpose: str, dataset: str, options: str, *given: str) -> 
     return run_command(lambda: run_models(script, dataset, [*options.split(), *arguments]), resume)
 
 
-def print_plan(runs: str, *given: str) -> None:
+def print_plan(*given: str) -> None:
     """Print a directory for logs, the commands of each task of a job array, and that of the summary after them.
 
     The commands hold all parameters: a later edit of baseline.yaml does not change them.
     """
-    dataset, arguments = read_arguments(given)
+    dataset, arguments = read_arguments([argument for argument in given if argument != "--dry-run"])
     seeds = seeds_of_environment()
     tasks: dict[str, list[str]] = {}  # model → commands
-    for options in runs.splitlines():
-        models = find_models(find_dataset(dataset), [*options.split(), *arguments], seeds)
+    for options in RUNS_OF_A_TASK:
+        models = find_models(find_dataset(dataset), [*options, *arguments], seeds)
         for model in models:
             tasks.setdefault(model.name, []).append(shlex.join(run_train(model.config.as_arguments())))
     config = models[0].config

@@ -14,28 +14,25 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -u
-runs="--train_only --restart
---test_only --score MSE
---test_only --score MAHALA" # of each model, one after the other
 
 fail() { echo "error: $1" >&2 && exit 1; }
-from_plan() { sed -n "s/^$1: //p" <<<"$plan"; }
+from_plan() { sed -n "s/^$1: //p" <<<"$plan"; } # the lines of the plan that begin with "$1: "
 
-run_task() {
-    local child="" stop="" status command commands
+run_task() { # what it runs is RUNS_OF_A_TASK in each_machine.py
+    local child="" stop="" status command commands task="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
     echo "==> task $SLURM_ARRAY_TASK_ID, attempt $((${SLURM_RESTART_COUNT:-0} + 1)) on $(hostname), $(date)"
-    trap 'echo "==> the time limit is near"; stop=yes; kill "$child"' USR1
-    trap 'kill "$child"; wait "$child"; exit 143' TERM # scancel, or Slurm itself requeues the task
+    trap 'echo "==> the time limit is near"; stop=yes; kill $child' USR1
+    trap 'kill $child; wait $child; exit 143' TERM # scancel, or Slurm itself requeues the task
     mapfile -t commands < <(from_plan "$SLURM_ARRAY_TASK_ID")
     for command in "${commands[@]}"; do
-        eval "$command &"
+        bash -c "exec $command" &
         child=$!
-        wait "$child"
+        wait $child
         status=$?
         [ $status -eq 137 ] && echo "==> the run was killed (out of memory?)" && stop=yes
         if [ -n "$stop" ]; then
-            wait "$child" # a signal ends only the first wait
-            [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ] && scontrol requeue "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID" && exit
+            wait $child # a signal ends only the first wait
+            [ "${SLURM_RESTART_COUNT:-0}" -lt 20 ] && scontrol requeue "$task" && exit
             fail "the task is not started again. Submit again to resume."
         fi
         [ $status -eq 0 ] || exit $status
@@ -43,32 +40,29 @@ run_task() {
     echo "==> done"
 }
 
+run_summary() { # $1: the directory of the logs
+    for task in $(seq "$(from_plan tasks)"); do
+        grep -qs "^==> done" "$1/task_$task.log" || echo "not finished: task $task"
+    done
+    bash -c "$(from_plan summary)"
+}
+
 if [ "${1:-}" = --job ]; then # this script as a job: --job DIRECTORY
     plan=$(cat "$2/plan") || exit 1
-    [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || { run_task && exit; }
-    for task in $(seq "$(from_plan tasks)"); do
-        grep -qs "^==> done" "$2/task_$task.log" || echo "not finished: task $task"
-    done
-    eval "exec $(from_plan summary)"
+    if [ -n "${SLURM_ARRAY_TASK_ID:-}" ]; then run_task; else run_summary "$2"; fi
+    exit
 fi
+
+. "$(dirname "$(readlink -f "$0")")/setup/python.sh"
 usage() { sed -n '2,6s/^# //p' "$0"; }
-is_dry_run=false
-for argument; do
-    shift
-    case "$argument" in
-        -h | --help) usage && exit ;;
-        --dry-run) is_dry_run=true ;;
-        *) set -- "$@" "$argument" ;;
-    esac
-done
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/setup/python.sh"
+[[ " $* " =~ " -h " || " $* " =~ " --help " ]] && usage && exit
 need_packages
-plan=$("$python" "$root/tools/each_machine.py" --plan "$runs" "$@") || { usage >&2 && exit 2; }
+plan=$("$python" "$root/tools/each_machine.py" --plan "$@") || { usage >&2 && exit 2; }
 directory=$(from_plan logs)
 logs=${directory//%/%%} # sbatch replaces a single %
 array=("--array=1-$(from_plan tasks)" "--output=$logs/task_%a.log" "$0" --job "$directory")
 summary=("--output=$logs/summary.log" "$0" --job "$directory")
-if $is_dry_run; then
+if [[ " $* " =~ " --dry-run " ]]; then
     printf '%s\n' "$plan" "sbatch ${array[*]}" "sbatch --dependency=afterany:JOB ${summary[*]}" && exit
 fi
 command -v sbatch >/dev/null || fail "there is no sbatch here. Run this on a node that can submit to Slurm."
