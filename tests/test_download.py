@@ -4,7 +4,6 @@ import contextlib
 import io
 import itertools
 import json
-import os
 import random
 import re
 import resource
@@ -18,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import RAW, ROOT, Workspace, write_wav
+from conftest import RAW, ROOT, Workspace, run, write_wav
 from record_server import RecordServer, make_zip
 
 from config import BaselineError, UsageError
@@ -62,8 +61,8 @@ def raw(tmp_path):
 @pytest.fixture
 def archives(tmp_path):
     """Where archives are kept."""
-    (tmp_path / SPLIT / "archives").mkdir(parents=True)
-    return tmp_path / SPLIT / "archives"
+    (directory := tmp_path / SPLIT / "archives").mkdir(parents=True)
+    return directory
 
 
 def files_below(directory: Path) -> dict[str, bytes]:
@@ -100,14 +99,6 @@ def largest_file(size: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-
-def assert_fails(server, tmp_path, caplog, words: str):
-    """The download fails with these words, and leaves no archive and no clips."""
-    assert get(server, tmp_path) == ["fan"]
-    assert words in caplog.text
-    assert not list((tmp_path / SPLIT / "raw").glob("*"))
-    assert not (tmp_path / SPLIT / "archives/dev_fan.zip").exists()
 
 
 def test_intact_clips_are_not_fetched_again(published, tmp_path, raw):
@@ -163,15 +154,6 @@ def test_a_part_from_an_earlier_run(published, tmp_path, archives, monkeypatch, 
         assert [range_ for _, range_ in published.requests] == [None, "bytes=50000-"][: 1 + (part != ARCHIVE)]
 
 
-@pytest.mark.parametrize(("drops", "pause"), [([10_000, 20_000], 0), ([None], 0.5)])
-def test_connections_without_progress_are_given_up(published, tmp_path, monkeypatch, caplog, drops, pause):
-    published.ranges, published.drop_after, published.pause = 200, itertools.cycle(drops), pause
-    monkeypatch.setattr(transfer, "TIMEOUTS", (1, 0.2))
-    assert_fails(published, tmp_path, caplog, "the connection broke off 4 times in a row. Try again later")
-    published.drop_after, published.pause = iter(()), 0
-    assert_succeeds(published, tmp_path)
-
-
 @pytest.mark.parametrize("statuses", [(408, 429, 500), (502, 503, 504)])
 def test_a_busy_server_is_asked_again(published, tmp_path, monkeypatch, statuses, caplog):
     waits = []
@@ -194,19 +176,35 @@ def test_waits_as_long_as_the_server_asks(published, tmp_path, monkeypatch, capl
 
 
 @pytest.mark.parametrize(
-    ("status", "headers", "attempts", "words"),
+    ("faults", "attempts", "words"),
     [
-        (503, {}, 4, "the server answers 503 Service Unavailable. Try again later, or name a mirror with"),
-        (403, {}, 1, "the server answers 403"),
-        (404, {}, 1, "no such file (the server answers 404 Not Found). Check its address in datasets/catalog/"),
-        (302, {"Location": "file:///etc/passwd"}, 1, "dev_fan.zip: no answer"),
-        (503, {"Retry-After": "soon"}, 1, "dev_fan.zip: no answer"),
+        ({"answers": [(503, {})] * 9}, 4, "the server answers 503 Service Unavailable. Try again later"),
+        ({"answers": [(403, {})]}, 1, "the server answers 403"),
+        ({"answers": [(404, {})]}, 1, "no such file (the server answers 404 Not Found). Check its address in"),
+        ({"answers": [(302, {"Location": "file:///etc/passwd"})]}, 1, "dev_fan.zip: no answer"),
+        ({"answers": [(503, {"Retry-After": "soon"})]}, 1, "dev_fan.zip: no answer"),
+        ({"change": lambda _: ARCHIVE[:-1] + b"?"}, 2, "not the file that the record lists"),
+        ({"change": lambda _: bytes(5_000_000), "says_length": False}, 2, "not the file that the record lists"),
+        ({"change": lambda _: b"<html>Please log in"}, 1, "an error page or another version"),
+        ({"change": lambda _: b"<html>Please log in", "says_length": False}, 9, "the connection broke off 4 times"),
+        (
+            {"ranges": 200, "drop_after": itertools.cycle([10_000, 20_000])},
+            5,
+            "the connection broke off 4 times in a row",
+        ),
+        ({"pause": 0.5}, 4, "the connection broke off 4 times in a row. Try again later"),
     ],
 )
-def test_a_server_that_refuses(published, tmp_path, caplog, status, headers, attempts, words):
-    published.answers = [(status, headers)] * 100
-    assert_fails(published, tmp_path, caplog, words)
+def test_a_server_that_fails(published, tmp_path, monkeypatch, caplog, faults, attempts, words):
+    with monkeypatch.context() as patch, largest_file(1_000_000):  # no more than the listed size is kept
+        patch.setattr(transfer, "TIMEOUTS", (1, 0.2))
+        for name, value in faults.items():
+            patch.setattr(published, name, value)
+        assert get(published, tmp_path) == ["fan"]
+    assert words in caplog.text
     assert len(published.fetched()) == attempts
+    assert not [*tmp_path.rglob("dev_fan.zip"), *tmp_path.rglob("*.wav")]
+    assert_succeeds(published, tmp_path)
 
 
 def test_no_server(tmp_path, server, caplog, capsys):
@@ -214,40 +212,17 @@ def test_no_server(tmp_path, server, caplog, capsys):
     assert get(server, tmp_path, machines=(FAN, VALVE)) == ["fan", "valve"]
     assert re.search(r"/api/records/\d+: no answer: .*Connection refused.*Try again later", caplog.text)
     assert caplog.text.count("trying again") == 3  # one record, asked for once
-    assert download([FAN], tmp_path, ["train"], "http://a..b") == ["fan"]
     options = ["--machines", "fan", "--dataset_directory", str(tmp_path / "data"), "--download_url", server.url]
     assert download_tool.main(["2024", "-d", *options]) is False
     assert "failed: fan. The reasons are above" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("sent", "says_length", "words"),
-    [
-        (ARCHIVE[:-1] + b"?", True, "not the file that the record lists"),
-        (b"<html>Please log in</html>", True, "an error page or another version"),
-        (b"<html>Please log in</html>", False, "the connection broke off"),
-        (bytes(5_000_000), False, "not the file that the record lists"),
-    ],
-)
-def test_another_file_or_a_page(published, tmp_path, caplog, sent, says_length, words):
-    published.change, published.says_length = lambda _: sent, says_length
-    with largest_file(1_000_000):  # no more than the listed size is kept
-        assert_fails(published, tmp_path, caplog, words)
-    assert len(published.fetched()) < 10
-    published.change = lambda contents: contents
-    assert_succeeds(published, tmp_path)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *(b"<html>", b"[]", b'{"files": [{"key": "dev_fan.zip"}]}', b'{"files": 3}'),
-        b'{"files": [{"key": "dev_fan.zip", "size": 3, "checksum": "crc:12"}]}',
-    ],
-)
+@pytest.mark.parametrize("text", [b"<html>", b"[]", b'{"files": [{"key": "x", "size": 3, "checksum": "crc:12"}]}'])
 def test_a_malformed_list(published, tmp_path, text, caplog):
     published.texts[f"/api/records/{FAN.archives[0].record}"] = text
-    assert_fails(published, tmp_path, caplog, "not the list of a record's files")
+    assert get(published, tmp_path) == ["fan"]
+    assert "not the list of a record's files" in caplog.text
+    assert published.fetched() == []
 
 
 def test_a_renamed_file_fails_and_the_others_do_not(published, tmp_path, caplog):
@@ -359,20 +334,12 @@ def with_member(name: str, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     return buffer.getvalue()
 
 
-def with_size(size: int) -> bytes:
-    """The archive with another size of the first file in its table of contents."""
-    entry = ARCHIVE.index(b"PK\x01\x02")
-    return ARCHIVE[: entry + 24] + size.to_bytes(4, "little") + ARCHIVE[entry + 28 :]
-
-
 @pytest.mark.parametrize(
     ("archive", "words"),
     [
         *((with_member(name), "leads outside") for name in ("../evil", "fan/../../evil", "/tmp/evil")),
         (with_member("fan/train/strange.wav", compression=zipfile.ZIP_LZMA), "packed in an unusual way"),
         (with_member("fan/train"), "cannot write"),  # a file and a directory
-        (with_size(6000), "cannot be unpacked"),
-        (with_size(400_000_000), "would unpack to 400 MB, more than 50 times its size"),
         (ARCHIVE[:50_000] + b"damage" + ARCHIVE[50_006:], "cannot be unpacked"),
         (b"", "cannot be unpacked"),
         (make_zip(VALVE, FILES), "no fan/train/ and fan/test/ in it"),
@@ -449,10 +416,8 @@ def test_killed_at_random_moments(published, tmp_path, raw):
 
 def test_scripts_and_validate(published, tmp_path, raw):
     def script(*arguments):
-        command = [ROOT / "data_download_2024dev.sh", *arguments, "--machines", "fan"]
-        command += ["--dataset_directory", tmp_path / "data"]
-        environment = os.environ | {"PYTHON": sys.executable}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+        options = ["--machines", "fan", "--dataset_directory", tmp_path / "data"]
+        return run([ROOT / "data_download_2024dev.sh", *arguments, *options], tmp_path, PYTHON=sys.executable)
 
     before = script("validate")
     assert before.returncode == 1
@@ -487,13 +452,17 @@ def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, ca
     assert rows[3] == ["0", "0", "0", "without a manifest: clips may be missing"]
 
 
-def test_wrong_arguments():
-    with pytest.raises(UsageError, match="unknown dataset 'DCASE2019T2'"):
-        download_tool.main(["2019", "-d"])
-    with pytest.raises(UsageError, match="Did you mean 'fan'"):
-        download_tool.main(["2024", "-d", "--machines", "fna"])
-    with pytest.raises(UsageError, match="ftp://x: .*address"):
-        download_tool.main(["2024", "-d", "--download_url", "ftp://x"])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["2019", "-d"], "unknown dataset 'DCASE2019T2'"),
+        (["2024", "-d", "--machines", "fna"], "Did you mean 'fan'"),
+        (["2024", "-d", "--download_url", "ftp://x"], "ftp://x: .*address"),
+    ],
+)
+def test_wrong_arguments(arguments, words):
+    with pytest.raises(UsageError, match=words):
+        download_tool.main(arguments)
 
 
 def test_auto_download(server, demo_data, tmp_path):

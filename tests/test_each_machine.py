@@ -130,12 +130,8 @@ def test_failed_models_are_named(monkeypatch, capsys):
 
 def test_so_many_at_a_time(tmp_path):
     """Three run at a time if each waits for the two others."""
-    code = f"""
-import os, pathlib, time
-here = pathlib.Path({str(tmp_path)!r})
-(here / str(os.getpid())).touch()
-while len(list(here.iterdir())) < 3: time.sleep(0.01)
-"""
+    here = f"__import__('pathlib').Path({str(tmp_path)!r})"
+    code = f"import os; ({here} / str(os.getpid())).touch()\nwhile len(list({here}.iterdir())) < 3: pass"
     assert run(3, a=code, b=code, c=code) == dict.fromkeys("abc", 0)
 
 

@@ -22,7 +22,9 @@ from datasets.catalog import find_dataset
 MACHINES = ["fan", "slider"]
 SCRIPTS = ["01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh", "03_summarize_results.sh"]
 LEGACY_SCRIPTS = ["tools/01_train_legacy.sh", "tools/02a_test_legacy.sh", "tools/02b_test_legacy.sh"]
+COMMANDS = ("bash", "cat", "date", "dirname", "echo", "grep", "mkdir", "readlink", "sed", "sleep", "sh", "wc")
 SLURM_SCRIPT = "tools/slurm_array.sh"
+RUN = "seed13711_short"
 FACTS = find_dataset("DCASE2024T2").facts
 SHORT_CATALOG = yaml.safe_dump(FACTS | {"dev": FACTS["dev"] | {"machines": {machine: ["00"] for machine in MACHINES}}})
 
@@ -44,15 +46,14 @@ def finished_run(tmp_path_factory):
 
 def test_every_machine_type_has_its_files(finished_run):
     workspace, outputs = finished_run
-    run = "seed13711_short"
-    assert outputs["01_train_2024t2.sh"].startswith("2 models, 2 at a time\n")
+    assert outputs[SCRIPTS[0]].startswith("2 models, 2 at a time\n")
     for machine in MACHINES:
-        assert (workspace.model(machine, run) / "model.pth").exists()
+        assert (workspace.model(machine, RUN) / "model.pth").exists()
         for score in ("MSE", "MAHALA"):
-            assert (workspace.result(score, run) / f"anomaly_score_{machine}_section_00_test.csv").exists()
-            assert (workspace.result(score, run) / f"result_{machine}.csv").exists()
-        assert f"{machine}: trained 1 epochs" in outputs["01_train_2024t2.sh"]
-        assert f"{machine}: MAHALA: 16 clips scored" in outputs["02b_test_2024t2.sh"]
+            assert (workspace.result(score, RUN) / f"anomaly_score_{machine}_section_00_test.csv").exists()
+            assert (workspace.result(score, RUN) / f"result_{machine}.csv").exists()
+        assert f"{machine}: trained 1 epochs" in outputs[SCRIPTS[0]]
+        assert f"{machine}: MAHALA: 16 clips scored" in outputs[SCRIPTS[2]]
     assert not list(workspace.directory.rglob("*.tmp"))
 
 
@@ -61,25 +62,21 @@ def test_side_by_side_equals_alone(finished_run, tmp_path):
     alone = Workspace(tmp_path, workspace.data)
     alone.run_here("--epochs", "1", "--train_only", machine="slider")
     for name in ("model.pth", "log.csv"):
-        expected = (workspace.model("slider", "seed13711_short") / name).read_bytes()
+        expected = (workspace.model("slider", RUN) / name).read_bytes()
         assert (alone.model("slider") / name).read_bytes() == expected
 
 
 def test_summary_of_the_run(finished_run):
     workspace, outputs = finished_run
     directory = workspace.results / "dev_data/baseline/summarize/DCASE2024T2"
-    assert {path.name for path in directory.iterdir()} == {
-        *("summary.csv", "summary.md", "summary.tex", "summary.png", "report.html"),
-        *("intervals.csv", "differences.csv", "published.csv"),
-    }
-    table = outputs["03_summarize_results.sh"]
+    names = "summary.csv summary.md summary.tex summary.png report.html intervals.csv differences.csv published.csv"
+    assert {path.name for path in directory.iterdir()} == set(names.split())
+    table = outputs[SCRIPTS[3]]
     assert table.splitlines()[2].split() == ["system", "metric", "h-mean", "a-mean", *MACHINES]
     assert "MSE short" in table and "MAHALA short" in table and "–" not in table
     rows = list(csv.DictReader((directory / "summary.csv").open()))
-    assert len(rows) == 8
-    result = next(csv.DictReader((workspace.result("MSE", "seed13711_short") / "result_fan.csv").open()))
-    assert rows[0]["metric"] == "AUC (source)"
-    assert rows[0]["fan"] == result["AUC (source)"]
+    result = next(csv.DictReader((workspace.result("MSE", RUN) / "result_fan.csv").open()))
+    assert (len(rows), rows[0]["metric"], rows[0]["fan"]) == (8, "AUC (source)", result["AUC (source)"])
 
 
 # --- Wrong arguments, failures, interruptions
@@ -97,15 +94,17 @@ def test_usage(workspace, script):
 
 @pytest.mark.parametrize("script", ["02a_test_2024t2.sh", SLURM_SCRIPT])
 def test_wrong_options(workspace, script):
-    dataset = ["DCASE2024T2"] if script == SLURM_SCRIPT else []
-    finished = workspace.script(script, *dataset, "-d", "--epoch", "3")
-    assert finished.returncode == 2
-    message = "error: unknown option '--epoch'. Did you mean '--epochs'? See --help."
-    assert finished.stderr.splitlines()[0] == message  # once, not for each machine type
-    for option in ("--dataset=DCASE2024T2fan", "--train_only", "--test_only"):
-        finished = workspace.script(script, *dataset, "-d", option)
+    messages = {
+        "--epoch=3": "unknown option '--epoch'. Did you mean '--epochs'? See --help.",
+        "--dataset=DCASE2024T2fan": "--dataset: this script runs all machine types. For one: train.py",
+        "--train_only": "--train_only: this script chooses that.",
+        "--test_only": "--test_only: this script chooses that.",
+    }
+    for option, message in messages.items():
+        finished = workspace.script(script, *(["DCASE2024T2"] if script == SLURM_SCRIPT else []), "-d", option)
         assert finished.returncode == 2
-        assert finished.stderr.startswith(f"error: {option.split('=')[0]}: ")
+        assert finished.stderr.startswith(f"error: {message}")
+        assert finished.stderr.count("error") == 1  # once, not for each machine type
 
 
 def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
@@ -118,7 +117,7 @@ def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
     finished = workspace.script("02a_test_2024t2.sh", "-d", "-tag", "short", JOBS="2")
     assert finished.returncode == 1
     assert finished.stdout.count("16 clips scored") == len(MACHINES) - 1
-    log = workspace.result(run="seed13711_short") / "test_slider.log"
+    log = workspace.result(run=RUN) / "test_slider.log"
     assert finished.stderr.endswith(f"failed:\n  slider (exit status 1), log: {log}\n")
     assert "the file is empty" in log.read_text()
 
@@ -143,8 +142,7 @@ def test_python_without_the_packages(tmp_path):
 def test_nothing_to_summarize(workspace):
     finished = workspace.script("03_summarize_results.sh", "DCASE2024T2", "-d")
     assert finished.returncode == 1
-    assert "no result_<machine>.csv to summarize" in finished.stderr
-    assert "Traceback" not in finished.stderr
+    assert finished.stderr.startswith("error: ") and "no result_<machine>.csv to summarize" in finished.stderr
     assert workspace.script("03_summarize_results.sh", "DCASE2024T3", "-d").returncode == 2
 
 
@@ -175,22 +173,7 @@ def path(workspace):
     """A directory for PATH, without Slurm."""
     directory = workspace.directory / "bin"
     directory.mkdir()
-    for name in (
-        "bash",
-        "cat",
-        "date",
-        "dirname",
-        "echo",
-        "grep",
-        "hostname",
-        "mkdir",
-        "readlink",
-        "sed",
-        "seq",
-        "sh",
-        "sleep",
-        "wc",
-    ):
+    for name in COMMANDS:
         (directory / name).symlink_to(shutil.which(name))
     return directory
 
@@ -275,7 +258,8 @@ def test_the_summary_names_unfinished_tasks(workspace):
 
 def test_the_network_of_the_docs_beside_the_baseline(finished_run, tmp_path):
     """One file and one line, as docs/extending.md gives them; then the same scripts."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), flags=re.DOTALL)
+    text = (ROOT / "docs/extending.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     code, import_line, line, score, score_line = blocks
     source, _ = finished_run
     workspace = Workspace(tmp_path, source.data, copy_project(tmp_path, dcase2024t2=SHORT_CATALOG))
