@@ -1,5 +1,6 @@
 """A local HTTP server that behaves like Zenodo and GitHub, and misbehaves as it is told."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -70,28 +71,27 @@ class RecordServer:
         self.requests.append((request.path, request.headers.get("Range")))
         contents, status, headers = self.texts.get(request.path), 200, {}
         is_archive = "/files/" in request.path
-        if is_archive and self.answers:
+        if contents is None:
+            contents, status = b"", 404
+        elif is_archive and self.answers:
             contents, (status, headers) = b"", self.answers.pop(0)
-        elif is_archive and contents is not None:
+        elif is_archive:
             contents = self.change(contents)
             asked = re.fullmatch(r"bytes=(\d+)-", request.headers.get("Range") or "")
             if asked and self.ranges != 200:
                 contents = contents[int(asked[1]) :]
                 status = self.ranges if contents else 416
-        request.send_response(404 if contents is None else status)
-        contents = contents or b""
+        request.send_response(status)
         length = {"Content-Length": str(len(contents))} if self.says_length else {"Connection": "close"}
         for name, value in (headers | length).items():
             request.send_header(name, value)
         request.end_headers()
         sent = contents[: next(self.drop_after, None)]
-        try:
+        with contextlib.suppress(OSError):  # the client has gone
             for start in range(0, len(sent), 1 << 14):
                 if is_archive and self.pause:
                     time.sleep(self.pause)
                 request.wfile.write(sent[start : start + (1 << 14)])
-        except OSError:
-            pass  # the client has gone
         request.close_connection = sent != contents or not self.says_length
 
 
