@@ -33,11 +33,7 @@ from tools.training.paths import run_paths
 MEMORY_PER_RUN = 0.8e9  # bytes, for a full-size machine type
 JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws plots, imports
 # What a task of slurm_array.sh runs, one after the other.
-RUNS_OF_A_TASK = (
-    ("--train_only", "--restart"),
-    ("--test_only", "--score", "MSE"),
-    ("--test_only", "--score", "MAHALA"),
-)
+RUNS_OF_A_TASK = ("--train_only --restart", "--test_only --score MSE", "--test_only --score MAHALA")
 SECONDS_TO_END = 5  # after an interrupt, before a run is sent the next signal
 
 
@@ -47,7 +43,6 @@ class Model:
 
     name: str
     config: Config
-    arguments: list[str]  # of train.py
     log: Path
 
 
@@ -157,26 +152,25 @@ def find_models(dataset: Dataset, options: Sequence[str], seeds: Sequence[int] =
     models = []
     for seed, machine in itertools.product(seeds or [None], dataset.machines[split].values()):
         arguments = ["--dataset", dataset.name + machine.name, *options]
-        arguments += [] if seed is None else ["--seed", str(seed)]
-        config = load_config(arguments)
+        config = load_config(arguments if seed is None else [*arguments, "--seed", str(seed)])
         if config.test_only and not machine.is_tested:
             continue
-        choices = {config.use_ids: arguments}
+        choices = [config.use_ids]
         if len(machine.sections) > 1 and not config.use_ids:
-            choices = {(int(section),): [*arguments, "--use_ids", section] for section in machine.sections}
-        for use_ids, model_arguments in choices.items():
+            choices = [(int(section),) for section in machine.sections]
+        for use_ids in choices:
             sections = tuple(f"{number:02d}" for number in use_ids) or machine.sections
             paths = run_paths(config, machine, sections)
             name = paths.model_name + (f" seed {seed}" if len(seeds) > 1 else "")
-            models.append(Model(name, replace(config, use_ids=use_ids), model_arguments, paths.run_log))
+            models.append(Model(name, replace(config, use_ids=use_ids), paths.run_log))
     if not models:
         raise UsageError(f"{dataset.name} has nothing to run in its {split} data.")
     return models
 
 
-def run_train(arguments: Sequence[str]) -> list[str]:
-    """The command that runs train.py."""
-    return [sys.executable, str(ROOT / "train.py"), *arguments]
+def run_train(config: Config) -> list[str]:
+    """The command that runs train.py. It holds all parameters: a later edit of baseline.yaml does not change them."""
+    return [sys.executable, str(ROOT / "train.py"), *config.as_arguments()]
 
 
 def count_jobs(config: Config) -> int:
@@ -208,7 +202,7 @@ def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:
     jobs = min(count_jobs(models[0].config), len(models))
     if jobs > 1:
         print(f"{len(models)} models, {jobs} at a time", flush=True)
-    statuses = run_side_by_side({model.name: run_train(model.arguments) for model in models}, jobs)
+    statuses = run_side_by_side({model.name: run_train(model.config) for model in models}, jobs)
     failed = [model for model in models if statuses[model.name] != 0]
     if failed:
         print(f"{script}: failed:", file=sys.stderr)
@@ -221,33 +215,29 @@ def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:
 
 def main(script: str, purpose: str, dataset: str, options: str, *given: str) -> int:
     """Run a numbered script, with the arguments as at the top of this file; returns its exit status."""
-    text = usage(script, purpose, dataset)
     if {"-h", "--help"} & set(given):
-        print(text)
+        print(usage(script, purpose, dataset))
         return 0
     try:
-        dataset, arguments = read_arguments(given, dataset)
+        name, arguments = read_arguments(given, dataset)
     except UsageError as error:
-        print(f"error: {error}\n{text}", file=sys.stderr)
+        print(f"error: {error}\n{usage(script, purpose, dataset)}", file=sys.stderr)
         return 2
     seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if os.environ.get("SEEDS") else ""
     restart = ["--restart"] if "--train_only" in options and "--restart" not in given else []
     resume = f"To resume: {seeds}{shlex.join([script, *given, *restart])}"
-    return run_command(lambda: run_models(script, dataset, [*options.split(), *arguments]), resume)
+    return run_command(lambda: run_models(script, name, [*options.split(), *arguments]), resume)
 
 
 def print_plan(*given: str) -> None:
-    """Print a directory for logs, the commands of each task of a job array, and that of the summary after them.
-
-    The commands hold all parameters: a later edit of baseline.yaml does not change them.
-    """
+    """Print a directory for logs, the commands of each task of a job array, and that of the summary after them."""
     dataset, arguments = read_arguments([argument for argument in given if argument != "--dry-run"])
     seeds = seeds_of_environment()
     tasks: dict[str, list[str]] = {}  # model → commands
     for options in RUNS_OF_A_TASK:
-        models = find_models(find_dataset(dataset), [*options, *arguments], seeds)
+        models = find_models(find_dataset(dataset), [*options.split(), *arguments], seeds)
         for model in models:
-            tasks.setdefault(model.name, []).append(shlex.join(run_train(model.config.as_arguments())))
+            tasks.setdefault(model.name, []).append(shlex.join(run_train(model.config)))
     config = models[0].config
     directory = f"{dataset}_{config.split}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}"
     print(f"logs: {config.model_directory / 'slurm' / directory}\ntasks: {len(tasks)}")
