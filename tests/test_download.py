@@ -15,6 +15,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import RAW, ROOT, Workspace, run, write_wav
@@ -24,6 +25,7 @@ from config import BaselineError, UsageError
 from datasets.catalog import find_dataset, find_machine
 from datasets.download import server as transfer
 from datasets.download.fetch import download, download_missing
+from datasets.labels import label_files
 from tools import download as download_tool
 
 FAN, VALVE = find_machine("DCASE2024T2fan", "dev"), find_machine("DCASE2024T2valve", "dev")
@@ -372,6 +374,16 @@ def test_train_and_test_archives_share_a_directory(server, tmp_path):
     assert server.requests == []
 
 
+def test_labels_that_do_not_go_together_are_not_kept(server, tmp_path, caplog):
+    grinder = find_machine("DCASE2023T2grinder", "eval")
+    for number, name in enumerate(label_files(grinder)):
+        path = urlsplit(f"{grinder.dataset.labels['download']}/{name}").path
+        server.texts[path] = b"section_00_000%d.wav,1\n" % number
+    assert get(server, tmp_path, [grinder], ["labels"]) == ["grinder"]
+    assert "section_00_0000.wav of grinder is in" in caplog.text
+    assert not list(tmp_path.rglob("*.csv"))
+
+
 # --- Killed runs, and several at once
 
 
@@ -432,10 +444,10 @@ def test_scripts_and_validate(published, tmp_path, raw):
     published.requests.clear()
     found = script("validate")
     assert found.returncode == 1
-    assert found.stdout.splitlines()[2].split() == ["fan", "dev_fan.zip", "15", "1", "1", "1"]
-    assert f"fan, missing: {CLIPS[1]}" in found.stdout
-    assert f"fan, corrupt: {CLIPS[0]}" in found.stdout
-    assert "fan, surplus: train/section_00_source_train_normal_0077.wav" in found.stdout
+    row, *names = found.stdout.splitlines()[2:]
+    assert row.split() == ["fan", "dev_fan.zip", "15", "1", "1", "1"]
+    surplus = "train/section_00_source_train_normal_0077.wav"
+    assert names == [f"fan, missing: {CLIPS[1]}", f"fan, corrupt: {CLIPS[0]}", f"fan, surplus: {surplus}"]
     assert published.requests == []
 
 
