@@ -104,7 +104,7 @@ def test_wrong_options(workspace, script):
         finished = workspace.script(script, *(["DCASE2024T2"] if script == SLURM_SCRIPT else []), "-d", option)
         assert finished.returncode == 2
         assert finished.stderr.startswith(f"error: {message}")
-        assert finished.stderr.count("error") == 1  # once, not for each machine type
+        assert finished.stderr.count("error: ") == 1  # once, not for each machine type
 
 
 def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
