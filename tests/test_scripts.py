@@ -22,7 +22,7 @@ from datasets.catalog import find_dataset
 MACHINES = ["fan", "slider"]
 SCRIPTS = ["01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh", "03_summarize_results.sh"]
 LEGACY_SCRIPTS = ["tools/01_train_legacy.sh", "tools/02a_test_legacy.sh", "tools/02b_test_legacy.sh"]
-COMMANDS = ("bash", "cat", "date", "dirname", "echo", "grep", "mkdir", "readlink", "sed", "sleep", "sh", "wc")
+COMMANDS = ("bash", "cat", "date", "dirname", "grep", "hostname", "mkdir", "readlink", "sed", "sleep", "sh", "wc")
 SLURM_SCRIPT = "tools/slurm_array.sh"
 RUN = "seed13711_short"
 FACTS = find_dataset("DCASE2024T2").facts
@@ -232,7 +232,7 @@ def test_what_is_submitted(workspace, path):
 )
 def test_how_a_task_ends(workspace, path, command, restarts, status, is_requeued, words):
     add_stub(path / "scontrol")
-    plan = f"1: sh -c {shlex.quote(command)}\n1: echo second\n11: echo of another task\n"
+    plan = f"1: sh -c {shlex.quote(command)}\n1: sh -c 'echo second'\n11: sh -c 'echo another'\n"
     (workspace.directory / "plan").write_text(plan)
     task = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": str(restarts)}
     finished = run_command([ROOT / SLURM_SCRIPT, "--job", "."], workspace.directory, PATH=str(path), **task)

@@ -20,7 +20,7 @@ from_plan() { sed -n "s/^$1: //p" <<<"$plan"; } # the lines of the plan that beg
 
 run_task() { # what it runs is RUNS_OF_A_TASK in each_machine.py
     local child="" stop="" status command commands task="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
-    echo "==> task $SLURM_ARRAY_TASK_ID, attempt $((${SLURM_RESTART_COUNT:-0} + 1)) on $HOSTNAME, $(date)"
+    echo "==> task $SLURM_ARRAY_TASK_ID, attempt $((${SLURM_RESTART_COUNT:-0} + 1)) on $(hostname), $(date)"
     trap 'echo "==> the time limit is near"; stop=yes; kill $child' USR1
     trap 'kill $child; wait $child; exit 143' TERM # scancel, or Slurm itself requeues the task
     mapfile -t commands < <(from_plan "$SLURM_ARRAY_TASK_ID")
