@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
@@ -47,22 +47,22 @@ from tools.training.console import run_command
 from tools.training.fast_step import fastest_form
 from train import training_step
 
-FULL_CLIPS, VECTORS_A_CLIP, TRAINING_SHARE = 1000, 309, 0.9  # of a full-size machine type, clips of 10 s
-FULL = {"train_clips": FULL_CLIPS, "test_clips": 200, "steps": 200, "epochs": 3, "growth": [250, 500, 1000, 2000, 4000]}
-QUICK = {"train_clips": 64, "test_clips": 20, "steps": 40, "epochs": 3, "growth": [64]}
+FULL = {"train_clips": 1000, "test_clips": 200, "steps": 200, "epochs": 3, "rounds": 3, "growth": [250, 1000, 2000]}
+QUICK = {"train_clips": 64, "test_clips": 20, "steps": 40, "epochs": 3, "rounds": 1, "growth": [64]}
+Row = tuple[str, float, str, str]  # what, measured value, unit, target
+
 # A process starts with the peak memory of its parent, so a small one starts the command.
 LAUNCHER = """
-import os, subprocess, sys, time
+import resource, subprocess, sys, time
 start = time.perf_counter()
-process = subprocess.Popen(sys.argv[1:], stdout=2)
-_, status, usage = os.wait4(process.pid, 0)
-print(time.perf_counter() - start, usage.ru_maxrss)
-sys.exit(os.waitstatus_to_exitcode(status))
+status = subprocess.call(sys.argv[1:], stdout=2)
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(status)
 """
 
 
 def run(command: list, **environment: str) -> tuple[float, float]:
-    """Run a command to its end; seconds, and the largest memory of its process in MB."""
+    """Run a command to its end; seconds, and the largest memory of one of its processes in MB."""
     launcher = [sys.executable, "-S", "-c", LAUNCHER, *map(str, command)]
     launched = subprocess.run(launcher, env=os.environ | environment, capture_output=True, text=True)
     if launched.returncode:
@@ -82,6 +82,62 @@ def in_turn(rounds: int, warm_up: int = 3, **actions: Callable[[int], object]) -
     return {name: median(seconds[warm_up:]) for name, seconds in times.items()}
 
 
+class Bench:
+    """The generated clips of a machine type in a directory, and the command lines that use them."""
+
+    def __init__(self, directory: Path, size: dict):
+        self.directory, self.size = directory, size
+        raw = self.make_clips("data", size["train_clips"])
+        others = [name for name in find_dataset("DCASE2024T2").machines["dev"] if name != "fan"]
+        for name in others:
+            (raw / name).symlink_to(raw / "fan")
+        self.machines = ["fan", *others]
+        self.config = load_config(["--dataset", "DCASE2024T2fan", *self.places()])
+        self.clips = find_clips(find_machine("DCASE2024T2fan", "dev"), directory / "data", "train", ("00",))
+
+    def make_clips(self, data: str, train_clips: int) -> Path:
+        """Make a dataset directory with clips of `fan`; the directory of its machine types."""
+        counts = ["--train_clips", str(train_clips), "--test_clips", str(self.size["test_clips"]), "--seconds", "10"]
+        make_demo_data.main(["--dataset_directory", str(self.directory / data), "--machines", "fan", *counts])
+        return self.directory / data / "dcase2024t2/dev_data/raw"
+
+    def places(self, data: str = "data") -> list[str]:
+        """The options that name the data."""
+        places = {"dataset": data, "model": "models", "result": "results"}
+        return ["-d", *(f"--{option}_directory={self.directory / name}" for option, name in places.items())]
+
+    def train_py(self, *options: str, machine: str = "fan", data: str = "data", **environment) -> tuple[float, float]:
+        """Run train.py; seconds, and its largest memory in MB."""
+        command = [sys.executable, ROOT / "train.py", "--dataset", f"DCASE2024T2{machine}", *self.places(data)]
+        return run([*command, *options], **environment)
+
+    def new_training(self) -> tuple[nn.Module, Adam]:
+        """A network and its optimizer."""
+        network = make_network(self.config.model, 640, self.config.n_mels)
+        return network, Adam(network.parameters(), lr=self.config.learning_rate)
+
+
+# --- Measured in this process
+
+
+def training_steps(bench: Bench) -> Iterator[Row]:
+    """A training step on one thread against its matrix products alone."""
+    torch.set_num_threads(1)
+    config = bench.config
+    log_mels = compute_log_mels(bench.clips, config, 1)
+    vectors = Vectors(log_mels, bench.clips, config.frames, config.frame_hop_length, torch.device("cpu"))
+    batches = torch.randperm(len(vectors)).split(config.batch_size)[:-1]
+    step = fastest_form(training_step, *bench.new_training(), vectors[batches[0]])
+    times = in_turn(
+        bench.size["steps"],
+        products=matrix_products(config.batch_size),
+        step=lambda number: step(vectors[batches[number % len(batches)]]),
+    )
+    yield "training step, one thread", 1000 * times["step"], "ms", ""
+    yield "its matrix products alone", 1000 * times["products"], "ms", ""
+    yield "training step / its matrix products", times["step"] / times["products"], "×", "≤ 1.7"
+
+
 def matrix_products(batch_size: int) -> Callable[[int], None]:
     """The products of one step: forward, gradients of the weights, gradients of the inputs but the first."""
     network, products = make_network("DCASE2023T2-AE", 640, 128), []
@@ -98,188 +154,86 @@ def matrix_products(batch_size: int) -> Callable[[int], None]:
     return multiply
 
 
-class Bench:
-    """The generated clips of a machine type in a directory, and what was measured with them.
+def features(bench: Bench) -> Iterator[Row]:
+    """Extraction, on all cores, against a plain loop over librosa."""
+    import librosa
+    from threadpoolctl import threadpool_limits
 
-    Attributes:
-        rows: what, measured value, unit, target.
-    """
+    def plain(clips: list) -> np.ndarray:
+        with threadpool_limits(1, user_api="blas"):
+            for clip in clips:
+                samples, rate = librosa.load(clip.path, sr=None)
+                mel = librosa.feature.melspectrogram(y=samples, sr=rate, n_fft=1024, hop_length=512, n_mels=128)
+                frames = 20.0 / 2.0 * np.log10(np.maximum(mel, FLOOR))  # (M, T)
+        return frames.T
 
-    def __init__(self, directory: Path, size: dict):
-        self.directory, self.size, self.rows = directory, size, []
-        counts = ["--train_clips", str(size["train_clips"]), "--test_clips", str(size["test_clips"]), "--seconds", "10"]
-        make_demo_data.main(["--dataset_directory", str(directory / "data"), "--machines", "fan", *counts])
-        self.config = load_config(["--dataset", "DCASE2024T2fan", *self.places()])
-        self.clips = find_clips(find_machine("DCASE2024T2fan", "dev"), directory / "data", "train", ("00",))
+    compute = partial(compute_log_mels, config=bench.config, channels=1)
+    if not np.array_equal(plain(bench.clips[:1]), compute(bench.clips[:1]).frames):
+        raise BaselineError("the features differ from those of librosa's plain loop.")
+    times = in_turn(
+        bench.size["rounds"], warm_up=0, ours=lambda _: compute(bench.clips), plain=lambda _: plain(bench.clips)
+    )
+    yield "plain librosa loop / feature extraction", times["plain"] / times["ours"], "×", "≥ 1.8"
 
-    def add(self, what: str, value: float, unit: str, target: str = "") -> None:
-        """Add a row to the table."""
-        self.rows.append((what, value, unit, target))
 
-    # --- Clips and commands
-    def machine_dir(self, name: str = "fan", data: str = "data") -> Path:
-        """The directory of a machine type."""
-        return self.directory / data / "dcase2024t2" / "dev_data" / "raw" / name
+# --- Measured by running train.py
 
-    def link_machines(self, count: int) -> list[str]:
-        """The clips of `fan` as those of the first machine types, too; their names."""
-        names = list(find_dataset("DCASE2024T2").machines["dev"])[:count]
-        for name in names:
-            if not self.machine_dir(name).exists():
-                self.machine_dir(name).symlink_to(self.machine_dir())
-        return names
 
-    def link_clips(self, n: int) -> str:
-        """A dataset directory with n training clips: those of `fan`, repeated under other names."""
-        train = self.machine_dir(data=f"data_{n}") / "train"
-        train.mkdir(parents=True)
-        for number in range(n):
-            clip = self.clips[number % len(self.clips)]
-            (train / re.sub(r"_\d{4,}_", f"_{number:05}_", clip.name, count=1)).symlink_to(clip.path)
-        return f"data_{n}"
+def epochs(bench: Bench) -> Iterator[Row]:
+    """An epoch with a machine type on each core, side by side; writing a checkpoint, as after each epoch."""
+    machines = bench.machines[: cores()]
+    options = ("--epochs", str(bench.size["epochs"]), "--train_only")
+    jobs = str(len(machines))  # each takes its share of the cores
+    with ThreadPoolExecutor(len(machines)) as pool:
+        list(pool.map(lambda machine: bench.train_py(*options, machine=machine, JOBS=jobs), machines))
+    seconds = []
+    for log in (bench.directory / "models").glob("**/train.log"):
+        lines = [line for line in log.read_text().splitlines() if re.search(r" epoch \d+/\d+,", line)]
+        ends = [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in lines]
+        seconds += [(after - before).total_seconds() for before, after in itertools.pairwise(ends)]
+    epoch = median(seconds) / len(machines) * FULL["train_clips"] / bench.size["train_clips"]
+    yield f"epoch, a machine type of {len(machines)} side by side", epoch, "s", "≤ 4.5 on two cores"
+    identity = {"clips": {clip.name: 16 * "0" for clip in bench.clips}}
+    state = TrainingState(*bench.new_training(), identity, torch.device("cpu"))
+    save = in_turn(20, save=lambda _: state.save(bench.directory / "checkpoint.pth"))["save"]
+    yield "writing a checkpoint, of an epoch of a machine type", 100 * save / epoch, "%", "≤ 2"
 
-    def places(self, data: str = "data") -> list[str]:
-        """The options that name the data."""
-        names = {"dataset": data, "model": "models", "result": "results"}
-        pairs = [(f"--{option}_directory", str(self.directory / name)) for option, name in names.items()]
-        return ["-d", *itertools.chain.from_iterable(pairs)]
 
-    def train_py(self, *options: str, machine: str = "fan", data: str = "data") -> tuple[float, float]:
-        """Run train.py; seconds, and the largest memory of its process in MB."""
-        command = [sys.executable, ROOT / "train.py", "--dataset", f"DCASE2024T2{machine}", *self.places(data)]
-        return run([*command, *options])
+def tests(bench: Bench) -> Iterator[Row]:
+    """Tests of a trained machine type: once with features to compute, then with cached ones; --help."""
+    memory = bench.train_py("--test_only")[1]
+    rounds = range(bench.size["rounds"])
+    seconds = median(bench.train_py("--test_only")[0] for _ in rounds)
+    yield f"test of {bench.size['test_clips']} clips, features cached", seconds, "s", "≤ 4"
+    yield "peak memory of a test", memory, "MB", "≤ 500"
+    seconds = median(run([sys.executable, ROOT / "train.py", "--help"])[0] for _ in rounds)
+    yield "train.py --help", seconds, "s", "≤ 0.5"
 
-    # --- Measured in this process
-    def measure_step(self) -> None:
-        """A training step on one thread: the fast form, as train.py states it, and its matrix products alone."""
-        torch.set_num_threads(1)
-        vectors = self.vectors(len(self.clips))
-        batches = torch.randperm(len(vectors)).split(self.config.batch_size)[:-1]
-        stated = partial(training_step, *self.new_training())
-        fast = fastest_form(training_step, *self.new_training(), vectors[batches[0]])
-        times = in_turn(
-            self.size["steps"],
-            products=matrix_products(self.config.batch_size),
-            fast=lambda number: fast(vectors[batches[number % len(batches)]]),
-            stated=lambda number: stated(vectors[batches[(number + 1) % len(batches)]]),
-        )
-        self.add("training step, one thread", 1000 * times["fast"], "ms")
-        self.add("its matrix products alone", 1000 * times["products"], "ms")
-        self.add("training step / its matrix products", times["fast"] / times["products"], "×", "≤ 1.7")
-        self.add("the step with autograd / its matrix products", times["stated"] / times["products"], "×")
 
-    def vectors(self, n_clips: int) -> Vectors:
-        """The vectors of the first clips."""
-        config, clips = self.config, self.clips[:n_clips]
-        log_mels = compute_log_mels(clips, config, 1)
-        return Vectors(log_mels, clips, config.frames, config.frame_hop_length, torch.device("cpu"))
+def growth(bench: Bench) -> Iterator[Row]:
+    """A training of one epoch on more and more clips, with features to compute."""
+    for n in bench.size["growth"]:
+        options = ("--epochs", "1", "--train_only", "-tag", str(n))
+        bench.make_clips(f"data_{n}", n)
+        seconds, memory = bench.train_py(*options, data=f"data_{n}")
+        yield f"training of one epoch, {n} clips, features computed", seconds, "s", ""
+        yield f"its peak memory, {n} clips", memory, "MB", "≤ 700" if n <= FULL["train_clips"] else ""
 
-    def new_training(self) -> tuple[nn.Module, Adam]:
-        """A network and its optimizer."""
-        network = make_network(self.config.model, 640, self.config.n_mels)
-        return network, Adam(network.parameters(), lr=self.config.learning_rate)
 
-    def measure_features(self) -> None:
-        """Extraction, on all cores, against a plain loop over librosa."""
-        import librosa
-        from threadpoolctl import threadpool_limits
+def gpu(bench: Bench) -> Iterator[Row]:
+    """On a GPU: 100 epochs of a machine type; all seven with both tests."""
+    if not torch.cuda.is_available():
+        print("No GPU here: its values are not measured.")
+        return
+    seconds, _ = bench.train_py("--epochs", "100", "--train_only", "-tag", "gpu")
+    yield "100 epochs of a machine type on the GPU", seconds, "s", "≤ 20"
+    scripts = ("01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh")
+    options = (*bench.places(), "-tag", "gpu7")
+    seconds = sum(run([ROOT / script, *options], PYTHON=sys.executable)[0] for script in scripts)
+    yield "seven machine types with both tests on the GPU", seconds, "s", "≤ 180"
 
-        def plain(clips: list) -> np.ndarray:
-            with threadpool_limits(1, user_api="blas"):
-                for clip in clips:
-                    samples, rate = librosa.load(clip.path, sr=None)
-                    mel = librosa.feature.melspectrogram(y=samples, sr=rate, n_fft=1024, hop_length=512, n_mels=128)
-                    frames = 20.0 / 2.0 * np.log10(np.maximum(mel, FLOOR))  # (M, T)
-            return frames.T
 
-        if not np.array_equal(plain(self.clips[:1]), compute_log_mels(self.clips[:1], self.config, 1).frames):
-            raise BaselineError("the features differ from those of librosa's plain loop.")
-        times = in_turn(
-            3,
-            warm_up=0,
-            ours=lambda _: compute_log_mels(self.clips, self.config, 1),
-            plain=lambda _: plain(self.clips),
-        )
-        self.add("plain librosa loop / feature extraction", times["plain"] / times["ours"], "×", "≥ 1.8")
-
-    def measure_loader(self, epoch: float) -> None:
-        """An epoch with a plain PyTorch loader of single vectors, autograd and torch.optim, against seconds of ours."""
-        vectors = self.vectors(40)
-        items = [(vector, 0) for vector in vectors[torch.arange(len(vectors))].numpy()]
-        loader = torch.utils.data.DataLoader(items, batch_size=self.config.batch_size, shuffle=True, drop_last=True)
-        batches = itertools.chain.from_iterable(itertools.repeat(loader))
-        network = make_network(self.config.model, vectors.dimension, self.config.n_mels)
-        optimizer = torch.optim.Adam(network.parameters(), lr=self.config.learning_rate)
-
-        def step(_: int) -> None:
-            x = next(batches)[0]
-            optimizer.zero_grad()
-            nn.functional.mse_loss(network(x), x).backward()
-            optimizer.step()
-
-        torch.set_num_threads(cores())
-        seconds = in_turn(self.size["steps"] // 2, step=step)["step"]
-        torch.set_num_threads(1)
-        seconds *= FULL_CLIPS * VECTORS_A_CLIP * TRAINING_SHARE / self.config.batch_size
-        self.add("epoch with a per-vector loader, from its steps", seconds, "s")
-        self.add("per-vector loader / side by side", seconds / epoch, "×")
-
-    def measure_checkpoint(self, epoch: float) -> None:
-        """Writing a checkpoint, as after each epoch, which takes so many seconds."""
-        identity = {"clips": {clip.name: 16 * "0" for clip in self.clips}}
-        state = TrainingState(*self.new_training(), identity, torch.device("cpu"))
-        seconds = in_turn(20, save=lambda _: state.save(self.directory / "checkpoint.pth"))["save"]
-        self.add("writing a checkpoint, each epoch", 1000 * seconds, "ms")
-        self.add("the same, of an epoch of a machine type", 100 * seconds / epoch, "%", "≤ 2")
-
-    # --- Measured by running train.py
-    def measure_epochs(self) -> float:
-        """An epoch with a machine type on each core, side by side; seconds over the number of machine types."""
-        machines = self.link_machines(cores())
-        options = ("--epochs", str(self.size["epochs"]), "--train_only", "-tag", "epochs")
-        os.environ["JOBS"] = str(len(machines))  # each takes its share of the cores
-        with ThreadPoolExecutor(len(machines)) as pool:
-            list(pool.map(lambda machine: self.train_py(*options, machine=machine), machines))
-        del os.environ["JOBS"]
-        seconds = []
-        for log in (self.directory / "models").glob("**/seed*_epochs/*/train.log"):
-            lines = [line for line in log.read_text().splitlines() if re.search(r" epoch \d+/\d+,", line)]
-            ends = [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in lines]
-            seconds += [(after - before).total_seconds() for before, after in itertools.pairwise(ends)]
-        epoch = median(seconds) * FULL_CLIPS / self.size["train_clips"]
-        self.add(f"epoch, {len(machines)} machine types side by side", epoch, "s")
-        self.add("the same, a machine type", epoch / len(machines), "s", "≤ 4.5 on two cores")
-        return epoch / len(machines)
-
-    def measure_growth(self) -> list[dict[str, float]]:
-        """A training of one epoch on more and more clips, with features to compute."""
-        growth = []
-        for n in self.size["growth"]:
-            seconds, memory = self.train_py("--epochs", "1", "--train_only", data=self.link_clips(n))
-            growth.append({"training clips": n, "one epoch in all (s)": seconds, "peak memory (MB)": memory})
-        nearest = min(growth, key=lambda row: abs(row["training clips"] - FULL_CLIPS))
-        what = f"peak memory of a training, {nearest['training clips']} clips"
-        self.add(what, nearest["peak memory (MB)"], "MB", "≤ 700")
-        return growth
-
-    def measure_test(self) -> None:
-        """Tests of a trained machine type: once with features to compute, then with cached ones; --help."""
-        _, memory = self.train_py("--test_only")
-        seconds = median(self.train_py("--test_only")[0] for _ in range(3))
-        self.add(f"test of {self.size['test_clips']} clips, features cached", seconds, "s", "≤ 4")
-        self.add("peak memory of a test", memory, "MB", "≤ 500")
-        seconds = median(run([sys.executable, ROOT / "train.py", "--help"])[0] for _ in range(3))
-        self.add("train.py --help", seconds, "s", "≤ 0.5")
-
-    def measure_cuda(self) -> None:
-        """On a GPU: 100 epochs of a machine type; all seven with both tests."""
-        seconds, _ = self.train_py("--epochs", "100", "--train_only", "-tag", "cuda")
-        self.add("100 epochs of a machine type on the GPU", seconds, "s", "≤ 20")
-        self.link_machines(7)
-        scripts = ("01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh")
-        options = (*self.places(), "-tag", "cuda7")
-        seconds = sum(run([ROOT / script, *options], PYTHON=sys.executable)[0] for script in scripts)
-        self.add("seven machine types with both tests on the GPU", seconds, "s", "≤ 180")
+MEASUREMENTS = (training_steps, features, epochs, tests, growth, gpu)
 
 
 def describe_machine() -> dict[str, str | int]:
@@ -287,7 +241,7 @@ def describe_machine() -> dict[str, str | int]:
     cpuinfo = Path("/proc/cpuinfo")
     name = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return {
-        "processor": name[1] if name else platform.processor() or platform.machine(),
+        "processor": name[1] if name else platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
@@ -298,29 +252,16 @@ def describe_machine() -> dict[str, str | int]:
 
 
 def measure(size: dict, output: Path) -> None:
-    """Measure everything; print the tables, and write the JSON."""
-    machine, start = describe_machine(), time.perf_counter()
+    """Measure everything; print the table, and write the JSON."""
+    machine = describe_machine()
     print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
     with tempfile.TemporaryDirectory(prefix="benchmark_") as directory:
         bench = Bench(Path(directory), size)
-        bench.measure_step()
-        bench.measure_features()
-        epoch = bench.measure_epochs()
-        bench.measure_loader(epoch)
-        bench.measure_checkpoint(epoch)
-        growth = bench.measure_growth()
-        bench.measure_test()
-        if torch.cuda.is_available():
-            bench.measure_cuda()
-    columns = ["what", "value", "unit", "target"]
-    print(tabulate(bench.rows, ["what", "measured", "", "target"], floatfmt=".2f"), end="\n\n")
-    print(tabulate(growth, headers="keys", floatfmt=".1f"))
-    if not torch.cuda.is_available():
-        print("No GPU here: its values are not measured.")
-    figures = [dict(zip(columns, row, strict=True)) for row in bench.rows]
-    record = {"machine": machine, "size": size, "figures": figures, "growth": growth}
+        rows = [row for measurement in MEASUREMENTS for row in measurement(bench)]
+    print(tabulate(rows, ["what", "measured", "", "target"], floatfmt=".2f"))
+    figures = [dict(zip(("what", "value", "unit", "target"), row, strict=True)) for row in rows]
+    record = {"machine": machine, "size": size, "figures": figures}
     write_text(output, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    print(f"measured in {time.perf_counter() - start:.0f} s -> {output}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,12 +10,10 @@ speeds, in another factory noise. The results look like those on real data, but 
 
 import argparse
 import json
-import math
 import shutil
 import sys
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
@@ -24,23 +22,12 @@ import numpy as np
 
 from config import BaselineError
 from files import alone, write_csv, write_text
-from tools.setup.demo_sounds import DEV_MACHINES, EVAL_MACHINES, SAMPLE_RATE, DemoMachine, synthesise
+from tools.setup.demo_sounds import DEV_MACHINES, EVAL_MACHINES, SAMPLE_RATE, DemoClip, DemoMachine, synthesise
 from tools.training.console import run_command
 
 TARGET_SHARE = 1 / 8  # of the training clips (in the challenge 10 of 1000)
 RECORD_NAME = "demo_parameters.json"  # beside train/ and test/: the options that the clips were made with
 GENERATOR_VERSION = 1  # part of that record: raise it when the same options give other sounds
-
-
-class DemoClip(NamedTuple):
-    """What a clip is: everything but its samples."""
-
-    split: str  # train or test
-    domain: str  # source or target
-    label: str  # normal or anomaly
-    number: int  # counts the clips of the same split, domain and label
-    condition: str  # value of the machine type's attribute, which says its speed
-    noise: str  # A, B or C: value of the other attribute
 
 
 def plan_clips(name: str, machine: DemoMachine, options: dict) -> dict[str, DemoClip]:
@@ -70,40 +57,35 @@ def clip_samples(name: str, machine: DemoMachine, clip: DemoClip, options: dict)
     """Samples (n,), int16. Each clip has its own generator: it does not depend on which other clips are made."""
     identity = [clip.split == "test", clip.domain == "target", clip.label == "anomaly", clip.number]
     rng = np.random.default_rng([options["seed"], zlib.crc32(name.encode()), *map(int, identity)])
-    n = round(options["seconds"] * SAMPLE_RATE)
-    return synthesise(rng, n, machine, clip.condition, clip.noise, clip.domain == "target", clip.label == "anomaly")
+    return synthesise(rng, round(options["seconds"] * SAMPLE_RATE), machine, clip)
 
 
 def make_machine(directory: Path, name: str, machine: DemoMachine, options: dict) -> bool:
-    """Write a machine type's directory, whole or not at all; whether it had to be made.
+    """Write a machine type's directory, whole or not at all; False if it is there already.
 
     Raises:
         BaselineError: other data are there, or a file cannot be written.
     """
     import soundfile
 
-    plan, record = plan_clips(name, machine, options), directory / RECORD_NAME
-    text = json.dumps(options, indent=2) + "\n"
+    record, text = directory / RECORD_NAME, json.dumps(options, indent=2) + "\n"
+    if directory.exists():
+        if not record.exists() or record.read_text() != text:
+            what = "holds other data, or demo clips that were made with other options"
+            raise BaselineError(f"{directory} {what}. Remove it, or choose another --dataset_directory.")
+        return False
     partial = directory.with_name(f".{name}.partial")  # renamed when whole
+    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
     try:
-        if directory.exists():
-            if not record.exists() or record.read_text() != text:
-                what = "holds other data, or demo clips that were made with other options"
-                raise BaselineError(f"{directory} {what}. Remove it, or choose another --dataset_directory.")
-            if all((directory / path).is_file() for path in [*plan, "attributes_00.csv"]):
-                return False
-        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
         for split in ("train", "test"):
             (partial / split).mkdir(parents=True)
         rows = [["file_name", "d1p", "d1v", "d2p", "d2v"]]
-        for path, clip in plan.items():
+        for path, clip in plan_clips(name, machine, options).items():
             soundfile.write(partial / path, clip_samples(name, machine, clip, options), SAMPLE_RATE, subtype="PCM_16")
             if clip.split == "train" or options["split"] == "dev_data":
                 rows.append([f"{name}/{path}", machine.attribute, clip.condition, "noise", clip.noise])
         write_csv(partial / "attributes_00.csv", rows)
         write_text(partial / RECORD_NAME, text)
-        if directory.exists():  # clips are missing there
-            shutil.rmtree(directory)
         partial.rename(directory)
     except (OSError, soundfile.SoundFileError) as error:
         raise BaselineError(f"{name} could not be made: {error}") from error
@@ -114,10 +96,8 @@ def make_machine(directory: Path, name: str, machine: DemoMachine, options: dict
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """Options from the command line; ends the program with a message if one is wrong."""
-    parser = argparse.ArgumentParser(
-        description="Make a small synthetic dataset in the form of DCASE 2024 Task 2.",
-        allow_abbrev=False,  # --dataset would be --dataset_directory
-    )
+    # allow_abbrev: --dataset would be --dataset_directory
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--dataset_directory", type=Path, required=True, help="the clips go to dcase2024t2/ in here")
     parser.add_argument("--seed", type=int, default=0, help="another seed: other clips of the same machines")
     parser.add_argument("--train_clips", type=int, default=48, help="of a machine type (%(default)s)")
@@ -126,16 +106,17 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--machines", nargs="+", metavar="TYPE", help="only these machine types")
     parser.add_argument("--eval", action="store_true", help="the evaluation set instead of the development set")
     options = parser.parse_args(arguments)
-    limits = {"seed": (0, math.inf), "train_clips": (2, 9999), "test_clips": (4, 9996), "seconds": (0.5, 60)}
-    for name, (least, most) in limits.items():
-        if not least <= getattr(options, name) <= most:  # nan, too
-            parser.error(f"--{name} must be {least} to {most}, not {getattr(options, name)}")
-    if options.test_clips % 4:
-        parser.error(f"--test_clips must be a multiple of 4 (2 domains, 2 labels), not {options.test_clips}")
-    known = EVAL_MACHINES if options.eval else DEV_MACHINES
-    for name in options.machines or ():
-        if name not in known:
-            parser.error(f"--machines: no machine type {name} in this set; it has {', '.join(known)}")
+    known = list(EVAL_MACHINES if options.eval else DEV_MACHINES)
+    options.machines = options.machines or known
+    for is_right, rule in (
+        (options.seed >= 0, "--seed must be 0 or more"),
+        (2 <= options.train_clips <= 9999, "--train_clips must be 2 to 9999"),
+        (options.test_clips in range(4, 9997, 4), "--test_clips must be a multiple of 4 (2 domains, 2 labels) to 9996"),
+        (0.5 <= options.seconds <= 60, "--seconds must be 0.5 to 60"),
+        (set(options.machines) <= set(known), f"--machines must be of {', '.join(known)}"),
+    ):
+        if not is_right:
+            parser.error(rule)
     return options
 
 
@@ -146,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = {"generator": GENERATOR_VERSION, "split": "eval_data" if args.eval else "dev_data", "seed": args.seed}
     options |= {"train_clips": args.train_clips, "test_clips": args.test_clips, "seconds": args.seconds}
     root = args.dataset_directory / "dcase2024t2" / options["split"]
-    for name in args.machines or machines:
+    for name in args.machines:
         directory = root / "raw" / name
         with alone(root / ".demo.lock"):
             is_new = make_machine(directory, name, machines[name], options)

@@ -42,7 +42,6 @@ OPTIONS = (
 TEST_DIRECTORIES = (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
 FORMATS = (".png", ".pdf", ".svg")
 SAME_SCORE = 1e-4  # relative difference of a score that was computed again, on a GPU say
-LONGEST_NAME = 180  # bytes of a plot's name: file systems take 255, and temporary names are longer
 
 
 def reconstruct(
@@ -89,22 +88,6 @@ def reconstruct(
     )
 
 
-def model_paths(config: Config, machine: Machine, section: str) -> RunPaths:
-    """The files of the model that scores clips of this section: its own model, or the one of all sections.
-
-    Raises:
-        BaselineError: the section is not one of --use_ids.
-    """
-    sections = machine.section_names(config.use_ids)
-    if section in machine.sections and section not in sections:
-        raise BaselineError(f"section {section} is not one of --use_ids {' '.join(map(str, config.use_ids))}.")
-    if section in machine.sections and not config.use_ids:
-        of_section = run_paths(config, machine, (section,))
-        if of_section.model.exists():
-            return of_section
-    return run_paths(config, machine, sections)
-
-
 def _rank(clip: Clip, value: float, tested: SectionScores | None) -> str:
     """The rank of a clip among the test clips, for the title; empty if it is not known."""
     scores = {c.name: score for c, score in zip(tested.clips, tested.scores, strict=True)} if tested else {}
@@ -117,37 +100,37 @@ def _rank(clip: Clip, value: float, tested: SectionScores | None) -> str:
     return f", rank {1 + sum(score > last for score in scores.values())} of {len(scores)}"
 
 
-def ranked_clips(results: Sequence[SectionScores], number: int) -> list[Clip]:
-    """Of each section and label the clips with the highest and those with the lowest scores, `number` of each."""
-    chosen = []
-    for result in results:
+def model_paths(config: Config, machine: Machine, section: str) -> RunPaths:
+    """The files of the model that scores clips of this section: its own model, or the one of all sections.
+
+    Raises:
+        BaselineError: the section is not one of --use_ids.
+    """
+    sections = machine.section_names(config.use_ids)
+    if section in machine.sections and section not in sections:
+        raise BaselineError(f"section {section} is not one of --use_ids {' '.join(map(str, config.use_ids))}.")
+    own = run_paths(config, machine, (section,))
+    return own if not config.use_ids and own.model.exists() else run_paths(config, machine, sections)
+
+
+def ranked_clips(run: Run, machine: Machine, number: int) -> list[Clip]:
+    """Of each tested section and label the clips with the highest and those with the lowest scores, `number` of each.
+
+    Raises:
+        BaselineError: no section was tested.
+    """
+    chosen: list[Clip] = []
+    for section in machine.section_names(run.config.use_ids):
+        if (result := run.section(machine, section)) is None:
+            continue
         scored = sorted(zip(result.scores, result.clips, strict=True), key=lambda pair: -pair[0])
         for label in dict.fromkeys(clip.is_anomaly for clip in result.clips):
             falling = [clip for _, clip in scored if clip.is_anomaly == label]
             chosen += [*falling[:number], *falling[-number:]]
-    return list(dict.fromkeys(chosen))
-
-
-def ranked_clips_of_run(run: Run, machine: Machine, number: int) -> list[Clip]:
-    """The same of the sections that were tested.
-
-    Raises:
-        BaselineError: none was tested.
-    """
-    sections = machine.section_names(run.config.use_ids)
-    results = [result for section in sections if (result := run.section(machine, section))]
-    if not results:
+    if not chosen:
         where, tests = run.paths(machine).result_dir, machine.dataset.script("02a_test", machine.split)
         raise BaselineError(f"{where}: no anomaly scores of {machine.name} there. Run {tests} first.")
-    return ranked_clips(results, number)
-
-
-def _tested_scores(run: Run, machine: Machine, section: str) -> SectionScores | None:
-    try:
-        return run.section(machine, section)
-    except BaselineError as error:
-        log.warning("the ranks are not known: %s", error)
-        return None
+    return list(dict.fromkeys(chosen))
 
 
 def _parse_any_clip(path: Path) -> Clip:
@@ -166,18 +149,6 @@ def _options_of_place(clips: Sequence[Path]) -> list[str]:
     return [option for name, split in machines for option in ("--dataset", name, f"-{split[0]}")]
 
 
-def _is_tested(clip: Clip, machine: Machine) -> bool:
-    """Whether a clip is one of the machine type's test clips, by its place."""
-    return machine_of_path(clip.path) == machine and clip.path.absolute().parent.name in TEST_DIRECTORIES
-
-
-def _plot_path(clip: Clip, paths: RunPaths, machine: Machine) -> Path:
-    name = f"{clip.path.stem.encode()[:LONGEST_NAME].decode(errors='ignore')}.png"
-    if _is_tested(clip, machine):
-        return paths.reconstruction_dir / name
-    return paths.reconstruction_dir / "others" / f"{clip.path.absolute().parent.name}_{name}"
-
-
 def main(arguments: list[str] | None = None) -> bool:
     """Run the command; whether every clip could be plotted."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -192,9 +163,6 @@ def main(arguments: list[str] | None = None) -> bool:
     given = parser.parse_known_intermixed_args(arguments)[0]
     if bool(given.clips) == bool(given.ranked):
         raise UsageError("name either clips, or how many of the best and the worst: --ranked 2. See --help.")
-    for path in given.clips:
-        if not path.exists():
-            raise UsageError(f"{path}: no such file.")
     if not hasattr(given, "dataset"):
         arguments = [*_options_of_place(given.clips), *arguments]
     options, config = parse_options(parser, arguments)
@@ -208,32 +176,28 @@ def main(arguments: list[str] | None = None) -> bool:
     find_score(config.score)  # an unknown name is an error before any work
     machine = find_machine(config.dataset, config.split)
     run = Run(config, machine.dataset)
-    clips = list(map(_parse_any_clip, options.clips)) or ranked_clips_of_run(run, machine, options.ranked)
-    plots: dict[Path, Clip] = {}
+    clips = list(map(_parse_any_clip, options.clips)) or ranked_clips(run, machine, options.ranked)
+    sections = {clip.section for clip in clips}
+    models = {section: load_model(config, machine, model_paths(config, machine, section)) for section in sections}
+    plotted: set[Path] = set()
     for clip in clips:
-        path = options.output or _plot_path(clip, run.paths(machine), machine)
-        if path in plots:
-            raise UsageError(f"{clip.path}: another clip's plot would have the same name. Plot it with --output.")
-        plots[path] = clip
-    sections = sorted({clip.section for clip in clips if _is_tested(clip, machine)})
-    tested = {section: _tested_scores(run, machine, section) for section in sections}
-    models, errors = {}, set()
-    for path, clip in plots.items():
+        folder, dataset_machine = clip.path.absolute().parent.name, machine_of_path(clip.path)
+        is_tested = dataset_machine == machine and folder in TEST_DIRECTORIES
+        name = f"{clip.path.stem}.png" if is_tested else f"others/{folder}_{clip.path.stem}.png"
+        path = options.output or run.paths(machine).reconstruction_dir / name
         # The baseline takes the first of two channels of a dataset's clips; for other clips the user must say which.
-        channel = 1 if options.channel is None and machine_of_path(clip.path) else options.channel
-        scores = tested[clip.section] if _is_tested(clip, machine) else None
+        channel = 1 if options.channel is None and dataset_machine else options.channel
         try:
-            files = model_paths(config, machine, clip.section)
-            if files.model not in models:
-                models[files.model] = load_model(config, machine, files)
-            reconstruction = reconstruct(clip, channel, config, models[files.model], scores)
+            if path in plotted:
+                raise BaselineError(f"{clip.path}: another clip's plot has the same name. Plot it with --output.")
+            tested = run.section(machine, clip.section) if is_tested else None
+            reconstruction = reconstruct(clip, channel, config, models[clip.section], tested)
             plot_reconstruction(path, reconstruction)
             log.info("%s -> %s", reconstruction.title.splitlines()[-1], path)
+            plotted.add(path)
         except BaselineError as error:
-            if str(error) not in errors:  # one error for all clips, such as a missing model, is printed once
-                log.error("%s", error)
-            errors.add(str(error))
-    return not errors
+            log.error("%s", error)
+    return len(plotted) == len(clips)
 
 
 if __name__ == "__main__":

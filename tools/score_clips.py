@@ -52,12 +52,10 @@ def clip_vectors(
 
     recording = open_recording(path, channel)
     rate = recording.header.sampling_rate
-    if model_rate not in (None, rate):
-        if not resample:
-            advice = "Resample it; score_clips.py does so with --resample."
-            raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. {advice}")
-        rate = model_rate
-    log_mels = recording.log_mels(rate, config)
+    if model_rate not in (None, rate) and not resample:
+        advice = "Resample it; score_clips.py does so with --resample."
+        raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. {advice}")
+    log_mels = recording.log_mels(model_rate or rate, config)
     clip = Clip(path, section="", is_target=False, is_anomaly=None, split=None)
     vectors = Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu"))
     return log_mels, next(vectors.per_clip())
@@ -73,7 +71,7 @@ def main(arguments: list[str] | None = None) -> bool:
     open_console()
     options, config = parse_options(parser, arguments)
     machine = find_machine(config.dataset, config.split)
-    if options.csv is not None:
+    if options.csv:
         if options.csv.is_dir():
             raise UsageError(f"--csv {options.csv}: a directory. Name a file.")
         make_writable_directory(options.csv.parent)
@@ -105,7 +103,7 @@ def main(arguments: list[str] | None = None) -> bool:
         decision = "" if threshold is None else int(value > threshold)
         log.info("%12.6g  %-7s  %s", value, {0: "normal", 1: "anomaly", "": "-"}[decision], path)
         rows.append((path, value, decision))
-    if options.csv is not None:
+    if options.csv:
         write_csv(options.csv, [("clip", "score", "decision"), *rows])
     if len(rows) < len(paths):
         log.error("%d of %d clips have no score; the reasons are above.", len(paths) - len(rows), len(paths))

@@ -8,24 +8,19 @@ T: frames of a clip, M: mel bands.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from files import atomic_path
 from tools.results.metrics import clips_of_metric
-
-if TYPE_CHECKING:
-    from tools.results.score_files import SectionScores
+from tools.results.score_files import SectionScores
 
 COLUMN = 3.5  # inches, the width of a column in two-column papers
-# Their text is readable in a column.
-IN_A_COLUMN = {
+NO_MATH = {"text.parse_math": False}  # names of clips and tags may hold dollar signs
+IN_A_COLUMN = NO_MATH | {  # text that is readable in a column
     "font.size": 7.5,
     "axes.titlesize": 7.5,
     "axes.linewidth": 0.6,
@@ -33,7 +28,6 @@ IN_A_COLUMN = {
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "legend.fontsize": 7,
-    "text.parse_math": False,  # names of clips may hold dollar signs
     "pdf.fonttype": 42,  # TrueType: Type 3 fonts are refused by many publishers
 }
 HERTZ = (0, 100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000)  # ticks of frequency axes
@@ -66,7 +60,7 @@ def plot_losses(path: Path, title: str, loss: Sequence[float], valid_loss: Seque
 
 
 def plot_scores(
-    path: Path, title: str, results: "Sequence[SectionScores]", thresholds: dict[str, float | None], max_fpr: float
+    path: Path, title: str, results: Sequence[SectionScores], thresholds: dict[str, float | None], max_fpr: float
 ) -> None:
     """The anomaly scores of each section's clips by domain and label, with the decision threshold.
 
@@ -75,15 +69,20 @@ def plot_scores(
     """
     figure = Figure(figsize=(8, 0.6 + 2.9 * len(results)), layout="constrained")
     figure.suptitle(title)
-    for axes, result in zip(figure.subplots(len(results), squeeze=False)[:, 0], results, strict=True):
+    for axes, result in zip(figure.subplots(len(results), squeeze=False).flat, results, strict=True):
         _plot_groups(axes, result)
-        axes.set_title(_section_title(result, max_fpr), loc="left", fontsize="medium", pad=18)
+        metrics = result.metrics(max_fpr) if result.labelled else {}
+        names = [name for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC") if name in metrics]
+        values = ", ".join(f"{name} {100 * metrics[name]:.1f} %" for name in names)
+        section = f"section {result.section}" + (f": {values}" if values else "")
+        axes.set_title(section, loc="left", fontsize="medium", pad=18)
         if thresholds.get(result.section) is not None:
             _plot_threshold(axes, thresholds[result.section])
     _save(figure, path)
 
 
-def _plot_groups(axes: Axes, result: "SectionScores") -> None:
+def _plot_groups(axes: Axes, result: SectionScores) -> None:
+    """A row of points for each domain and label."""
     jitter = np.random.default_rng(0)
     clip_groups = [(clip.is_target, clip.is_anomaly) for clip in result.clips]
     names = []
@@ -108,40 +107,26 @@ def _plot_threshold(axes: Axes, threshold: float) -> None:
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
     axes.get_xlim()  # brings the limits up to date that the transformation rests on
     x, _ = axes.transAxes.inverted().transform(axes.transData.transform((threshold, 0)))
-    axes.annotate(
-        f"decision threshold {threshold:.5g}",
-        (x, 1),
-        xycoords="axes fraction",
-        xytext=(4, 3) if x < 0.5 else (-4, 3),  # towards the middle
-        textcoords="offset points",
-        ha="left" if x < 0.5 else "right",
-        fontsize="small",
-    )
+    side, offset = ("left", 4) if x < 0.5 else ("right", -4)  # towards the middle
+    text, place = f"decision threshold {threshold:.5g}", {"xycoords": "axes fraction", "textcoords": "offset points"}
+    axes.annotate(text, (x, 1), xytext=(offset, 3), ha=side, fontsize="small", **place)
 
 
-def _section_title(result: "SectionScores", max_fpr: float) -> str:
-    metrics = result.metrics(max_fpr) if result.labelled else {}
-    names = [name for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC") if name in metrics]
-    values = ", ".join(f"{name} {100 * metrics[name]:.1f} %" for name in names)
-    return f"section {result.section}" + (f": {values}" if values else "")
-
-
-def plot_roc(path: Path, title: str, results: "Sequence[SectionScores]", max_fpr: float) -> None:
+def plot_roc(path: Path, title: str, results: Sequence[SectionScores], max_fpr: float) -> None:
     """ROC curves of each section's labelled clips, by domain and of all; the area that pAUC measures is shaded."""
     with matplotlib.rc_context(IN_A_COLUMN):
         figure = Figure(figsize=(COLUMN, 0.3 + 3.1 * len(results)), layout="constrained")
-        for axes, result in zip(figure.subplots(len(results), squeeze=False)[:, 0], results, strict=True):
+        for axes, result in zip(figure.subplots(len(results), squeeze=False).flat, results, strict=True):
             axes.set_title(f"{title}, section {result.section}", loc="left")
             _plot_roc_curves(axes, result, max_fpr)
         _save(figure, path, dpi=250)
 
 
-def _plot_roc_curves(axes: Axes, result: "SectionScores", max_fpr: float) -> None:
+def _plot_roc_curves(axes: Axes, result: SectionScores, max_fpr: float) -> None:
     from sklearn.metrics import roc_curve
 
     metrics, scores = result.metrics(max_fpr), np.array(result.scores)
-    is_anomaly = np.array([clip.is_anomaly for clip in result.clips])
-    is_target = np.array([clip.is_target for clip in result.clips])
+    is_anomaly, is_target = np.array([(clip.is_anomaly, clip.is_target) for clip in result.clips]).T
     for metric, (color, style) in ROC_STYLES.items():
         if np.isnan(metrics.get(metric, np.nan)):
             continue
@@ -162,25 +147,16 @@ def _plot_roc_curves(axes: Axes, result: "SectionScores", max_fpr: float) -> Non
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A clip's log-mel frames, their reconstruction by the network, and what each value adds to the anomaly score.
-
-    Attributes:
-        log_mel: (T, M) dB.
-        reconstruction: (T, M) dB, the mean over the vectors that a frame is in; `nan` if it is in none.
-        squared_error: (T,) dB², the mean over a frame's bands and vectors; `nan` likewise.
-        contribution: (T, M), whose sum is the anomaly score.
-        frame_rate: frames a second.
-        band_centers: (M,) Hz.
-    """
+    """A clip's log-mel frames, their reconstruction by the network, and what each value adds to the anomaly score."""
 
     title: str
-    log_mel: np.ndarray
-    reconstruction: np.ndarray
-    squared_error: np.ndarray
-    contribution: np.ndarray
+    log_mel: np.ndarray  # (T, M) dB
+    reconstruction: np.ndarray  # (T, M) dB, the mean over the vectors that a frame is in; `nan` if it is in none
+    squared_error: np.ndarray  # (T,) dB², the mean over a frame's bands and vectors; `nan` likewise
+    contribution: np.ndarray  # (T, M), whose sum is the anomaly score
     score_name: str
-    frame_rate: float
-    band_centers: np.ndarray
+    frame_rate: float  # frames a second
+    band_centers: np.ndarray  # (M,) Hz
 
     @property
     def shares(self) -> np.ndarray:
@@ -200,6 +176,8 @@ def plot_reconstruction(path: Path, clip: Reconstruction) -> None:
         ("reconstruction", clip.reconstruction, energies, "energy (dB)"),
         ("error: reconstruction − input", error, {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}, "error (dB)"),
     ]
+    n_frames, n_mels = clip.log_mel.shape
+    extent = (-0.5 / clip.frame_rate, (n_frames - 0.5) / clip.frame_rate, -0.5, n_mels - 0.5)
     with matplotlib.rc_context(IN_A_COLUMN):
         figure = Figure(figsize=(COLUMN, 6.6), layout="constrained")
         figure.get_layout_engine().set(wspace=0.01, w_pad=0.02)
@@ -208,42 +186,37 @@ def plot_reconstruction(path: Path, clip: Reconstruction) -> None:
         for row, (title, values, colors, label) in enumerate(maps):
             axes = figure.add_subplot(grid[row, 0])
             axes.set_title(title, loc="left")
-            image = _plot_map(axes, values, clip, colors)
+            image = axes.imshow(
+                values.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **colors
+            )
+            axes.set_ylabel("frequency (Hz)")
+            axes.set_yticks(*_hertz_ticks(clip.band_centers))
             axes.tick_params(labelbottom=row == 2)
             figure.colorbar(image, cax=figure.add_subplot(grid[row, 1]), label=label)
         axes.set_xlabel("time (s)")
-        _plot_error(figure.add_subplot(grid[3, 0]), clip)
+        _plot_error(figure.add_subplot(grid[3, 0]), clip, xlim=extent[:2])
         _plot_bands(figure.add_subplot(grid[4, :]), clip)
         _save(figure, path, dpi=250)
 
 
-def _plot_map(axes: Axes, values: np.ndarray, clip: Reconstruction, colors: dict) -> AxesImage:
-    n_frames, n_mels = values.shape
-    step = 1 / clip.frame_rate
-    extent = (-step / 2, (n_frames - 0.5) * step, -0.5, n_mels - 0.5)
-    axes.set_ylabel("frequency (Hz)")
-    _set_hertz(axes.yaxis, clip.band_centers)
-    return axes.imshow(values.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **colors)
-
-
-def _set_hertz(axis: Axis, band_centers: np.ndarray) -> None:
-    """Ticks in Hz on an axis of band numbers, as many as there is room for."""
+def _hertz_ticks(band_centers: np.ndarray) -> tuple[list[float], list[str]]:
+    """Places and names of ticks in Hz on an axis of band numbers, as many as there is room for."""
     ticks: dict[float, str] = {}
     for hertz in HERTZ:
         place = float(np.interp(hertz, band_centers, np.arange(len(band_centers))))
         is_inside = band_centers[0] - 50 <= hertz <= 1.05 * band_centers[-1]
         if is_inside and (not ticks or place - max(ticks) > 0.08 * len(band_centers)):
             ticks[place] = str(hertz)
-    axis.set_ticks(list(ticks), list(ticks.values()))
+    return list(ticks), list(ticks.values())
 
 
-def _plot_error(axes: Axes, clip: Reconstruction) -> None:
+def _plot_error(axes: Axes, clip: Reconstruction, xlim: tuple[float, float]) -> None:
     """The squared error over time; for scores other than MSE, what each frame adds to the score, too."""
     seconds = np.arange(len(clip.log_mel)) / clip.frame_rate
     axes.set_title("error over time", loc="left")
     axes.plot(seconds, clip.squared_error, color=BLUE)
     axes.axhline(np.nanmean(clip.squared_error), color=BLUE, linewidth=0.6, linestyle="--")
-    axes.set(xlabel="time (s)", xlim=(-0.5 / clip.frame_rate, seconds[-1] + 0.5 / clip.frame_rate), ylim=(0, None))
+    axes.set(xlabel="time (s)", xlim=xlim, ylim=(0, None))
     axes.set_ylabel("squared error (dB²)", color=BLUE)
     axes.grid(alpha=0.3, linewidth=0.5)
     if clip.score_name != "MSE":
@@ -260,13 +233,13 @@ def _plot_bands(axes: Axes, clip: Reconstruction) -> None:
     axes.bar(numbers, shares, width=1.0, color=np.where(np.isin(numbers, largest), VERMILLION, BLUE), linewidth=0)
     text = "largest: " + ", ".join(f"{clip.band_centers[band]:.0f} Hz {shares[band]:.0f} %" for band in largest)
     axes.text(0.01, 0.97, text, color=VERMILLION, fontsize="small", transform=axes.transAxes, ha="left", va="top")
-    axes.set_ylim(top=1.3 * max(shares.max(), 1e-9))  # room for that line
     axes.set_title(f"share of each mel band in {clip.score_name}", loc="left")
-    axes.set(xlabel="frequency (Hz)", ylabel="share (%)", xlim=(-0.5, len(shares) - 0.5))
+    top = 1.3 * max(shares.max(), 1e-9)  # room for the text
+    axes.set(xlabel="frequency (Hz)", ylabel="share (%)", xlim=(-0.5, len(shares) - 0.5), ylim=(None, top))
     axes.axhline(0, color="black", linewidth=0.6)
     axes.grid(axis="y", alpha=0.3, linewidth=0.5)
     axes.set_axisbelow(True)
-    _set_hertz(axes.xaxis, clip.band_centers)
+    axes.set_xticks(*_hertz_ticks(clip.band_centers))
 
 
 def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, float]]) -> None:
@@ -283,14 +256,14 @@ def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, f
     table = pandas.DataFrame(values, columns=["system", "metric", "machine", "value"])
     systems, metrics, n_machines = table["system"].unique(), table["metric"].unique(), table["machine"].nunique()
     palette = dict(zip(systems, (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION) * 9, strict=False))
-    with matplotlib.rc_context({"text.parse_math": False}):  # tags may hold dollar signs
+    bars = {"x": "machine", "y": "value", "hue": "system", "palette": palette, "errorbar": "sd"}
+    with matplotlib.rc_context(NO_MATH):
         width = max(8.0, 2.0 + 0.28 * n_machines * len(systems))
         figure = Figure(figsize=(width, 2.5 * len(metrics)), layout="constrained")
         figure.suptitle(f"{title} (dotted: chance)")
-        for axes, metric in zip(figure.subplots(len(metrics), sharex=True, squeeze=False)[:, 0], metrics, strict=True):
-            bars = {"x": "machine", "y": "value", "hue": "system", "palette": palette}
+        for axes, metric in zip(figure.subplots(len(metrics), sharex=True, squeeze=False).flat, metrics, strict=True):
             rows = table[table["metric"] == metric]
-            seaborn.barplot(rows, **bars, errorbar="sd", err_kws={"linewidth": 1.2}, ax=axes)
+            seaborn.barplot(rows, **bars, err_kws={"linewidth": 1.2}, ax=axes)
             axes.axhline(50, color="black", linewidth=1, linestyle=":")
             axes.set(xlabel="", ylabel=f"{metric} (%)", ylim=(0, 100))
             axes.get_legend().remove()

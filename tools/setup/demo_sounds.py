@@ -6,6 +6,7 @@ functions draw from `rng` is part of the sounds.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -186,6 +187,17 @@ class DemoMachine:
     pitch: float = 1.0
 
 
+class DemoClip(NamedTuple):
+    """What a clip is: everything but its samples."""
+
+    split: str  # train or test
+    domain: str  # source or target
+    label: str  # normal or anomaly
+    number: int  # counts the clips of the same split, domain and label
+    condition: str  # value of the machine type's attribute, which says its speed
+    noise: str  # A, B or C: value of the other attribute, a key of FACTORY
+
+
 # fmt: off
 DEV_MACHINES = {
     "ToyCar": DemoMachine(toy_car, (knocks, extra_tones, rattle), (-33, -11), (6, 5),
@@ -217,34 +229,21 @@ EVAL_MACHINES = {  # the same families with other frequencies
 }
 
 
-def synthesise(
-    rng: np.random.Generator,
-    n: int,
-    machine: DemoMachine,
-    condition: str,
-    factory: str,
-    is_target: bool,
-    is_anomaly: bool,
-) -> np.ndarray:
-    """Samples (n,), int16, of a clip.
-
-    Args:
-        condition: key of the machine's `source` or `target`.
-        factory: key of FACTORY.
-    """
-    speed = (machine.source | machine.target)[condition] * (1 + SPEED_SPREAD * rng.standard_normal())
+def synthesise(rng: np.random.Generator, n: int, machine: DemoMachine, clip: DemoClip) -> np.ndarray:
+    """Samples (n,), int16, of a clip."""
+    speed = (machine.source | machine.target)[clip.condition] * (1 + SPEED_SPREAD * rng.standard_normal())
     sound = machine.sound(rng, n, speed, machine.pitch)
-    if is_anomaly:
+    if clip.label == "anomaly":
         defect = machine.defects[rng.integers(len(machine.defects))]
         sound = mix((sound, 0), (defect(rng, n, speed), rng.uniform(*machine.severity)))
     timbre = {octave: rng.normal(0, TIMBRE_SPREAD) for octave in (0, 250, 500, 1000, 2000, 4000, 8000)}
     sound = np.fft.irfft(np.fft.rfft(sound) * gains(n, timbre), n)
 
-    background = mix((noise(rng, n, FACTORY[factory]) * (1 + 0.2 * slow_curve(rng, n, 1)), 0))
+    background = mix((noise(rng, n, FACTORY[clip.noise]) * (1 + 0.2 * slow_curve(rng, n, 1)), 0))
     clanks = rng.integers(0, n, rng.poisson(CLANKS_A_SECOND * n / SAMPLE_RATE))
     background += CLANK_GAIN * strikes(rng, n, clanks, ring(rng.uniform(800, 4000), rng.uniform(0.01, 0.04)))
 
-    snr = machine.snr[is_target] + rng.normal(0, SNR_SPREAD)
+    snr = machine.snr[clip.domain == "target"] + rng.normal(0, SNR_SPREAD)
     signal = CLIP_RMS * mix((mix((sound, snr), (background, 0)), rng.normal(0, LEVEL_SPREAD)))
     signal *= min(1, PEAK_LIMIT / np.max(np.abs(signal)))
     return np.round(32767 * signal).astype(np.int16)
