@@ -111,14 +111,13 @@ def test_formats(own_catalog, tmp_path, subtype, container, rate, channels, chan
 
 def test_other_rates_are_resampled_when_a_rate_is_named(own_catalog, tmp_path):
     folder = tmp_path / "recordings"
-    write_wav(folder / "a.wav", rate=44100)
-    write_wav(folder / "b.wav", rate=16000)
+    for name, rate in (("a.wav", 44100), ("b.wav", 16000)):
+        write_wav(folder / name, rate=rate)
     with pytest.raises(BaselineError, match=r"b\.wav: 16000 Hz, but .*a\.wav has 44100 Hz.*--sampling_rate"):
         run_import(tmp_path, "--train", folder)
     directory = run_import(tmp_path, "--train", folder, "--sampling_rate", 16000)
-    clips = sorted((directory / "train").glob("*.wav"))
-    assert [soundfile.info(clip).samplerate for clip in clips] == [16000, 16000]
-    assert [soundfile.info(clip).frames for clip in clips] == [16000, 16000]
+    clips = [soundfile.info(clip) for clip in (directory / "train").glob("*.wav")]
+    assert [(clip.samplerate, clip.frames) for clip in clips] == [(16000, 16000)] * 2
 
 
 @pytest.mark.parametrize(
