@@ -113,7 +113,7 @@ def test_other_rates_are_resampled_when_a_rate_is_named(own_catalog, tmp_path):
     folder = tmp_path / "recordings"
     for name, rate in (("a.wav", 44100), ("b.wav", 16000)):
         write_wav(folder / name, rate=rate)
-    with pytest.raises(BaselineError, match=r"b\.wav: 16000 Hz, but .*a\.wav has 44100 Hz.*--sampling_rate"):
+    with pytest.raises(BaselineError, match=r"a\.wav has 44100 Hz and .*b\.wav has 16000 Hz.*--sampling_rate"):
         run_import(tmp_path, "--train", folder)
     directory = run_import(tmp_path, "--train", folder, "--sampling_rate", 16000)
     clips = [soundfile.info(clip) for clip in (directory / "train").glob("*.wav")]

@@ -11,7 +11,6 @@ import re
 import sys
 import tempfile
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,27 +50,15 @@ HEADING = """\
 """
 
 
-@dataclass(frozen=True)
-class PlannedClip:
-    """A recording, and the clip that it becomes."""
+def plan_clips(options: Namespace) -> dict[str, Recording]:
+    """Name of each clip, such as `train/section_00_source_train_normal_0000_<name of the recording>.wav` → recording.
 
-    recording: Recording
-    group: str
-    number: int  # in its group
-
-    @property
-    def name(self) -> str:
-        """`train/section_00_source_train_normal_0000_<name of the recording>.wav`."""
-        split, domain, label = GROUPS[self.group]
-        stem = re.sub(r"[^A-Za-z0-9.-]+", "-", self.recording.path.stem)[:LONGEST_STEM]
-        return f"{split}/section_{SECTION}_{domain}_{split}_{label}_{self.number:04d}_{stem}.wav"
-
-
-def plan_clips(options: Namespace) -> list[PlannedClip]:
-    """The clips that the folders on the command line become; BaselineError if a recording cannot be one."""
-    clips: list[PlannedClip] = []
+    Raises:
+        BaselineError: a recording on the command line cannot be used, or is named twice.
+    """
+    clips: dict[str, Recording] = {}
     known: set[Path] = set()
-    for group in GROUPS:
+    for group, (split, domain, label) in GROUPS.items():
         folders = getattr(options, group)
         paths, others = find_recordings(map(Path, folders))
         if folders and not paths:
@@ -82,19 +69,20 @@ def plan_clips(options: Namespace) -> list[PlannedClip]:
             if path.resolve() in known:
                 raise BaselineError(f"--{group}: {path} is named twice. Keep it once.")
             known.add(path.resolve())
-            clips.append(PlannedClip(open_recording(path, options.channel), group, number))
-    first = clips[0].recording
-    for recording in (clip.recording for clip in clips):
-        if options.sampling_rate is None and recording.header.sampling_rate != first.header.sampling_rate:
-            raise BaselineError(
-                f"{recording.path}: {recording.header.sampling_rate} Hz, but {first.path} has "
-                f"{first.header.sampling_rate} Hz. The clips of a machine type must have one rate: name it with "
-                "--sampling_rate to resample the others."
-            )
+            stem = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem)[:LONGEST_STEM]
+            name = f"{split}/section_{SECTION}_{domain}_{split}_{label}_{number:04d}_{stem}.wav"
+            clips[name] = open_recording(path, options.channel)
+    rates = {recording.header.sampling_rate: recording.path for recording in clips.values()}
+    if len(rates) > 1 and options.sampling_rate is None:
+        named = " and ".join(f"{path} has {rate} Hz" for rate, path in rates.items())
+        raise BaselineError(
+            f"{named}. The clips of a machine type must have one rate: name it with --sampling_rate to resample the "
+            "others."
+        )
     return clips
 
 
-def write_clips(clips: list[PlannedClip], sampling_rate: int, directory: Path) -> None:
+def write_clips(clips: dict[str, Recording], sampling_rate: int, directory: Path) -> None:
     """Write the clips and the list of their recordings: all of them, or nothing changes.
 
     Samples are stored as they are (8 to 32 bits, floats). Resampled ones are stored as floats.
@@ -105,14 +93,14 @@ def write_clips(clips: list[PlannedClip], sampling_rate: int, directory: Path) -
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
             new, old = Path(temporary, "new"), Path(temporary, "old")
-            for clip in tqdm(clips, desc="import", unit="clip", disable=None, leave=False):
-                header, target = clip.recording.header, new / clip.name
+            for name, recording in tqdm(clips.items(), desc="import", unit="clip", disable=None, leave=False):
+                header, target = recording.header, new / name
                 resampled = header.sampling_rate != sampling_rate
                 subtype = "FLOAT" if resampled or header.subtype not in EXACT_TYPES else header.subtype
                 target.parent.mkdir(parents=True, exist_ok=True)
-                samples = clip.recording.samples(sampling_rate, EXACT_TYPES[subtype])
+                samples = recording.samples(sampling_rate, EXACT_TYPES[subtype])
                 soundfile.write(target, samples, sampling_rate, subtype=subtype)
-            sources = [(clip.name, clip.recording.path.resolve()) for clip in clips]
+            sources = [(name, recording.path.resolve()) for name, recording in clips.items()]
             write_csv(new / "sources.csv", [("clip", "source"), *sources])
             try:
                 if directory.exists():
@@ -174,16 +162,17 @@ def import_clips(options: Namespace, config: Config) -> None:
     name, machine = config.dataset, options.machine
     check_names(name, machine)
     clips = plan_clips(options)
-    sampling_rate = options.sampling_rate or clips[0].recording.header.sampling_rate
+    sampling_rate = options.sampling_rate or next(iter(clips.values())).header.sampling_rate
     directory = config.dataset_directory / name.lower() / "dev_data" / "raw" / machine
     path = catalog.CATALOG_DIRECTORY / f"{name.lower()}.yaml"
     with alone(path.with_name(".lock"), "waiting for another import"):
         if directory.exists() and not options.replace:
             raise BaselineError(f"{directory} is there already. To import {machine} again, say --replace.")
-        facts = catalog_facts(catalog.all_datasets().get(name), name, machine, {clip.group for clip in clips})
+        groups = {group for group in GROUPS if getattr(options, group)}
+        facts = catalog_facts(catalog.all_datasets().get(name), name, machine, groups)
         write_clips(clips, sampling_rate, directory)
         write_text(path, HEADING + yaml.safe_dump(facts, sort_keys=False))
-    n_train = sum(GROUPS[clip.group][0] == "train" for clip in clips)
+    n_train = sum(clip.startswith("train/") for clip in clips)
     log.info("%d training and %d test clips, %d Hz -> %s", n_train, len(clips) - n_train, sampling_rate, directory)
     log.info("%s %s is in the catalog: %s", name, machine, path)
     if options.replace:
