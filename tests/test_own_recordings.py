@@ -59,6 +59,8 @@ def test_clips_of_all_groups(own_catalog, tmp_path):
         label = "anomaly" if "anomaly" in group else "normal"
         assert re.fullmatch(rf"(train|test)/section_00_{kind}_{label}_\d{{4}}_rec-[a-z-]+-\d\.wav", name)
         assert np.array_equal(soundfile.read(directory / name)[0], soundfile.read(source)[0])
+    with pytest.raises(BaselineError, match="Saw would be tested in another number of domains than Pump"):
+        run_import(tmp_path, "--train", groups["train"], "--test_normal", groups["test_normal"], machine="Saw")
 
 
 def test_one_domain_and_no_test_clips(own_catalog, tmp_path):
