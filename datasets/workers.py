@@ -61,7 +61,8 @@ def serve(descriptor: int) -> None:
     """What the other process runs: it receives the function and the items, and sends the results or the first error."""
     from threadpoolctl import threadpool_limits
 
-    with contextlib.suppress(EOFError, ConnectionError), Connection(descriptor) as parent:  # errors: the parent ended
+    parent = Connection(descriptor)  # open until this process ends: its traceback of another error comes first
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent has ended
         function, items, n_threads = parent.recv()
         try:
             with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
