@@ -1,7 +1,6 @@
 """Wav file → samples, with the checks of its header."""
 
 import os
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 
 from config import BaselineError
 
-UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file
+UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file that was recorded into a pipe
 MOST_SAMPLES_A_BYTE = 64  # of all channels; the strongest compression in wav files has about 50
 LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
 
@@ -32,13 +31,13 @@ def read_header(path: Path) -> Header:
     """
     import soundfile
 
-    size = file_stat(path).st_size
-    if size == 0:
-        raise BaselineError(f"{path}: the file is empty. Copy or unpack the clip again, or remove it.")
     try:
+        size = path.stat().st_size
+        if size == 0:
+            raise BaselineError(f"{path}: the file is empty. Copy or unpack the clip again, or remove it.")
         info = soundfile.info(path)
         missing = _missing_bytes(path, size)
-    except (OSError, UnicodeError, struct.error, soundfile.SoundFileError) as error:
+    except (OSError, UnicodeError, soundfile.SoundFileError) as error:
         raise _unreadable(path, error) from error
     if missing > 0:
         raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
@@ -54,10 +53,7 @@ def read_header(path: Path) -> Header:
 
 
 def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarray:
-    """One channel of a wav file whose header has been checked: (N,), as floats in [-1, 1] or as integers.
-
-    Args:
-        channel: from 0.
+    """One channel (from 0) of a wav file with a checked header: (N,), as floats in [-1, 1] or as integers.
 
     Raises:
         BaselineError: the samples cannot be decoded, are fewer than the header says, or are not numbers.
@@ -77,18 +73,6 @@ def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarra
     return np.ascontiguousarray(samples[:, channel])
 
 
-def file_stat(path: Path) -> os.stat_result:
-    """Size and times of a clip.
-
-    Raises:
-        BaselineError: there is no such file.
-    """
-    try:
-        return path.stat()
-    except OSError as error:
-        raise _unreadable(path, error) from error
-
-
 def _unreadable(path: Path, error: Exception) -> BaselineError:
     return BaselineError(f"{path}: not a readable wav file ({error}). Copy or unpack the clip again, or remove it.")
 
@@ -96,17 +80,12 @@ def _unreadable(path: Path, error: Exception) -> BaselineError:
 def _missing_bytes(path: Path, size: int) -> int:
     """How many bytes of sound data the header announces but the file does not have (libsndfile reads such files)."""
     with path.open("rb") as file:
-        if file.read(4) not in (b"RIFF", b"RF64"):
+        if file.read(4) != b"RIFF":
             return 0
         file.seek(12)
-        announced = None  # RF64 has the length of the data in a chunk `ds64`, because it may need 64 bits
         while len(chunk := file.read(8)) == 8:
-            name, length = struct.unpack("<4sI", chunk)
-            if name == b"data":
-                length = announced if length == UNKNOWN_LENGTH else length  # unknown if recorded into a pipe
-                return 0 if length is None else file.tell() + length - size
-            start = file.tell()
-            if name == b"ds64" and length >= 16:
-                _, announced = struct.unpack("<QQ", file.read(16))
-            file.seek(start + length + length % 2)
+            length = int.from_bytes(chunk[4:], "little")
+            if chunk[:4] == b"data":
+                return 0 if length == UNKNOWN_LENGTH else file.tell() + length - size
+            file.seek(length + length % 2, os.SEEK_CUR)
     return 0

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,54 +73,48 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
         BaselineError: there are no data, a section has no clips, a clip does not belong there, or clips and labels do
             not match.
     """
-    if split == "test":
-        return _test_clips(machine, dataset_directory, sections)
-    clips = _sorted_clips(machine, dataset_directory, SPLIT_DIRECTORIES["train"], sections)
-    for clip in clips:
-        if clip.is_anomaly or clip.split == "test":
-            raise BaselineError(f"{clip.path}: not a normal training clip. Move it out of the training data.")
-    return clips
-
-
-def _test_clips(machine: Machine, dataset_directory: Path, sections: tuple[str, ...]) -> list[Clip]:
-    directory = machine.directory(dataset_directory)
+    directory, names = machine.directory(dataset_directory), SPLIT_DIRECTORIES[split]
+    if split == "train":
+        return _sorted_clips(machine, directory, split, names, sections)
     has_renamed = (directory / RENAMED_DIRECTORY).is_dir()
-    has_originals = any((directory / name).is_dir() for name in SPLIT_DIRECTORIES["test"])
-    names = SPLIT_DIRECTORIES["test"] if has_originals or not has_renamed else (RENAMED_DIRECTORY,)
-    clips = _sorted_clips(machine, dataset_directory, names, sections)
-    if has_originals and clips[0].is_anomaly is None:
+    if has_renamed and not any((directory / name).is_dir() for name in names):
+        names = (RENAMED_DIRECTORY,)
+    clips = _sorted_clips(machine, directory, split, names, sections)
+    if clips[0].is_anomaly is None:
         labels = read_labels(machine, dataset_directory)
-        if labels.is_anomaly:
-            return _with_labels(machine, clips, labels)
+        if labels:
+            return _with_labels(clips, labels, machine.split_directory(dataset_directory))
         if has_renamed:
-            originals, clips = clips, _sorted_clips(machine, dataset_directory, (RENAMED_DIRECTORY,), sections)
-            _check_same_contents(originals, clips)
+            renamed = _sorted_clips(machine, directory, split, (RENAMED_DIRECTORY,), sections)
+            if _digests(renamed) != _digests(clips):
+                raise BaselineError(
+                    f"{directory}: test/ and {RENAMED_DIRECTORY}/ must hold the same clips, and do not. "
+                    f"Prepare {RENAMED_DIRECTORY}/ again, or remove it."
+                )
+            clips = renamed
     for clip in clips:
-        if clip.split == "train":
-            raise BaselineError(f"{clip.path}: not a test clip. Move it out of the test data.")
         if (clip.is_anomaly is None) != (clips[0].is_anomaly is None):
             raise BaselineError(f"{clip.path}: test clips with and without a label in their names are mixed here.")
     return sorted(clips, key=lambda clip: bool(clip.is_anomaly))
 
 
 def _sorted_clips(
-    machine: Machine, dataset_directory: Path, directory_names: tuple[str, ...], sections: tuple[str, ...]
+    machine: Machine, directory: Path, split: str, names: tuple[str, ...], sections: tuple[str, ...]
 ) -> list[Clip]:
-    """The clips of these sections in these directories of a machine type, sorted by path."""
-    directory = machine.directory(dataset_directory)
-    directories = [directory / name for name in directory_names if (directory / name).is_dir()]
+    """The clips of these sections in the directories of these names, sorted by path."""
+    directories = [directory / name for name in names if (directory / name).is_dir()]
     if not directories:
-        raise BaselineError(f"{directory / directory_names[0]}: no such directory. {_remedy(machine)}")
+        raise BaselineError(f"{directory / names[0]}: no such directory. {_remedy(machine)}")
     paths = [path for folder in directories for path in folder.iterdir() if path.suffix in (".wav", ".WAV")]
     clips = [parse_clip(path) for path in sorted(paths)]
     if not clips:
         raise BaselineError(f"{directories[0]}: no .wav files there. {_remedy(machine)}")
     for clip in clips:
         if clip.section not in machine.sections:
-            raise BaselineError(
-                f"{clip.path}: {machine.name} of {machine.dataset.name} ({machine.split}) has no section "
-                f"{clip.section}. Move the clip away."
-            )
+            raise BaselineError(f"{clip.path}: {machine.name} has no section {clip.section} there. Move the clip away.")
+        if clip.split not in (split, None) or (split == "train" and clip.is_anomaly):
+            kind = {"train": "normal training", "test": "test"}[split]
+            raise BaselineError(f"{clip.path}: not a {kind} clip. Move it out of the {split} data.")
     missing = set(sections) - {clip.section for clip in clips}
     if missing:
         raise BaselineError(f"{directories[0]}: no clips of section {min(missing)} of {machine.name} there.")
@@ -138,43 +131,29 @@ def _remedy(machine: Machine) -> str:
     return f"Download it: tools/data_download_20XX.sh {name} {split} --machines {machine.name}. {place}"
 
 
-def _with_labels(machine: Machine, clips: list[Clip], labels: Labels) -> list[Clip]:
+def _with_labels(clips: list[Clip], labels: Labels, directory: Path) -> list[Clip]:
     """The clips with the labels of their file names. Their order stays, and so do the lines of the score files."""
-    sections, names = {clip.section for clip in clips}, {clip.name for clip in clips}
-    labelled_sections = set()
-    for name, origin in labels.origin.items():
-        try:
-            section = parse_clip(Path(name)).section
-        except BaselineError as error:
-            raise BaselineError(f"{origin}: {error}") from error
-        labelled_sections.add(section)
-        if section not in machine.sections or (section in sections and name not in names):
+    names, sections = {clip.name for clip in clips}, {clip.section for clip in clips}
+    section_by_name = {name: parse_clip(Path(name)).section for name in labels}
+    for name, section in section_by_name.items():
+        if section in sections and name not in names:
             raise BaselineError(
-                f"{origin}: {name} has a label, but there is no such clip in {clips[0].path.parent}. "
+                f"{name} has a label in {directory}, but there is no such clip in {clips[0].path.parent}. "
                 "Download the clips again, or take only the label files of this dataset."
             )
     labelled = []
     for clip in clips:
-        if clip.name in labels.is_anomaly:
-            is_target = clip.is_target if labels.is_target is None else labels.is_target[clip.name]
-            clip = replace(clip, is_anomaly=labels.is_anomaly[clip.name], is_target=is_target)
-        elif labels.all_sections or clip.section in labelled_sections:
+        if clip.name in labels:
+            is_anomaly, is_target = labels[clip.name]
+            clip = replace(clip, is_anomaly=is_anomaly, is_target=clip.is_target if is_target is None else is_target)
+        elif clip.section in section_by_name.values():
             raise BaselineError(
-                f"{clip.path}: no label of this clip in {' or '.join(map(str, sorted(set(labels.origin.values()))))}. "
+                f"{clip.path}: no label of this clip in the label files in {directory}. "
                 "Take the organisers' label files as they are, or move the clip away."
             )
         labelled.append(clip)
     return labelled
 
 
-def _check_same_contents(clips: list[Clip], renamed: list[Clip]) -> None:
-    """Check that test_rename/ holds the clips of test/; only the contents of the files tell."""
-    digests = {clip.path: hashlib.sha256(clip.path.read_bytes()).digest() for clip in (*clips, *renamed)}
-    for these, others, place in ((clips, renamed, RENAMED_DIRECTORY), (renamed, clips, "test")):
-        surplus = Counter(digests[clip.path] for clip in these) - Counter(digests[clip.path] for clip in others)
-        for clip in these:
-            if digests[clip.path] in surplus:
-                raise BaselineError(
-                    f"{clip.path}: there is no clip with the same contents in {place}/ beside it. Both directories "
-                    f"must hold the same clips: prepare {RENAMED_DIRECTORY}/ again, or remove it."
-                )
+def _digests(clips: list[Clip]) -> list[str]:
+    return sorted(hashlib.sha256(clip.path.read_bytes()).hexdigest() for clip in clips)

@@ -8,7 +8,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from config import FEATURE_KEYS, BaselineError, Config
-from datasets.audio import file_stat, read_clip, read_header
+from datasets.audio import read_clip, read_header
 from datasets.clips import Clip
 from datasets.log_mel import log_mel
 from datasets.workers import compute_all
 from files import alone, atomic_path
-
-SHOWN_CLIPS = 3  # named in a warning
 
 log = logging.getLogger("baseline")
 
@@ -55,7 +52,7 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
     settings = config.as_dict(FEATURE_KEYS) | {"channels": channels}
     settings |= {name: importlib.metadata.version(name) for name in ("librosa", "numpy")}
     names = [str(clip.path.relative_to(clip.path.parents[1])) for clip in clips]
-    stats = [file_stat(clip.path) for clip in clips]
+    stats = [clip.path.stat() for clip in clips]
     key = json.dumps(
         {"settings": settings, "clips": [[n, s.st_size, s.st_mtime_ns] for n, s in zip(names, stats, strict=True)]}
     )
@@ -68,7 +65,11 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
         if log_mels is None:
             log.debug("computing features for %s", cache)
             log_mels = compute_log_mels(clips, config, channels)
-            _write_cache(cache, key, log_mels)
+            try:
+                with atomic_path(cache) as temporary, temporary.open("wb") as file:
+                    np.savez(file, key=np.array(key), **vars(log_mels))
+            except BaselineError as error:
+                log.warning("the features are not cached, and will be computed again next time: %s", error)
     for clip, length in zip(clips, log_mels.lengths, strict=True):
         check_length(clip.path, length, config)
     _warn_of_constants(clips, log_mels, config)
@@ -76,11 +77,7 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
 
 
 def check_length(path: Path, n_frames: int, config: Config) -> None:
-    """Check that a clip of so many frames has a vector.
-
-    Raises:
-        BaselineError: it is too short.
-    """
+    """Check that a clip of so many frames has a vector; BaselineError if not."""
     if n_frames < config.frames:
         raise BaselineError(
             f"{path}: too short, {n_frames} spectrogram frames where --frames asks for {config.frames}. "
@@ -106,11 +103,7 @@ def _read_frames(path: Path, sampling_rate: int, config: Config) -> np.ndarray:
 
 
 def clip_frames(path: Path, samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarray:
-    """The log-mel frames of a clip's samples: (samples,) -> (T, M).
-
-    Raises:
-        BaselineError: its samples, floats far beyond [-1, 1], are too large.
-    """
+    """The log-mel frames of a clip's samples: (samples,) -> (T, M). BaselineError if samples are far beyond [-1, 1]."""
     frames = log_mel(samples, sampling_rate, config)
     if not np.isfinite(frames).all():
         raise BaselineError(f"{path}: its samples are too large, its energies infinite. Replace or remove the clip.")
@@ -144,9 +137,6 @@ def _check_headers(clips: Sequence[Clip], config: Config, channels: int) -> int:
 def _read_cache(path: Path, key: str, n_clips: int, config: Config) -> LogMels | None:
     """The cached frames, or None if there are none, or others, or the file is damaged."""
     try:
-        with zipfile.ZipFile(path) as file:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in file.infolist()):
-                raise ValueError("compressed, which these files are not")  # so that no small file fills the memory
         with np.load(path, allow_pickle=False) as file:
             if str(file["key"]) != key:
                 return None
@@ -163,14 +153,6 @@ def _read_cache(path: Path, key: str, n_clips: int, config: Config) -> LogMels |
         return None
 
 
-def _write_cache(path: Path, key: str, log_mels: LogMels) -> None:
-    try:
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, key=np.array(key), **vars(log_mels))
-    except BaselineError as error:
-        log.warning("the features are not cached, and will be computed again next time: %s", error)
-
-
 def _warn_of_constants(clips: Sequence[Clip], log_mels: LogMels, config: Config) -> None:
     """Name clips whose frames are all the same (silence, a dead channel), and bands that never vary."""
     frames, edge = log_mels.frames, -(-config.n_fft // 2 // config.hop_length)  # frames that reach beyond the clip
@@ -180,9 +162,9 @@ def _warn_of_constants(clips: Sequence[Clip], log_mels: LogMels, config: Config)
         if (inner == inner[0]).all():
             constant.append(str(clip.path))
     if constant:
-        more = f" and {len(constant) - SHOWN_CLIPS} more" if len(constant) > SHOWN_CLIPS else ""
-        named = " ".join(constant[:SHOWN_CLIPS])
-        log.warning("%d clips do not change from frame to frame (silence?): %s%s", len(constant), named, more)
+        log.warning(
+            "%d clips do not change from frame to frame (silence?), such as %s", len(constant), " ".join(constant[:3])
+        )
         log.debug("clips that do not change: %s", " ".join(constant))
     bands = np.flatnonzero(np.ptp(frames, axis=0) == 0)
     if len(bands) and len(constant) < len(clips):

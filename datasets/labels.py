@@ -2,23 +2,14 @@
 
 import csv
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from config import BaselineError
 from datasets.catalog import Machine
 
 KINDS = ("anomaly", "domain")
-
-
-@dataclass(frozen=True)
-class Labels:
-    """The labels of a machine type's evaluation clips by file name."""
-
-    is_anomaly: dict[str, bool]
-    is_target: dict[str, bool] | None  # None: no files of domains, the clips' names say it
-    origin: dict[str, Path]  # clip → the file with its label
-    all_sections: bool  # whether the files must have labels of all sections
+# Clip → is_anomaly, and is_target, or None if there are no files of domains: the clips' names say it.
+Labels = dict[str, tuple[bool, bool | None]]
 
 
 def read_labels(machine: Machine, dataset_directory: Path) -> Labels:
@@ -51,23 +42,22 @@ def combine_labels(machine: Machine, files: Mapping[str, Mapping[str, bool]], di
         BaselineError: a clip is in two files of one kind, or in no file of the other kind.
     """
     labels: dict[str, dict[str, bool]] = {kind: {} for kind in KINDS}
-    origins: dict[str, dict[str, Path]] = {kind: {} for kind in KINDS}
     for kind in KINDS:
         for name in machine.label_files(kind):
-            for clip, label in files.get(name, {}).items():
-                if clip in labels[kind]:
-                    raise BaselineError(f"{directory / name}: {clip} is in {origins[kind][clip]} too. Keep it in one.")
-                labels[kind][clip], origins[kind][clip] = label, directory / name
+            new = files.get(name, {})
+            for clip in new.keys() & labels[kind].keys():
+                raise BaselineError(f"{directory / name}: {clip} is in another file, too. Keep it in one.")
+            labels[kind] |= new
+    anomaly, domain = labels.values()
     if not machine.label_files("domain"):
-        return Labels(labels["anomaly"], None, origins["anomaly"], _is_list(machine))
-    for kind, other in (KINDS, KINDS[::-1]):
-        for clip in labels[kind]:
-            if clip not in labels[other]:
-                raise BaselineError(
-                    f"{clip} of {machine.name} is in {origins[kind][clip]} and in no file of its {other} labels. Put "
-                    f"all of the organisers' label folders into {directory}: {', '.join(machine.label_files(other))}."
-                )
-    return Labels(labels["anomaly"], labels["domain"], origins["anomaly"], _is_list(machine))
+        return {clip: (label, None) for clip, label in anomaly.items()}
+    for clip in sorted(anomaly.keys() ^ domain.keys()):
+        kind = "domain" if clip in anomaly else "anomaly"
+        raise BaselineError(
+            f"{clip} of {machine.name} is in no file of {kind} labels. Put all of the organisers' label folders into "
+            f"{directory}: {', '.join(machine.label_files(kind))}."
+        )
+    return {clip: (label, domain[clip]) for clip, label in anomaly.items()}
 
 
 def parse_labels(path: Path, machine: Machine) -> dict[str, bool]:
@@ -77,10 +67,10 @@ def parse_labels(path: Path, machine: Machine) -> dict[str, bool]:
     `<clip>,<labelled name>,<0|1>` of its clips.
 
     Raises:
-        BaselineError: a line is something else, or contradicts an earlier one; no clip is of the machine type.
+        BaselineError: a line is something else, or no clip is of the machine type.
     """
     labels: dict[str, bool] = {}
-    is_list = _is_list(machine)
+    is_list = not any("{machine}" in pattern for pattern in machine.dataset.labels.get("anomaly", []))
     heading = "" if is_list else machine.name
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -98,8 +88,8 @@ def parse_labels(path: Path, machine: Machine) -> dict[str, bool]:
                         f"{path}, line {reader.line_num}: expected a clip and 0 or 1, such as "
                         f"'section_00_0000.wav,1', not '{','.join(row)[:100]}'. Take the organisers' file as it is."
                     )
-                if heading == machine.name and labels.setdefault(name, value == "1") != (value == "1"):
-                    raise BaselineError(f"{path}, line {reader.line_num}: {name} has another label further up.")
+                if heading == machine.name:
+                    labels[name] = value == "1"
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BaselineError(f"cannot read {path}: {error}. Take the organisers' file as it is.") from error
     if not labels:
@@ -107,8 +97,3 @@ def parse_labels(path: Path, machine: Machine) -> dict[str, bool]:
             f"{path}: no labels of {machine.name} in it. Take the organisers' file as it is, or remove it."
         )
     return labels
-
-
-def _is_list(machine: Machine) -> bool:
-    """Whether the labels of all machine types are in one list (2020)."""
-    return not any("{machine}" in pattern for pattern in machine.dataset.labels.get("anomaly", []))

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 
@@ -67,49 +66,31 @@ def find_recordings(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     The suffix .wav (or .WAV) makes a wav file. Files of a folder are sorted, and hidden files left out.
 
     Raises:
-        BaselineError: a file or folder does not exist, or cannot be read.
+        BaselineError: a file or folder does not exist.
     """
     clips: list[Path] = []
     others: list[Path] = []
     for place in places:
-        try:
-            place.stat()
-            for path in sorted(_files_below(place)) if place.is_dir() else [place]:
-                (clips if path.suffix.lower() == ".wav" else others).append(path)
-        except FileNotFoundError as error:
-            raise BaselineError(f"{place}: no such file or folder.") from error
-        except (OSError, UnicodeError) as error:
-            raise BaselineError(f"{place}: cannot be read ({error}). Check names and permissions.") from error
+        if not place.exists():
+            raise BaselineError(f"{place}: no such file or folder.")
+        for path in sorted(_files_below(place)) if place.is_dir() else [place]:
+            (clips if path.suffix.lower() == ".wav" else others).append(path)
     return clips, others
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    def give_up(error: OSError) -> NoReturn:
-        raise error
-
-    visited = set()  # links may lead in a circle
-    for directory, subfolders, files in os.walk(folder, onerror=give_up, followlinks=True):
-        real = os.path.realpath(directory)
-        if real in visited:
-            subfolders.clear()
-            continue
-        visited.add(real)
+    for directory, subfolders, files in os.walk(folder, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         yield from (Path(directory, name) for name in files if not name.startswith("."))
 
 
 def open_recording(path: Path, channel: int | None) -> Recording:
-    """A wav file and the channel to read.
-
-    Args:
-        channel: from 1; None: the only one.
+    """A wav file and the channel to read (from 1; None: the only one).
 
     Raises:
         BaselineError: the file cannot be read, has no such channel, or has several and none was chosen.
     """
     header = read_header(path)
-    if channel is None and header.channels > 1:
+    if (channel is None and header.channels > 1) or (channel or 1) > header.channels:
         raise BaselineError(f"{path}: {header.channels} channels. Choose one: --channel 1 to {header.channels}.")
-    if channel is not None and channel > header.channels:
-        raise BaselineError(f"{path}: no channel {channel}, it has {header.channels}. Choose another --channel.")
     return Recording(path, header, (channel or 1) - 1)

@@ -7,7 +7,7 @@ from conftest import write_wav
 
 from config import BaselineError, UsageError
 from datasets import catalog
-from datasets.catalog import dataset_names, find_dataset, find_machine
+from datasets.catalog import find_dataset, find_machine
 from datasets.clips import find_clips, parse_clip
 
 FAN = find_machine("DCASE2024T2fan", "dev")
@@ -44,16 +44,9 @@ def test_facts_of_each_year(year):
     assert f"{score['mean']} mean of {', '.join(score['metrics'])}" == official
 
 
-def test_all_years_are_known():
-    assert {f"DCASE{year}T2" for year in FACTS} <= set(dataset_names())  # and a user's own datasets
-    assert find_dataset("DCASE2020T2").machines["eval"]["ToyConveyor"].sections == ("04", "05", "06")
-
-
-def test_archives_that_were_released_again():
-    assert [archive.url for archive in find_machine("DCASE2024T23DPrinter", "eval").archives] == [
-        "https://zenodo.org/records/11259435/files/eval_data_3DPrinter_train_r2.zip",
-        "https://zenodo.org/records/11363076/files/eval_data_3DPrinter_test.zip",
-    ]
+def test_archive_that_was_released_again():
+    archive = find_machine("DCASE2024T23DPrinter", "eval").archives[0]
+    assert archive.url == "https://zenodo.org/records/11259435/files/eval_data_3DPrinter_train_r2.zip"
 
 
 @pytest.mark.parametrize(
@@ -63,14 +56,10 @@ def test_archives_that_were_released_again():
         ('fan: ["00"]', "fan: [0]", 'sections are texts such as "00"'),
         ("holds: [train, test]", "hold: []", "the key 'holds' is missing"),
         ("dev:", "dev: [", "while parsing"),
-        ("channels: 1", "channels: 3", "channels are 1 or 2"),
-        ("record: 11259435", "record: ../11259435", "the number of a record"),
-        # Names that lead outside of their directory
-        ("directory: dcase2024t2 ", "directory: ../elsewhere ", "'../elsewhere' cannot be the name of a file"),
-        ("    fan: ", "    ../fan: ", "'../fan' cannot"),
-        ('"dev_{machine}.zip"', '"../dev_{machine}.zip"', "'../dev_{machine}.zip' cannot"),
-        ("eval_data_3DPrinter_train_r2.zip", "/etc/3DPrinter.zip", "'/etc/3DPrinter.zip' cannot"),
-        ("ground_truth_data/ground", "ground_truth_data/../../ground", "'..' cannot"),
+        ("directory: dcase2024t2 ", "directory: ../elsewhere ", "leads out of its directory"),
+        ("    fan: ", "    ../fan: ", "../fan leads out"),
+        ("eval_data_3DPrinter_train_r2.zip", "/etc/3DPrinter.zip", "/etc/3DPrinter.zip leads out"),
+        ("ground_truth_data/ground", "ground_truth_data/../../ground", "_test.csv leads out"),
     ],
 )
 def test_mistakes_in_a_catalog_file(tmp_path, monkeypatch, old, new, words):
@@ -78,33 +67,33 @@ def test_mistakes_in_a_catalog_file(tmp_path, monkeypatch, old, new, words):
     assert old in text
     (tmp_path / "changed.yaml").write_text(text.replace(old, new))
     monkeypatch.setattr(catalog, "CATALOG_DIRECTORY", tmp_path)
-    with pytest.raises(UsageError) as error:
-        dataset_names()
-    assert "changed.yaml: not a catalog file: " in str(error.value)
+    with pytest.raises(UsageError, match="changed.yaml: not a catalog file: ") as error:
+        find_machine("DCASE2024T2fan", "dev")
     assert words in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("name", "split", "words"),
+    ("name", "words"),
     [
-        ("DCASE2024T2fna", "dev", "no machine type 'fna'.*Did you mean 'fan'"),
-        ("DCASE2024T2FAN", "dev", "Did you mean 'fan'"),
-        ("DCASE2024T2HairDryer", "dev", "belongs to the eval data: use -e"),
-        ("DCASE2024fan", "dev", "unknown dataset.*Did you mean 'DCASE2024T2fan'"),
-        ("DCASE2024T2", "dev", "no machine type ''"),
+        ("DCASE2024T2FAN", "no machine type 'DCASE2024T2FAN' in the dev data. Did you mean 'DCASE2024T2fan'"),
+        ("DCASE2024T2HairDryer", "belongs to the eval data: use -e"),
+        ("x", "'x' in the dev data. All names: python -m datasets.catalog"),
     ],
 )
-def test_unknown_names(name, split, words):
+def test_unknown_names(name, words):
     with pytest.raises(UsageError, match=words):
-        find_machine(name, split)
+        find_machine(name, "dev")
 
 
-def test_sections():
-    bearing = find_machine("DCASE2022T2bearing", "dev")
-    assert bearing.section_names(()) == ("00", "01", "02")
-    assert bearing.section_names((2, 0)) == ("00", "02")
-    with pytest.raises(UsageError, match="no section 03"):
-        bearing.section_names((0, 3))
+def test_datasets_are_listed(capsys):
+    catalog.main(["DCASE2020T2", "-e"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 6
+    assert lines[4].split() == ["DCASE2020T2", "eval", "ToyCar", "sections", "05", "06", "07"]
+    with pytest.raises(SystemExit) as stop:
+        catalog.main(["DCASE2020"])
+    assert stop.value.code == 2
+    assert "Did you mean 'DCASE2020T2'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -113,9 +102,7 @@ def test_sections():
         ("section_00_source_train_normal_0000_spd_28V.wav", ("00", False, False, "train")),
         ("section_00_target_test_anomaly_0049_f-n_A_target.wav", ("00", True, True, "test")),
         ("section_00_source_test_normal_0001_noise_anomaly.wav", ("00", False, False, "test")),
-        ("section_00_0199.wav", ("00", False, None, None)),
         ("section_03_target_test_0000.wav", ("03", True, None, "test")),
-        ("normal_id_01_00000000.wav", ("01", False, False, None)),
         ("anomaly_id_06_00000263.wav", ("06", False, True, None)),
         ("section_00_0000.WAV", ("00", False, None, None)),
         ("id_05_00000000.wav", ("05", False, None, None)),
@@ -134,25 +121,14 @@ def test_names_of_no_clip(name):
         parse_clip(Path("x", name))
 
 
-def lay_out(data: Path, split: str, names: list[str]) -> None:
-    for name in names:
-        write_wav(FAN.directory(data) / split / name, seconds=0.1)
+LABELLED = "source_test_normal_0000 source_test_normal_0001 target_test_normal_0000 source_test_anomaly_0000"
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        [
-            *("section_00_source_test_normal_0000.wav", "section_00_source_test_normal_0001.wav"),
-            *("section_00_target_test_normal_0000.wav", "section_00_source_test_anomaly_0000.wav"),
-            "section_00_target_test_anomaly_0000.wav",
-        ],
-        [f"section_00_{number:04d}.wav" for number in range(12)],
-    ],
-    ids=["labelled", "unlabelled"],
-)
+@pytest.mark.parametrize("names", [LABELLED.split(), [f"{number:04d}" for number in range(12)]])
 def test_order_of_test_clips(tmp_path, names):
-    lay_out(tmp_path, "test", names[::-1])
+    names = [f"section_00_{name}.wav" for name in names]
+    for name in names[::-1]:
+        write_wav(FAN.directory(tmp_path) / "test" / name, seconds=0.1)
     assert [clip.name for clip in find_clips(FAN, tmp_path, "test", ("00",))] == names
 
 
@@ -162,27 +138,31 @@ def test_order_of_test_clips(tmp_path, names):
         ("train", ["section_00_source_train_anomaly_0000.wav"], "not a normal training clip"),
         ("train", ["section_00_source_test_normal_0000.wav"], "not a normal training clip"),
         ("train", ["section_01_source_train_normal_0000.wav"], "has no section 01"),
-        ("train", ["notes.txt"], "no .wav files there.*data_download_20XX.sh"),
+        (
+            "train",
+            [],
+            "train: no such directory.*data_download_20XX.sh DCASE2024T2 -d --machines fan.*--dataset_directory",
+        ),
+        ("train", ["notes.flac"], "no .wav files there.*data_download_20XX.sh"),
         ("test", ["section_00_source_train_normal_0000.wav"], "not a test clip"),
         ("test", ["section_00_0000.wav", "section_00_source_test_normal_0000.wav"], "mixed"),
     ],
 )
 def test_clips_that_do_not_belong_there(tmp_path, split, names, words):
-    lay_out(tmp_path, split, [name for name in names if name.endswith(".wav")])
-    (FAN.directory(tmp_path) / split).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        write_wav(FAN.directory(tmp_path) / split / name, seconds=0.1)
     with pytest.raises(BaselineError, match=words):
         find_clips(FAN, tmp_path, split, ("00",))
 
 
-def test_sections_without_clips(tmp_path):
+def test_sections(tmp_path):
     bearing = find_machine("DCASE2022T2bearing", "dev")
+    assert bearing.section_names(()) == ("00", "01", "02")
+    assert bearing.section_names((2, 0)) == ("00", "02")
+    with pytest.raises(UsageError, match="no section 03; its sections: 00 01 02"):
+        bearing.section_names((0, 3))
     for section in ("00", "02"):
         write_wav(bearing.directory(tmp_path) / f"train/section_{section}_source_train_normal_0000.wav", seconds=0.1)
     assert [clip.section for clip in find_clips(bearing, tmp_path, "train", ("02",))] == ["02"]
     with pytest.raises(BaselineError, match="no clips of section 01 of bearing"):
         find_clips(bearing, tmp_path, "train", ("00", "01"))
-
-
-def test_missing_data_say_where_to_get_them(tmp_path):
-    with pytest.raises(BaselineError, match="data_download_20XX.sh DCASE2024T2 -d --machines fan.*--dataset_directory"):
-        find_clips(FAN, tmp_path, "train", ("00",))

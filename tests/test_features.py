@@ -25,6 +25,10 @@ def config(*arguments: str):
     return load_config(["--dataset", "DCASE2024T2fan", "-d", *arguments])
 
 
+def write_clips(directory, n=3, **options):
+    return [parse_clip(write_wav(directory / "test" / f"section_00_{k:04d}.wav", **options)) for k in range(n)]
+
+
 @pytest.fixture
 def cache(tmp_path):
     return tmp_path / "cache"
@@ -33,10 +37,6 @@ def cache(tmp_path):
 @pytest.fixture
 def clips(tmp_path):
     return write_clips(tmp_path)
-
-
-def write_clips(directory, n=3, **options):
-    return [parse_clip(write_wav(directory / "test" / f"section_00_{k:04d}.wav", **options)) for k in range(n)]
 
 
 # --- Values
@@ -69,6 +69,9 @@ def test_silence_stays_finite():
 
 def test_clips_of_different_lengths(tmp_path, cache):
     paths = [write_wav(tmp_path / "test" / f"section_00_{k:04d}.wav", seconds=s) for k, s in enumerate((1, 0.5, 2))]
+    contents = bytearray(paths[0].read_bytes())
+    contents[40:44] = b"\xff\xff\xff\xff"  # programs that record into a pipe cannot fill in the length
+    paths[0].write_bytes(contents)
     log_mels = load_log_mels([parse_clip(path) for path in paths], config(), 1, cache)
     assert log_mels.lengths.tolist() == [32, 16, 63]
     ends = np.cumsum(log_mels.lengths)
@@ -78,13 +81,12 @@ def test_clips_of_different_lengths(tmp_path, cache):
 
 def test_the_first_of_two_channels_is_used(tmp_path, cache):
     clips = write_clips(tmp_path, n=1, channels=2)
-    left, right = librosa.load(clips[0].path, sr=None, mono=False)[0]
-    with threadpool_limits(1):
-        expected = log_mel(left, 16000, config())
-    assert not np.array_equal(left, right)
-    assert np.array_equal(load_log_mels(clips, config(), 2, cache).frames, expected)
+    found = load_log_mels(clips, config(), 2, cache)
     with pytest.raises(BaselineError, match=r"section_00_0000.wav: 2 channel\(s\) where 1 expected.*--mono False"):
-        load_log_mels(clips, config(), 1, cache)
+        load_log_mels(clips, config(), 1, cache)  # though they are cached
+    samples, rate = soundfile.read(clips[0].path)
+    soundfile.write(clips[0].path, samples[:, 0], rate)
+    assert np.array_equal(found.frames, load_log_mels(clips, config(), 1, cache).frames)
 
 
 def test_other_features_need_a_change_of_one_function(clips, cache, monkeypatch):
@@ -104,27 +106,8 @@ def not_a_number(path):
 
 
 def truncated_after_an_odd_chunk(path):
-    contents = write_wav(path).read_bytes()
+    contents = path.read_bytes()
     path.write_bytes(contents[:36] + b"note" + struct.pack("<I", 3) + b"abc\0" + contents[36:-1000])
-
-
-def truncated_rf64(path):
-    soundfile.write(path, np.zeros(24000), 16000, subtype="PCM_16", format="RF64")
-    path.write_bytes(path.read_bytes()[:20000])
-
-
-def more_samples_announced(path):
-    """A FLAC header has no sizes to check; its number of samples ends with these bytes."""
-    soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000, format="FLAC")
-    contents = bytearray(path.read_bytes())
-    assert contents[24:26] == struct.pack(">H", 16000)
-    contents[24:26] = struct.pack(">H", 17000)
-    path.write_bytes(contents)
-
-
-def dangling_link(path):
-    path.unlink()
-    path.symlink_to("nowhere.wav")
 
 
 @pytest.mark.parametrize(
@@ -132,11 +115,7 @@ def dangling_link(path):
     [
         (lambda path: path.write_bytes(b""), "the file is empty"),
         (lambda path: path.write_text("this is not a recording"), "not a readable wav file"),
-        (dangling_link, "not a readable wav file"),
-        (lambda path: path.write_bytes(path.read_bytes()[:-1000]), "truncated, 1000 bytes are missing"),
         (truncated_after_an_odd_chunk, "truncated, 1000 bytes are missing"),
-        (truncated_rf64, "truncated"),
-        (more_samples_announced, "not a readable wav file"),
         (lambda path: path.write_bytes(path.read_bytes()[:44]), "truncated"),
         (lambda path: write_wav(path, seconds=0), "holds no samples"),
         (lambda path: write_wav(path, rate=22050), "rate 22050 Hz, but section_00_0000.wav has 16000 Hz"),
@@ -160,16 +139,7 @@ def test_fewer_samples_than_the_header_says(clips, cache, monkeypatch):
         load_log_mels(clips, config(), 1, cache)
 
 
-def test_recordings_of_unknown_length_are_read(tmp_path, cache):
-    """Programs that record into a pipe cannot fill in the length."""
-    clips = write_clips(tmp_path, n=1)
-    contents = bytearray(clips[0].path.read_bytes())
-    contents[40:44] = b"\xff\xff\xff\xff"
-    clips[0].path.write_bytes(contents)
-    assert load_log_mels(clips, config(), 1, cache).lengths.tolist() == [32]
-
-
-@pytest.mark.parametrize("option", ["--fmin 8000", "--fmin 9000", "--fmax 8001"])
+@pytest.mark.parametrize("option", ["--fmin 8000", "--fmax 8001"])
 def test_bands_above_half_the_sampling_rate(clips, cache, option):
     with pytest.raises(BaselineError, match="half the clips' sampling rate, 8000.0 Hz"):
         load_log_mels(clips, config(*option.split()), 1, cache)
@@ -180,7 +150,7 @@ def test_clips_that_do_not_change_are_named(tmp_path, cache, caplog):
     clips = write_clips(tmp_path, 4)
     for clip, value in zip(clips[1:3], (0.0, 0.25), strict=True):
         soundfile.write(clip.path, np.full(16000, value), 16000)
-    expected = f"2 clips do not change from frame to frame (silence?): {clips[1].path} {clips[2].path}"
+    expected = f"2 clips do not change from frame to frame (silence?), such as {clips[1].path} {clips[2].path}"
     for _ in ("computed", "cached"):
         caplog.clear()
         load_log_mels(clips, config(), 1, cache)
@@ -204,9 +174,7 @@ def test_cache_is_used_and_equal(clips, cache, monkeypatch):
     first = load_log_mels(clips, config(), 1, cache)
     monkeypatch.setattr(feature_cache, "compute_log_mels", None)
     second = load_log_mels(clips, config(), 1, cache)
-    assert np.array_equal(first.frames, second.frames)
-    assert np.array_equal(first.lengths, second.lengths)
-    assert first.sampling_rate == second.sampling_rate
+    assert all(np.array_equal(value, vars(second)[name]) for name, value in vars(first).items())
     with pytest.raises(BaselineError, match="--frames asks for 40"):
         load_log_mels(clips, config("--frames", "40"), 1, cache)
 
@@ -248,17 +216,6 @@ def test_cache_of_another_version_of_a_library_is_not_used(clips, cache, monkeyp
     assert len(files(cache)) == 2
 
 
-@pytest.mark.parametrize("where", ["middle", "end", "all"])
-def test_damaged_cache_is_computed_again(clips, cache, caplog, where):
-    first = load_log_mels(clips, config(), 1, cache)
-    path = next(cache.glob("*.npz"))
-    contents = bytearray(path.read_bytes())
-    contents[len(contents) // 2] ^= where == "middle"
-    path.write_bytes({"middle": bytes(contents), "end": bytes(contents[:-100]), "all": b"not a cache"}[where])
-    assert np.array_equal(load_log_mels(clips, config(), 1, cache).frames, first.frames)
-    assert "is damaged" in caplog.text
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -266,15 +223,21 @@ def test_damaged_cache_is_computed_again(clips, cache, caplog, where):
         {"frames": np.zeros((96, 128))},
         {"frames": np.zeros((95, 128), np.float32)},
         {"lengths": np.array([48, 48])},
+        None,  # a flipped bit
     ],
 )
-def test_cache_of_another_form_is_computed_again(clips, cache, caplog, change):
+def test_damaged_cache_is_computed_again(clips, cache, caplog, change):
     first = load_log_mels(clips, config(), 1, cache)
     path = next(cache.glob("*.npz"))
-    with np.load(path) as contents:
-        np.savez(path, **{**contents, **change})
+    if change:
+        with np.load(path) as contents:
+            np.savez(path, **{**contents, **change})
+    else:
+        contents = bytearray(path.read_bytes())
+        contents[len(contents) // 2] ^= 1
+        path.write_bytes(contents)
     assert np.array_equal(load_log_mels(clips, config(), 1, cache).frames, first.frames)
-    assert "is damaged (arrays of another form)" in caplog.text
+    assert f"{path} is damaged" in caplog.text
 
 
 def test_directory_that_cannot_be_written_costs_only_the_cache(clips, cache, caplog):

@@ -22,24 +22,22 @@ FAN_2021 = find_machine("DCASE2021T2fan", "eval")
 TOY_2020 = find_machine("DCASE2020T2ToyConveyor", "eval")
 
 
-def lay_out(machine, data: Path, names, seconds: float = 0.1) -> None:
+def lay_out(machine, data: Path, names, directory: str = "test/", seconds: float = 0.1) -> None:
     for name in names:
-        write_wav(machine.directory(data) / name, seconds=seconds)
+        write_wav(machine.directory(data) / f"{directory}{name}", seconds=seconds)
 
 
-def write_labels(machine, data: Path, file: str, lines: list[str]) -> Path:
+def write_labels(machine, data: Path, file: str, lines: list[str]) -> None:
     path = machine.split_directory(data) / file
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 def ground_truth(machine, data: Path, section: str, labels: dict[str, tuple[int, int]]) -> None:
     """The folders of the organisers' evaluators, the lines in an order of their own."""
-    name = f"ground_truth_{machine.name}_section_{section}_test.csv"
-    shuffled = sorted(labels, key=lambda clip: clip[::-1], reverse=True)
-    write_labels(machine, data, f"ground_truth_data/{name}", [f"{clip},{labels[clip][0]}" for clip in shuffled])
-    write_labels(machine, data, f"ground_truth_domain/{name}", [f"{clip},{labels[clip][1]}" for clip in shuffled])
+    for place, folder in enumerate(("ground_truth_data", "ground_truth_domain")):
+        lines = [f"{clip},{labels[clip][place]}" for clip in sorted(labels, key=lambda clip: clip[::-1], reverse=True)]
+        write_labels(machine, data, f"{folder}/ground_truth_{machine.name}_section_{section}_test.csv", lines)
 
 
 def names_of(section: str, n: int) -> list[str]:
@@ -53,7 +51,8 @@ def labels_of(names: list[str]) -> dict[str, tuple[int, int]]:
 
 def test_labels_are_matched_by_name(tmp_path):
     expected = {section: labels_of(names_of(section, 12)) for section in ("03", "05")}
-    lay_out(VALVE_2022, tmp_path, [f"test/{name}" for section in ("03", "04", "05") for name in names_of(section, 12)])
+    for section in ("03", "04", "05"):
+        lay_out(VALVE_2022, tmp_path, names_of(section, 12))
     for section, labels in expected.items():
         ground_truth(VALVE_2022, tmp_path, section, labels)
     clips = find_clips(VALVE_2022, tmp_path, "test", ("03", "04", "05"))
@@ -68,7 +67,7 @@ def test_labels_are_matched_by_name(tmp_path):
 
 def test_labels_of_2020_are_one_list(tmp_path):
     names = [f"id_0{section}_{number:08d}.wav" for section in (4, 5, 6) for number in range(4)]
-    lay_out(TOY_2020, tmp_path, [f"test/{name}" for name in names])
+    lay_out(TOY_2020, tmp_path, names)
     lines = ["ToyCar", *(f"{name},anomaly_{name},1" for name in names), "ToyConveyor"]
     lines += [f"{name},normal_{name},{int(name.endswith('1.wav'))}" for name in reversed(names)]
     lines += ["fan", f"{names[0]},anomaly_{names[0]},1", "id_01_00000000.wav,normal_id_01_00000000.wav,0"]
@@ -76,12 +75,15 @@ def test_labels_of_2020_are_one_list(tmp_path):
     clips = find_clips(TOY_2020, tmp_path, "test", TOY_2020.sections)
     assert {clip.name: clip.is_anomaly for clip in clips} == {name: name.endswith("1.wav") for name in names}
     assert not any(clip.is_target for clip in clips)
+    write_labels(TOY_2020, tmp_path, "eval_data_list.csv", lines[:13])
+    with pytest.raises(BaselineError, match="no labels of ToyConveyor in it"):
+        find_clips(TOY_2020, tmp_path, "test", TOY_2020.sections)
 
 
 def test_labels_of_2021_have_a_file_for_each_domain(tmp_path):
     for domain, anomaly in (("source", "0000"), ("target", "0001")):
         names = [f"section_04_{domain}_test_{number:04d}.wav" for number in range(3)]
-        lay_out(FAN_2021, tmp_path, [f"{domain}_test/{name}" for name in names])
+        lay_out(FAN_2021, tmp_path, names, f"{domain}_test/")
         file = f"ground_truth_data/ground_truth_fan_section_04_{domain}_test.csv"
         write_labels(FAN_2021, tmp_path, file, [f"{name},{int(anomaly in name)}" for name in names])
     clips = find_clips(FAN_2021, tmp_path, "test", ("04",))
@@ -89,42 +91,18 @@ def test_labels_of_2021_have_a_file_for_each_domain(tmp_path):
     assert [clip.is_anomaly for clip in clips] == [True, False, False, False, True, False]
 
 
-def test_clips_and_labels_must_match(tmp_path):
-    names = names_of("00", 8)
-    lay_out(GRINDER, tmp_path, [f"test/{name}" for name in names])
-    ground_truth(GRINDER, tmp_path, "00", labels_of(names[:3] + names[4:]))
-    with pytest.raises(BaselineError, match=r"section_00_0003\.wav: no label of this clip in .*ground_truth_data"):
-        find_clips(GRINDER, tmp_path, "test", ("00",))
-    ground_truth(GRINDER, tmp_path, "00", labels_of(names))
-    (GRINDER.directory(tmp_path) / "test/section_00_0005.wav").unlink()
-    with pytest.raises(BaselineError, match=r"section_00_0005\.wav has a label, but there is no such clip"):
-        find_clips(GRINDER, tmp_path, "test", ("00",))
-
-
-def test_a_list_needs_a_label_for_every_clip(tmp_path):
-    names = [f"id_0{section}_{number:08d}.wav" for section in (4, 5, 6) for number in range(2)]
-    lay_out(TOY_2020, tmp_path, [f"test/{name}" for name in names])
-    for heading, listed, words in (
-        ("ToyConveyor", names[:4], r"id_06_00000000\.wav: no label of this clip in .*eval_data_list\.csv"),
-        ("toyconveyor", names, "no labels of ToyConveyor in it"),
-    ):
-        write_labels(TOY_2020, tmp_path, "eval_data_list.csv", [heading, *(f"{name},x_{name},0" for name in listed)])
-        with pytest.raises(BaselineError, match=words):
-            find_clips(TOY_2020, tmp_path, "test", ("04", "05", "06"))
-
-
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("n_clips", "labelled", "words"),
     [
-        ("section_03_0000.wav", "is in .*section_03_test.csv too"),
-        ("section_07_0000.wav", "has a label, but there is no such clip"),
-        ("foo.wav", r"section_04_test\.csv: foo\.wav: not a clip name"),
+        (3, names_of("04", 2), r"section_04_0002\.wav: no label of this clip in .*eval_data"),
+        (2, names_of("04", 3), r"section_04_0002\.wav has a label in .*, but there is no such clip"),
+        (2, [*names_of("04", 2), "section_03_0000.wav"], r"section_04_test\.csv: section_03_0000\.wav is in another"),
     ],
 )
-def test_labels_of_clips_of_elsewhere(tmp_path, name, words):
-    lay_out(VALVE_2022, tmp_path, [f"test/{n}" for section in ("03", "04") for n in names_of(section, 2)])
+def test_clips_and_labels_must_match(tmp_path, n_clips, labelled, words):
+    lay_out(VALVE_2022, tmp_path, [*names_of("03", 2), *names_of("04", n_clips)])
     ground_truth(VALVE_2022, tmp_path, "03", labels_of(names_of("03", 2)))
-    ground_truth(VALVE_2022, tmp_path, "04", labels_of([*names_of("04", 2), name]))
+    ground_truth(VALVE_2022, tmp_path, "04", labels_of(labelled))
     with pytest.raises(BaselineError, match=words):
         find_clips(VALVE_2022, tmp_path, "test", ("03", "04"))
 
@@ -132,7 +110,7 @@ def test_labels_of_clips_of_elsewhere(tmp_path, name, words):
 @pytest.mark.parametrize("folder", ["ground_truth_data", "ground_truth_domain"])
 def test_one_folder_without_the_other(tmp_path, folder):
     labels = labels_of(names_of("00", 4))
-    lay_out(GRINDER, tmp_path, [f"test/{name}" for name in labels])
+    lay_out(GRINDER, tmp_path, labels)
     ground_truth(GRINDER, tmp_path, "00", labels)
     shutil.rmtree(GRINDER.split_directory(tmp_path) / folder)
     with pytest.raises(BaselineError, match=f"Put all of the organisers' label folders.*{folder}"):
@@ -144,14 +122,9 @@ def test_one_folder_without_the_other(tmp_path, folder):
     [
         ("file,label\n", "line 1: expected a clip and 0 or 1"),
         ("section_00_0000.wav,0\nsection_00_0001.wav,2\n", "line 2: expected a clip and 0 or 1"),
-        ("section_00_0000.wav,0\nsection_00_0000.wav,1\n", "line 2: section_00_0000.wav has another label"),
-        ("section_00_0000.wav\t0\n", "line 1: expected a clip and 0 or 1"),
-        ("<html>Please log in</html>\n", "line 1: expected a clip and 0 or 1"),
-        ('"section_00_0000.wav,0\n', "cannot read|line 1"),
+        ("section_00_0000.wav,b,1\n", "line 1: expected a clip and 0 or 1"),
+        ('"section_00_0000.wav,0\n', "cannot read"),
         ("", "no labels of grinder in it"),
-        ("grinder\nsection_00_0000.wav,0\n", "line 1: expected a clip and 0 or 1"),
-        ("a.wav,b,c,1\n", "line 1"),
-        ("\x00\x01,1\n", "line 1|cannot read"),
     ],
 )
 def test_files_that_are_no_labels(tmp_path, text, words):
@@ -169,28 +142,24 @@ def test_files_as_other_systems_write_them(tmp_path):
 
 def test_renamed_clips_replace_those_without_labels(tmp_path):
     names = names_of("00", 4)
-    lay_out(GRINDER, tmp_path, [f"test/{name}" for name in names])
-    directory = GRINDER.directory(tmp_path)
-    (directory / "test_rename").mkdir()
     kinds = ["target_test_anomaly", "target_test_normal", "source_test_anomaly", "source_test_normal"]
     renamed = [f"section_00_{kind}_0000.wav" for kind in kinds]
+    lay_out(GRINDER, tmp_path, names)
+    directory = GRINDER.directory(tmp_path)
+    (directory / "test_rename").mkdir()
     for name, new_name in zip(names, renamed, strict=True):
         shutil.copy(directory / "test" / name, directory / "test_rename" / new_name)
     clips = find_clips(GRINDER, tmp_path, "test", ("00",))
     assert [clip.name for clip in clips] == sorted(renamed, key=lambda name: ("anomaly" in name, name))
     assert [clip.is_target for clip in clips] == ["target" in clip.name for clip in clips]
 
-    (directory / "test_rename" / renamed[2]).unlink()
-    with pytest.raises(BaselineError, match=r"test/section_00_0002\.wav: there is no clip with the same contents"):
+    write_wav(directory / "test_rename" / renamed[2], seconds=0.1)
+    with pytest.raises(BaselineError, match=r"grinder: test/ and test_rename/ must hold the same clips"):
         find_clips(GRINDER, tmp_path, "test", ("00",))
-    (directory / "test" / names[2]).unlink()
-    (directory / "test" / names[1]).unlink()
-    with pytest.raises(BaselineError, match=rf"test_rename/{renamed[1]}: there is no clip with the same contents"):
-        find_clips(GRINDER, tmp_path, "test", ("00",))
-    ground_truth(GRINDER, tmp_path, "00", labels_of([names[0], names[3]]))  # the organisers' files override the names
-    assert [clip.name for clip in find_clips(GRINDER, tmp_path, "test", ("00",))] == [names[0], names[3]]
+    ground_truth(GRINDER, tmp_path, "00", labels_of(names))  # the organisers' files override the names
+    assert [clip.name for clip in find_clips(GRINDER, tmp_path, "test", ("00",))] == names
     shutil.rmtree(directory / "test")
-    assert len(find_clips(GRINDER, tmp_path, "test", ("00",))) == 3  # only these clips are left, with their own labels
+    assert len(find_clips(GRINDER, tmp_path, "test", ("00",))) == 4  # only these clips are left, with their own labels
 
 
 def organisers_metrics(paths: list[Path]) -> list[float]:
@@ -208,8 +177,9 @@ def organisers_metrics(paths: list[Path]) -> list[float]:
 def test_evaluation_set_with_labels_gets_metrics(tmp_path):
     """Scores, then labels: the metrics are those that the organisers compute from the same CSVs."""
     workspace = Workspace(tmp_path)
-    train = [f"train/section_00_{d}_train_normal_000{n}.wav" for d in ("source", "target") for n in range(5)]
-    lay_out(GRINDER, workspace.data, [*train, *(f"test/{name}" for name in names_of("00", 30))], 1.5)
+    train = [f"section_00_{d}_train_normal_000{n}.wav" for d in ("source", "target") for n in range(5)]
+    lay_out(GRINDER, workspace.data, train, "train/", seconds=1.5)
+    lay_out(GRINDER, workspace.data, names_of("00", 30), seconds=1.5)
     grinder = {"machine": "grinder", "split": "-e", "dataset": "DCASE2023T2"}
     workspace.run_here("--epochs", "1", "--batch_size", "64", **grinder)
     results = workspace.results / "eval_data/baseline_MSE/DCASE2023T2/seed13711"
@@ -245,7 +215,7 @@ def test_labels_are_downloaded(server, tmp_path):
     labels = labels_of(names_of("00", 4))
     for place, kind in enumerate(("data", "domain")):
         server.texts[address(kind)] = "".join(f"{name},{both[place]}\n" for name, both in labels.items()).encode()
-    lay_out(GRINDER, tmp_path, [f"test/{name}" for name in labels])
+    lay_out(GRINDER, tmp_path, labels)
     assert download([GRINDER], tmp_path, ["labels"], server.url) == []
     clips = find_clips(GRINDER, tmp_path, "test", ("00",))
     assert {clip.name: (clip.is_anomaly, clip.is_target) for clip in clips} == labels
@@ -272,7 +242,6 @@ def test_labels_that_cannot_be_downloaded(server, tmp_path, caplog, contents, wo
 
 def test_labels_without_a_known_address(server, tmp_path, caplog):
     caplog.set_level("INFO")
-    machine = find_machine("DCASE2025T2Polisher", "eval")
-    assert download([machine], tmp_path, ["labels"], server.url) == []
+    assert download([find_machine("DCASE2025T2Polisher", "eval")], tmp_path, ["labels"], server.url) == []
     assert "where the labels of DCASE2025T2 are published is not known here" in caplog.text
     assert server.requests == []

@@ -21,18 +21,16 @@ def names_of_2020(ids):
         yield f"test/{label}_id_{section}_{number:08d}.wav"
 
 
-def names_of_2021(sections):
-    for section, domain, number in itertools.product(sections, DOMAINS, range(4)):
-        yield f"train/section_{section}_{domain}_train_normal_{number:04d}_strength_1.wav"
-    for section, domain, label, number in itertools.product(sections, DOMAINS, LABELS, range(2)):
-        yield f"{domain}_test/section_{section}_{domain}_test_{label}_{number:04d}.wav"
-
-
-def names_of_later_years(sections):
+def names_of_later_years(sections, test_directory="test"):
     for section, domain, number in itertools.product(sections, DOMAINS, range(4)):
         yield f"train/section_{section}_{domain}_train_normal_{number:04d}_m-n_W.wav"
     for section, domain, label, number in itertools.product(sections, DOMAINS, LABELS, range(2)):
-        yield f"test/section_{section}_{domain}_test_{label}_{number:04d}_m-n_W.wav"
+        directory = test_directory.format(domain=domain)
+        yield f"{directory}/section_{section}_{domain}_test_{label}_{number:04d}_m-n_W.wav"
+
+
+def names_of_2021(sections):
+    return names_of_later_years(sections, "{domain}_test")
 
 
 def write_clips(directory: Path, names: Iterable[str], channels: int = 1) -> None:
@@ -46,7 +44,6 @@ def write_clips(directory: Path, names: Iterable[str], channels: int = 1) -> Non
         ("DCASE2020T2", "ToyCar", names_of_2020, ["01", "02", "03", "04"], 1),
         ("DCASE2021T2", "pump", names_of_2021, ["00", "01", "02"], 1),
         ("DCASE2022T2", "bearing", names_of_later_years, ["00", "01", "02"], 1),
-        ("DCASE2023T2", "valve", names_of_later_years, ["00"], 1),
         ("DCASE2026T2", "gearboxEmu", names_of_later_years, ["00"], 2),
     ],
 )
@@ -59,9 +56,8 @@ def test_each_layout_is_trained_and_tested(tmp_path, dataset, machine, names, se
         workspace.run_here(*options, machine=machine, dataset=dataset)
         assert "8 training clips, 88 vectors" in capsys.readouterr().out  # 47 frames: 11 of 43 vectors a clip
         workspace.run_here("--test_only", "--score", "MAHALA", *options, machine=machine, dataset=dataset)
-        suffix = f"_section_{section}" if len(sections) > 1 else ""
-        model = workspace.models / "baseline" / "dev_data" / dataset / "seed13711" / f"{machine}{suffix}"
-        assert (model / "model.pth").exists()
+    models = [path.parent.name for path in sorted(workspace.models.rglob("model.pth"))]
+    assert models == ([f"{machine}_section_{section}" for section in sections] if len(sections) > 1 else [machine])
     summarize.main([dataset, "-d", *workspace.options])
     summary = workspace.results / "dev_data" / "baseline" / "summarize" / dataset / "summary.csv"
     table = {(row["system"], row["metric"]): row for row in csv.DictReader(summary.open())}
@@ -76,9 +72,8 @@ def test_each_layout_is_trained_and_tested(tmp_path, dataset, machine, names, se
             expected = float(rows[f"{official['mean']} mean"][metric])
             assert float(table[score, metric][machine]) == pytest.approx(expected)
         for section in sections:
-            scored = [
-                name for name, _ in csv.reader((results / f"anomaly_score_{machine}_section_{section}_test.csv").open())
-            ]
+            scores = csv.reader((results / f"anomaly_score_{machine}_section_{section}_test.csv").open())
+            scored = [name for name, _ in scores]
             clips = [name.split("/")[1] for name in names([section]) if "train/" not in name]
             assert sorted(scored) == sorted(clips)
             assert [("anomaly" in name) for name in scored] == sorted("anomaly" in name for name in scored)
@@ -123,23 +118,23 @@ def new_year(tmp_path_factory):
 
 
 def test_legacy_scripts(new_year, tmp_path):
+    options = ["--epochs", "1", "--batch_size", "64"]
     outputs = {}
-    for script in ("01_train_legacy.sh", "02a_test_legacy.sh", "02b_test_legacy.sh"):
-        options = ["--epochs", "1", "--batch_size", "64"]
-        finished = new_year.script(f"tools/{script}", "DCASE2027T2", "-d", *options, JOBS="2")
+    for step in ("01_train", "02a_test", "02b_test"):
+        finished = new_year.script(f"tools/{step}_legacy.sh", "DCASE2027T2", "-d", *options, JOBS="2")
         assert finished.returncode == 0, finished.stderr
-        outputs[script] = finished.stdout
+        outputs[step] = finished.stdout
     models = sorted(path.name for path in (new_year.models / "baseline/dev_data/DCASE2027T2/seed13711").iterdir())
     assert models == ["valve_section_00", "valve_section_01"]
     for score in ("MSE", "MAHALA"):
         results = new_year.results / f"dev_data/baseline_{score}/DCASE2027T2/seed13711"
         # Both sections are reported, though they were tested side by side.
-        rows = list(csv.DictReader((results / "result_valve.csv").open()))
+        rows = csv.DictReader((results / "result_valve.csv").open())
         assert [row["section"] for row in rows] == ["00", "01", "arithmetic mean", "harmonic mean"]
         assert not [path for path in results.iterdir() if path.name.startswith(".")]
     for model in models:
-        assert f"{model}: trained 1 epochs" in outputs["01_train_legacy.sh"]
-        assert f"{model}: MAHALA: " in outputs["02b_test_legacy.sh"]
+        assert f"{model}: trained 1 epochs" in outputs["01_train"]
+        assert f"{model}: MAHALA: " in outputs["02b_test"]
     summary = new_year.script("03_summarize_results.sh", "DCASE2027T2", "-d")
     assert summary.returncode == 0, summary.stderr
     assert summary.stdout.splitlines()[2].split() == ["system", "metric", "h-mean", "a-mean", "valve"]
@@ -155,7 +150,6 @@ def test_legacy_scripts(new_year, tmp_path):
     [
         ([], "name a dataset first"),
         (["DCASE2027T2"], "-d or -e must come first"),
-        (["-d", "DCASE2027T2"], "name a dataset first"),
         (["DCASE2019T2", "-d"], "unknown dataset 'DCASE2019T2'. Did you mean"),
         (["DCASE2027T2", "-e"], "has no machine types in its eval data"),
         (["DCASE2027T2", "-d", "--train_only"], "--train_only"),

@@ -47,7 +47,9 @@ def test_clips_of_all_groups(own_catalog, tmp_path):
     groups = {name: record(tmp_path / name, 4, seconds=0.3) for name in import_clips.GROUPS}
     (groups["train"] / "notes.txt").write_text("not a clip")
     directory = run_import(tmp_path, *(text for group, folder in groups.items() for text in (f"--{group}", folder)))
-    clips = find_clips(find_machine("WorkshopPump", "dev"), tmp_path / "data", "test", ("00",))
+    machine = find_machine("WorkshopPump", "dev")
+    assert machine.dataset.official_score["metrics"] == ["AUC (source)", "AUC (target)", "pAUC"]
+    clips = find_clips(machine, tmp_path / "data", "test", ("00",))
     assert [(clip.is_target, clip.is_anomaly) for clip in clips[::4]] == [(0, 0), (1, 0), (0, 1), (1, 1)]
     sources = dict(list(csv.reader((directory / "sources.csv").open()))[1:])
     assert len(sources) == 24
@@ -57,6 +59,8 @@ def test_clips_of_all_groups(own_catalog, tmp_path):
         label = "anomaly" if "anomaly" in group else "normal"
         assert re.fullmatch(rf"(train|test)/section_00_{kind}_{label}_\d{{4}}_rec-[a-z-]+-\d\.wav", name)
         assert np.array_equal(soundfile.read(directory / name)[0], soundfile.read(source)[0])
+    with pytest.raises(BaselineError, match="Saw would be tested in another number of domains than Pump"):
+        run_import(tmp_path, "--train", groups["train"], "--test_normal", groups["test_normal"], machine="Saw")
 
 
 def test_one_domain_and_no_test_clips(own_catalog, tmp_path):
@@ -69,7 +73,7 @@ def test_one_domain_and_no_test_clips(own_catalog, tmp_path):
     assert dataset.official_score == {"mean": "harmonic", "metrics": ["AUC", "pAUC"]}
     with pytest.raises(BaselineError, match=r"test: no such directory. Saw was imported without test clips"):
         find_clips(find_machine("WorkshopSaw", "dev"), tmp_path / "data", "test", ("00",))
-    with pytest.raises(BaselineError, match="Lathe would be tested in the source and the target domain, Drill in one"):
+    with pytest.raises(BaselineError, match="Lathe would be tested in another number of domains than Drill"):
         run_import(tmp_path, "--train", normal, "--target_test_normal", broken, machine="Lathe")
     assert not (tmp_path / "data/workshop/dev_data/raw/Lathe").exists()
     path = own_catalog / "workshop.yaml"
@@ -79,24 +83,16 @@ def test_one_domain_and_no_test_clips(own_catalog, tmp_path):
     assert find_dataset("Workshop").official_score["mean"] == "arithmetic"  # a user's changes stay
 
 
-def test_two_domains(own_catalog, tmp_path):
-    normal, broken = record(tmp_path / "normal", 3), record(tmp_path / "broken", 2)
-    run_import(tmp_path, "--train", normal, "--target_test_anomaly", broken)
-    assert find_dataset("Workshop").official_score["metrics"] == ["AUC (source)", "AUC (target)", "pAUC"]
-
-
 @pytest.mark.parametrize(
     ("subtype", "container", "rate", "channels", "channel"),
     [
         ("PCM_16", "WAV", 44100, 8, 5),
         ("PCM_24", "WAVEX", 48000, 8, 8),
-        ("PCM_32", "WAVEX", 16000, 2, 1),
+        ("PCM_32", "RF64", 16000, 2, 1),
         ("PCM_U8", "WAV", 8000, 2, 2),
         ("FLOAT", "WAV", 96000, 1, None),
         ("DOUBLE", "WAV", 16000, 1, None),
-        ("ULAW", "WAV", 8000, 1, None),
         ("MS_ADPCM", "WAV", 16000, 1, None),
-        ("PCM_24", "RF64", 44100, 2, 2),
     ],
 )
 def test_formats(own_catalog, tmp_path, subtype, container, rate, channels, channel):
@@ -112,34 +108,27 @@ def test_formats(own_catalog, tmp_path, subtype, container, rate, channels, chan
     found, found_rate = soundfile.read(clip)
     assert found_rate == rate
     assert np.array_equal(found.astype(np.float32), expected[:, (channel or 1) - 1].astype(np.float32))
-    if subtype in ("PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE"):
-        assert soundfile.info(clip).subtype == subtype
+    assert soundfile.info(clip).subtype == {"MS_ADPCM": "FLOAT"}.get(subtype, subtype)
 
 
 def test_other_rates_are_resampled_when_a_rate_is_named(own_catalog, tmp_path):
     folder = tmp_path / "recordings"
-    write_wav(folder / "a.wav", rate=44100)
-    write_wav(folder / "b.wav", rate=16000)
-    with pytest.raises(BaselineError, match=r"b\.wav: 16000 Hz, but .*a\.wav has 44100 Hz.*--sampling_rate"):
+    for name, rate in (("a.wav", 44100), ("b.wav", 16000)):
+        write_wav(folder / name, rate=rate)
+    with pytest.raises(BaselineError, match=r"a\.wav has 44100 Hz and .*b\.wav has 16000 Hz.*--sampling_rate"):
         run_import(tmp_path, "--train", folder)
     directory = run_import(tmp_path, "--train", folder, "--sampling_rate", 16000)
-    clips = sorted((directory / "train").glob("*.wav"))
-    assert [soundfile.info(clip).samplerate for clip in clips] == [16000, 16000]
-    assert [soundfile.info(clip).frames for clip in clips] == [16000, 16000]
+    clips = [soundfile.info(clip) for clip in (directory / "train").glob("*.wav")]
+    assert [(clip.samplerate, clip.frames) for clip in clips] == [(16000, 16000)] * 2
 
 
 @pytest.mark.parametrize(
     ("make", "options", "words"),
     [
-        (lambda path: path.write_bytes(b""), [], r"a\.wav: the file is empty"),
-        (lambda path: write_wav(path, seconds=0.1), [], r"a\.wav: too short"),
-        (
-            lambda path: soundfile.write(path, [np.nan] * 9000, 16000, "FLOAT"),
-            [],
-            r"a\.wav: holds samples that",
-        ),
+        (lambda path: path.write_text("no sound"), [], r"a\.wav: not a readable wav file"),
+        (lambda path: soundfile.write(path, [np.nan] * 9000, 16000, "FLOAT"), [], r"a\.wav: holds samples that"),
         (lambda path: write_wav(path, channels=8), [], r"a\.wav: 8 channels. Choose one: --channel 1 to 8"),
-        (lambda path: write_wav(path, channels=8), ["--channel", "9"], r"a\.wav: no channel 9, it has 8"),
+        (lambda path: write_wav(path, channels=8), ["--channel", "9"], r"a\.wav: 8 channels. Choose one"),
         (lambda path: path.with_suffix(".mp3").write_bytes(b"mp3"), [], r"--train .*: no \.wav files there"),
         (lambda path: path.parent.rmdir(), [], r"no such file or folder"),
         (write_wav, ["--channel", "0"], "--channel: expected a whole number from 1 to 1024, not '0'"),
@@ -157,19 +146,12 @@ def test_recordings_that_cannot_be_used(own_catalog, tmp_path, make, options, wo
 
 def test_a_recording_is_in_one_place_only(own_catalog, tmp_path):
     folder = record(tmp_path / "recordings", 3)
-    with pytest.raises(BaselineError, match="is there twice, in --train and in --test_normal"):
-        run_import(tmp_path, "--train", folder, "--test_normal", folder / "monday")
-    (tmp_path / "link").symlink_to(folder)
-    with pytest.raises(BaselineError, match="is there twice, in --train and in --train"):
-        run_import(tmp_path, "--train", folder, tmp_path / "link")
-
-
-def test_links_are_followed_and_circles_are_not(own_catalog, tmp_path):
-    folder = record(tmp_path / "recordings", 2)
     (folder / "tuesday").symlink_to(record(tmp_path / "elsewhere", 3))
-    (folder / "circle").symlink_to(folder)
+    (folder / ".hidden.wav").write_text("such as those that macOS leaves behind")
+    with pytest.raises(BaselineError, match="--test_normal: .*rec recordings 1.wav is named twice"):
+        run_import(tmp_path, "--train", folder, "--test_normal", folder / "monday")
     directory = run_import(tmp_path, "--train", folder)
-    assert len(list((directory / "train").iterdir())) == 5
+    assert len(list((directory / "train").iterdir())) == 6
 
 
 def test_imports_replace_each_other_only_if_told(own_catalog, tmp_path, monkeypatch):
@@ -185,7 +167,7 @@ def test_imports_replace_each_other_only_if_told(own_catalog, tmp_path, monkeypa
     rename = Path.rename
 
     def interrupted(self, target):
-        if self.name.endswith(".importing"):
+        if self.name == "new":
             raise KeyboardInterrupt
         return rename(self, target)
 
@@ -195,33 +177,27 @@ def test_imports_replace_each_other_only_if_told(own_catalog, tmp_path, monkeypa
     assert n_clips() == 3
     run_import(tmp_path, "--train", second, "--replace")
     assert n_clips() == 2
-    (own_catalog / "workshop.yaml").unlink()  # it is written last: as if the import had been killed before
-    run_import(tmp_path, "--train", second)
-    assert find_dataset("Workshop").machines["dev"]["Pump"].sections == ("00",)
 
 
 @pytest.mark.parametrize(
     ("dataset", "machine", "words"),
     [
-        ("DCASE2024T2", "Pump", "published dataset"),
-        ("dcase2024t2", "Pump", "too like the dataset DCASE2024T2"),
-        ("DCASE2024T2f", "an", "would be of the dataset DCASE2024T2f, not of DCASE2024T2"),
-        ("DCASE", "2024T2x", "would be of the dataset DCASE2024T2, not of DCASE"),
-        ("Work shop", "Pump", "cannot be the name of a dataset"),
+        ("DCASE2024T2", "Pump", "names are those of the dataset DCASE2024T2"),
+        ("dcase2024t2", "Pump", "names are those of the dataset DCASE2024T2"),
+        ("DCASE2024T2f", "an", "names are those of the dataset DCASE2024T2"),
         ("../x", "Pump", "cannot be the name of a dataset"),
         ("Workshop", "a_section_00", "cannot be the name of a machine type"),
     ],
 )
 def test_names_that_cannot_be_used(own_catalog, tmp_path, dataset, machine, words):
-    folder = record(tmp_path / "recordings", 1)
     with pytest.raises(UsageError, match=words):
-        run_import(tmp_path, "--train", folder, dataset=dataset, machine=machine)
+        run_import(tmp_path, "--train", record(tmp_path / "recordings", 1), dataset=dataset, machine=machine)
 
 
-def test_longer_names_go_first(own_catalog, tmp_path):
+def test_one_name_may_begin_with_the_other(own_catalog, tmp_path):
     folder = record(tmp_path / "recordings", 1)
-    run_import(tmp_path, "--train", folder, dataset="Shop", machine="Pump")
-    run_import(tmp_path, "--train", folder, dataset="Shop2", machine="Pump")
+    for dataset in ("Shop", "Shop2"):
+        run_import(tmp_path, "--train", folder, dataset=dataset, machine="Pump")
     assert find_machine("Shop2Pump", "dev").dataset.name == "Shop2"
     assert find_machine("ShopPump", "dev").dataset.name == "Shop"
 

@@ -332,7 +332,7 @@ def test_errors_end_with_a_message_and_a_status(workspace):
     [
         (["--epoch", "3"], "fan", ["unknown option '--epoch'", "--epochs"]),
         (["-e"], "fan", ["either -d", "-e"]),
-        ([], "fun", ["no machine type 'fun'", "Did you mean 'fan'"]),
+        ([], "fun", ["no machine type 'DCASE2024T2fun'", "mean 'DCASE2024T2fan'"]),
         (["--use_ids", "3"], "fan", ["no section 03"]),
         (["--model", "DCASE2023T2-EA", "--score", "MAHALA"], "fan", ["unknown model", "DCASE2023T2-AE"]),
     ],

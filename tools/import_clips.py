@@ -8,10 +8,9 @@ writes the clips of machine type `Pump` and the catalog file of dataset `Worksho
 
 import copy
 import re
-import shutil
 import sys
+import tempfile
 from argparse import Namespace
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from config import BaselineError, Config, UsageError, option_parser, parse_options
 from datasets import catalog
+from datasets.audio import HIGHEST_RATE
 from datasets.catalog import Dataset
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
 from files import alone, cannot_write, write_csv, write_text
@@ -38,45 +38,27 @@ GROUPS = {  # option → what its clips are: split, domain, label
 }
 SECTION = "00"
 LONGEST_STEM = 100  # characters of the recording's name that its clip's name keeps
-HIGHEST_RATE = 768_000  # Hz
-SOURCES = "sources.csv"  # clip,recording
+METRICS, DOMAIN_METRICS = ["AUC", "pAUC"], ["AUC (source)", "AUC (target)", "pAUC"]
 NEW_FACTS = {
     "channels": 1,
-    "official_score": {"mean": "harmonic", "metrics": ["AUC", "pAUC"]},
+    "official_score": {"mean": "harmonic", "metrics": METRICS},
     "dev": {"machines": {}, "without_test_clips": []},
     "eval": {"machines": {}},
 }
-DOMAIN_METRICS = ["AUC (source)", "AUC (target)", "pAUC"]
 HEADING = """\
 # A user's own recordings. tools/import_clips.py writes this file and removes comments. Keys: see dcase2024t2.yaml.
 """
 
 
-@dataclass(frozen=True)
-class PlannedClip:
-    """A recording, and the clip that it becomes."""
-
-    recording: Recording
-    group: str
-    number: int  # in its group
-
-    @property
-    def name(self) -> str:
-        """`train/section_00_source_train_normal_0000_<name of the recording>.wav`."""
-        split, domain, label = GROUPS[self.group]
-        stem = re.sub(r"[^A-Za-z0-9.-]+", "-", self.recording.path.stem)[:LONGEST_STEM]
-        return f"{split}/section_{SECTION}_{domain}_{split}_{label}_{self.number:04d}_{stem}.wav"
-
-
-def plan_clips(options: Namespace, config: Config) -> list[PlannedClip]:
-    """The clips that the folders on the command line become, after a check of their headers.
+def plan_clips(options: Namespace) -> dict[str, Recording]:
+    """Name of each clip, such as `train/section_00_source_train_normal_0000_<name of the recording>.wav` → recording.
 
     Raises:
-        BaselineError: a recording cannot be used, or is there twice.
+        BaselineError: a recording on the command line cannot be used, or is named twice.
     """
-    clips: list[PlannedClip] = []
-    groups: dict[Path, str] = {}  # of the recordings so far
-    for group in GROUPS:
+    clips: dict[str, Recording] = {}
+    known: set[Path] = set()
+    for group, (split, domain, label) in GROUPS.items():
         folders = getattr(options, group)
         paths, others = find_recordings(map(Path, folders))
         if folders and not paths:
@@ -84,83 +66,67 @@ def plan_clips(options: Namespace, config: Config) -> list[PlannedClip]:
         if others:
             log.warning("--%s: %d files are not .wav, such as %s: left out", group, len(others), others[0])
         for number, path in enumerate(paths):
-            real = path.resolve()
-            if real in groups:
-                raise BaselineError(f"{path} is there twice, in --{groups[real]} and in --{group}. Keep it once.")
-            groups[real] = group
-            clips.append(PlannedClip(open_recording(path, options.channel), group, number))
-    first = clips[0].recording
-    for recording in (clip.recording for clip in clips):
-        if options.sampling_rate is None and recording.header.sampling_rate != first.header.sampling_rate:
-            raise BaselineError(
-                f"{recording.path}: {recording.header.sampling_rate} Hz, but {first.path} has "
-                f"{first.header.sampling_rate} Hz. The clips of a machine type must have one rate: name it with "
-                "--sampling_rate to resample the others."
-            )
-    shortest = min((clip.recording for clip in clips), key=lambda r: r.header.samples / r.header.sampling_rate)
-    shortest.log_mels(options.sampling_rate or first.header.sampling_rate, config)  # an error if it is too short
+            if path.resolve() in known:
+                raise BaselineError(f"--{group}: {path} is named twice. Keep it once.")
+            known.add(path.resolve())
+            stem = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem)[:LONGEST_STEM]
+            name = f"{split}/section_{SECTION}_{domain}_{split}_{label}_{number:04d}_{stem}.wav"
+            clips[name] = open_recording(path, options.channel)
+    rates = {recording.header.sampling_rate: recording.path for recording in clips.values()}
+    if len(rates) > 1 and options.sampling_rate is None:
+        named = " and ".join(f"{path} has {rate} Hz" for rate, path in rates.items())
+        raise BaselineError(
+            f"{named}. The clips of a machine type must have one rate: name it with --sampling_rate to resample the "
+            "others."
+        )
     return clips
 
 
-def write_clips(clips: list[PlannedClip], sampling_rate: int, directory: Path) -> None:
+def write_clips(clips: dict[str, Recording], sampling_rate: int, directory: Path) -> None:
     """Write the clips and the list of their recordings: all of them, or nothing changes.
 
     Samples are stored as they are (8 to 32 bits, floats). Resampled ones are stored as floats.
     """
     import soundfile
 
-    partial, old = directory.with_name(f".{directory.name}.importing"), directory.with_name(f".{directory.name}.old")
-
-    def tidy_up() -> None:
-        if old.exists() and not directory.exists():
-            old.rename(directory)
-        for leftover in (partial, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-
     try:
-        tidy_up()  # after a call that was killed
-        for clip in tqdm(clips, desc="import", unit="clip", disable=None, leave=False):
-            header, target = clip.recording.header, partial / clip.name
-            resampled = header.sampling_rate != sampling_rate
-            subtype = "FLOAT" if resampled or header.subtype not in EXACT_TYPES else header.subtype
-            target.parent.mkdir(parents=True, exist_ok=True)
-            samples = clip.recording.samples(sampling_rate, EXACT_TYPES[subtype])
-            soundfile.write(target, samples, sampling_rate, subtype=subtype)
-        sources = [(clip.name, clip.recording.path.resolve()) for clip in clips]
-        write_csv(partial / SOURCES, [("clip", "source"), *sources])
-        if directory.exists():
-            directory.rename(old)
-        partial.rename(directory)
-    except soundfile.SoundFileError as error:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
+            new, old = Path(temporary, "new"), Path(temporary, "old")
+            for name, recording in tqdm(clips.items(), desc="import", unit="clip", disable=None, leave=False):
+                header, target = recording.header, new / name
+                resampled = header.sampling_rate != sampling_rate
+                subtype = "FLOAT" if resampled or header.subtype not in EXACT_TYPES else header.subtype
+                target.parent.mkdir(parents=True, exist_ok=True)
+                samples = recording.samples(sampling_rate, EXACT_TYPES[subtype])
+                soundfile.write(target, samples, sampling_rate, subtype=subtype)
+            sources = [(name, recording.path.resolve()) for name, recording in clips.items()]
+            write_csv(new / "sources.csv", [("clip", "source"), *sources])
+            try:
+                if directory.exists():
+                    directory.rename(old)
+                new.rename(directory)
+            except BaseException:  # Ctrl-C, too
+                if old.exists():
+                    old.rename(directory)
+                raise
+    except (OSError, soundfile.SoundFileError) as error:
         raise cannot_write(directory, OSError(str(error))) from error
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-    finally:
-        tidy_up()
 
 
 def check_names(name: str, machine: str) -> None:
-    """Check that the names can be part of paths, and that `--dataset <name><machine>` finds them again.
-
-    Raises:
-        UsageError: they cannot, or it does not.
-    """
+    """Check that the names can be part of paths, and that `--dataset <name><machine>` means no other machine type."""
     for what, text in (("dataset", name), ("machine type", machine)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", text):
             raise UsageError(f"'{text}' cannot be the name of a {what}: use letters, digits and '-'.")
-    datasets = [catalog.find_dataset(other) for other in catalog.dataset_names()]
-    for dataset in datasets:
-        if dataset.name == name and dataset.is_published:
-            raise UsageError(f"{name} is a published dataset. Choose another name for yours.")
-        if dataset.name != name and dataset.name.lower() == name.lower():
-            raise UsageError(f"'{name}' is too like the dataset {dataset.name}. Choose another name.")
-    owners = {name + machine: name}
-    owners |= {d.name + other: d.name for d in datasets for machines in d.machines.values() for other in machines}
-    names = {name, *(dataset.name for dataset in datasets)}
-    for text, owner in owners.items():
-        found = catalog.longest_prefix(text, names)
-        if found != owner:
-            raise UsageError(f"--dataset {text} would be of the dataset {found}, not of {owner}. Choose another name.")
+    for dataset in catalog.all_datasets().values():
+        names = {dataset.name + other for machines in dataset.machines.values() for other in machines}
+        if dataset.name == name:
+            is_free = not dataset.is_published
+        else:
+            is_free = dataset.name.lower() != name.lower() and name + machine not in names
+        if not is_free:
+            raise UsageError(f"{name} {machine}: these names are those of the dataset {dataset.name}. Choose others.")
 
 
 def catalog_facts(dataset: Dataset | None, name: str, machine: str, groups: set[str]) -> dict[str, Any]:
@@ -174,45 +140,39 @@ def catalog_facts(dataset: Dataset | None, name: str, machine: str, groups: set[
         BaselineError: the machine type is tested in another number of domains than the others.
     """
     facts = {"name": name, "directory": name.lower()} | copy.deepcopy(dataset.facts if dataset else NEW_FACTS)
+    dev, score = facts["dev"], facts["official_score"]
+    untested = [other for other in dev.get("without_test_clips", []) if other != machine]
     is_tested = any(GROUPS[group][0] == "test" for group in groups)
     has_targets = bool(groups & {"target_test_normal", "target_test_anomaly"})
-    others = [other for other in dataset.tested("dev") if other != machine] if dataset else []
-    others_have_targets = DOMAIN_METRICS[0] in facts["official_score"]["metrics"]
-    if is_tested and has_targets != others_have_targets:
+    if is_tested and has_targets != (DOMAIN_METRICS[0] in score["metrics"]):
+        others = dev["machines"].keys() - {machine, *untested}
         if others:
-            words = {True: "in the source and the target domain", False: "in one domain"}
             raise BaselineError(
-                f"{machine} would be tested {words[has_targets]}, {' '.join(others)} {words[others_have_targets]}: "
-                f"their metrics could not be averaged. Import {machine} into another dataset."
+                f"{machine} would be tested in another number of domains than {' '.join(others)}: their metrics could "
+                f"not be averaged. Import {machine} into another dataset."
             )
-        facts["official_score"]["metrics"] = DOMAIN_METRICS if has_targets else NEW_FACTS["official_score"]["metrics"]
-    facts["dev"]["machines"][machine] = [SECTION]
-    untested = [other for other in facts["dev"].get("without_test_clips", []) if other != machine]
-    facts["dev"]["without_test_clips"] = untested if is_tested else [*untested, machine]
+        score["metrics"] = DOMAIN_METRICS if has_targets else METRICS
+    dev["machines"][machine] = [SECTION]
+    dev["without_test_clips"] = untested if is_tested else [*untested, machine]
     return facts
 
 
 def import_clips(options: Namespace, config: Config) -> None:
-    """Write the clips and the catalog file that the command line names.
-
-    Raises:
-        BaselineError: a mistake of the user. Nothing has changed then.
-    """
+    """Write the clips and the catalog file that the command line names. After an error nothing has changed."""
     name, machine = config.dataset, options.machine
     check_names(name, machine)
-    clips = plan_clips(options, config)
-    sampling_rate = options.sampling_rate or clips[0].recording.header.sampling_rate
+    clips = plan_clips(options)
+    sampling_rate = options.sampling_rate or next(iter(clips.values())).header.sampling_rate
     directory = config.dataset_directory / name.lower() / "dev_data" / "raw" / machine
     path = catalog.CATALOG_DIRECTORY / f"{name.lower()}.yaml"
     with alone(path.with_name(".lock"), "waiting for another import"):
-        dataset = catalog.find_dataset(name) if name in catalog.dataset_names() else None
-        is_known = dataset is not None and machine in dataset.machines["dev"]
-        if directory.exists() and not options.replace and (is_known or not (directory / SOURCES).exists()):
+        if directory.exists() and not options.replace:
             raise BaselineError(f"{directory} is there already. To import {machine} again, say --replace.")
-        facts = catalog_facts(dataset, name, machine, {clip.group for clip in clips})
+        groups = {group for group in GROUPS if getattr(options, group)}
+        facts = catalog_facts(catalog.all_datasets().get(name), name, machine, groups)
         write_clips(clips, sampling_rate, directory)
         write_text(path, HEADING + yaml.safe_dump(facts, sort_keys=False))
-    n_train = sum(GROUPS[clip.group][0] == "train" for clip in clips)
+    n_train = sum(clip.startswith("train/") for clip in clips)
     log.info("%d training and %d test clips, %d Hz -> %s", n_train, len(clips) - n_train, sampling_rate, directory)
     log.info("%s %s is in the catalog: %s", name, machine, path)
     if options.replace:
