@@ -18,15 +18,11 @@ INTERVAL = f"{100 * LEVEL:.0f} % interval"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts, with a title above it and notes below it.
-
-    Attributes:
-        names: how many columns at the left are names; the others are values.
-    """
+    """A table of texts, with a title above it and notes below it."""
 
     title: str
     cells: pd.DataFrame
-    names: int
+    names: int  # how many columns at the left are names; the others are values
     notes: Sequence[str] = ()
 
     def text(self) -> str:
@@ -55,6 +51,17 @@ def percent(value: float, deviation: float = math.nan, sign: str = "") -> str:
     return f"{rounded:{sign}.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
 
 
+def all_tables(summary: Summary) -> dict[str, Table]:
+    """The tables that can be filled."""
+    tables = {
+        "metrics": main_table(summary),
+        "official scores": _official_table(summary),
+        "intervals": _interval_table(summary),
+        "published": _published_table(summary),
+    }
+    return {name: table for name, table in tables.items() if table}
+
+
 def main_table(summary: Summary) -> Table:
     """The metrics and the official score of each system."""
     seeds = sorted({run.config.seed for run in summary.runs})
@@ -74,7 +81,7 @@ def statistic_cells(summary: Summary) -> pd.Series:
     return _texts(summary.statistics, lambda row: percent(row["mean"], row["std"]))
 
 
-def official_table(summary: Summary) -> Table | None:
+def _official_table(summary: Summary) -> Table | None:
     """The official scores with their intervals, and the differences between systems; None if none is known."""
     means, intervals, differences = (
         table[
@@ -97,7 +104,7 @@ def official_table(summary: Summary) -> Table | None:
     return Table(title, pd.DataFrame(rows, columns=headers), 1, notes) if rows else None
 
 
-def interval_table(summary: Summary) -> Table | None:
+def _interval_table(summary: Summary) -> Table | None:
     """The intervals of all values; None if none is known."""
     if summary.intervals.empty:
         return None
@@ -106,7 +113,7 @@ def interval_table(summary: Summary) -> Table | None:
     return _table(f"{INTERVAL}s of a bootstrap over clips, percent", table)
 
 
-def published_table(summary: Summary) -> Table:
+def _published_table(summary: Summary) -> Table:
     """Ours beside the published values, and where these are from; no rows if nothing was published."""
     kinds = {
         "published": _texts(summary.comparisons, lambda row: percent(row["published"], row["published std"])),
@@ -130,11 +137,7 @@ def _difference(row: pd.Series) -> str:
 
 
 def _published_note(system: str, comparisons: pd.DataFrame) -> str:
-    """What was published for a system's score, and how many of ours lie outside.
-
-    Args:
-        comparisons: (metric, column) → see tools.results.published.compare.
-    """
+    """What was published for a system's score, and how many of ours lie outside."""
     if comparisons.empty:
         return f"{system}: no published figures of this score on these data are known here."
     trials, source = comparisons[["trials", "source"]].iloc[0]
@@ -153,7 +156,6 @@ def _interval(row: pd.Series, sign: str = "") -> str:
 
 
 def _texts(table: pd.DataFrame, text: Callable[[pd.Series], str]) -> pd.Series:
-    """Each row of a table as a text."""
     return pd.Series([text(row) for _, row in table.iterrows()], table.index, dtype=str)
 
 
