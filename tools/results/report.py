@@ -124,10 +124,9 @@ def _read_sections(run: Run, machine: Machine) -> dict[str, SectionScores]:
 
 
 def _metrics_table(summary: Summary, machine: Machine) -> Table:
-    metrics = summary_metrics(summary.dataset)
     cells = statistic_cells(summary).xs(machine.name, level="column").unstack("metric")
+    cells = cells.reindex(index=list(summary.systems), columns=summary_metrics(summary.dataset)).reset_index()
     mean = " of its sections" if len(machine.sections) > 1 else ""
-    cells = cells.reindex(index=list(summary.systems), columns=metrics).reset_index()
     return Table(f"{machine.name}: percent{mean}", cells, 1)
 
 

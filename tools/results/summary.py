@@ -47,8 +47,7 @@ class Summary:
     @property
     def official_column(self) -> str:
         """The mean that the official score is."""
-        kind = self.dataset.official_score["mean"]
-        return next(column for column, mean in COLUMNS.items() if mean == kind)
+        return next(column for column, mean in COLUMNS.items() if mean == self.dataset.official_score["mean"])
 
     @property
     def title(self) -> str:
@@ -59,15 +58,13 @@ class Summary:
         """A line for each run that lacks a metric of some machine types, and for seeds that are missing."""
         lines = []
         for (system, seed), values in self.by_seed["value"].groupby(["system", "seed"], sort=False):
-            lacking = values[values.isna()].index.get_level_values("column")
-            machines = [column for column in self.columns if column in lacking and column not in COLUMNS]
-            if machines:
-                names = ", ".join(machines)
-                lines.append(f"{system}, seed {seed}: no full results of {names}; its means are left out.")
+            lacking = values[values.isna()].index.unique("column")
+            if machines := ", ".join(name for name in self.dataset.tested(self.config.split) if name in lacking):
+                lines.append(f"{system}, seed {seed}: no full results of {machines}; its means are left out.")
         for system, runs in self.systems.items():
-            untested = [seed for seed in self.seeds if seed not in [run.config.seed for run in runs]]
-            if untested:
-                lines.append(f"{system}: no results of seed {', '.join(map(str, untested))}, which SEEDS names.")
+            tested = [run.config.seed for run in runs]
+            if untested := ", ".join(str(seed) for seed in self.seeds if seed not in tested):
+                lines.append(f"{system}: no results of seed {untested}, which SEEDS names.")
         return lines
 
     def wide(self, values: pd.Series) -> pd.DataFrame:

@@ -65,13 +65,14 @@ def all_tables(summary: Summary) -> dict[str, Table]:
 def main_table(summary: Summary) -> Table:
     """The metrics and the official score of each system."""
     seeds = sorted({run.config.seed for run in summary.runs})
-    title = f"{summary.title}: percent, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; "
-    title += f"the challenge's {OFFICIAL} stands in the column {summary.official_column}"
-    title += "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
+    plural, deviation = ("s", "; mean ± standard deviation over seeds") if len(seeds) > 1 else ("", "")
+    title = (
+        f"{summary.title}: percent, seed{plural} {', '.join(map(str, seeds))}; "
+        f"the challenge's {OFFICIAL} stands in the column {summary.official_column}{deviation}"
+    )
     notes = [f"warning: {line}" for line in summary.warnings]
-    seeds_of_systems = {system: [run.config.seed for run in runs] for system, runs in summary.systems.items()}
-    if any(some != seeds for some in seeds_of_systems.values()):
-        lists = (f"{system} {', '.join(map(str, some))}" for system, some in seeds_of_systems.items())
+    if any(len(runs) < len(seeds) for runs in summary.systems.values()):
+        lists = (f"{system} {', '.join(str(r.config.seed) for r in runs)}" for system, runs in summary.systems.items())
         notes.append(f"Seeds: {'; '.join(lists)}.")
     return _table(title, summary.wide(statistic_cells(summary)), notes)
 
@@ -84,13 +85,10 @@ def statistic_cells(summary: Summary) -> pd.Series:
 def _official_table(summary: Summary) -> Table | None:
     """The official scores with their intervals, and the differences between systems; None if none is known."""
     means, intervals, differences = (
-        table[
-            (table.index.get_level_values("metric") == OFFICIAL)
-            & (table.index.get_level_values("column") == summary.official_column)
-        ].droplevel(["metric", "column"])
-        for table in (summary.statistics["mean"], summary.intervals, summary.differences)
+        _rows(table, metric=OFFICIAL, column=summary.official_column)
+        for table in (summary.statistics, summary.intervals, summary.differences)
     )
-    rows = [[system, percent(means[system]), _interval(row), "", ""] for system, row in intervals.iterrows()]
+    rows = [[system, percent(means["mean"][system]), _interval(row), "", ""] for system, row in intervals.iterrows()]
     notes = ["Resampled are clips, the same ones for all systems, and not seeds: those of a system are averaged."]
     for first, second in itertools.combinations(intervals.index, 2):
         if (second, first) not in differences.index:
@@ -124,10 +122,7 @@ def _published_table(summary: Summary) -> Table:
     title = "Compared with published figures"
     if len(table):
         title += f", percent; *: outside ± {DEVIATIONS} std, the published ones, or else of our seeds"
-    notes = []
-    for system in summary.systems:
-        is_own = summary.comparisons.index.get_level_values("system") == system
-        notes.append(_published_note(system, summary.comparisons[is_own].droplevel("system")))
+    notes = [_published_note(system, _rows(summary.comparisons, system=system)) for system in summary.systems]
     return _table(title, table, notes)
 
 
@@ -155,6 +150,13 @@ def _interval(row: pd.Series, sign: str = "") -> str:
     return f"[{percent(row['low'], sign=sign)}, {percent(row['high'], sign=sign)}]"
 
 
+def _rows(table: pd.DataFrame, **levels: str) -> pd.DataFrame:
+    """The rows with these names in the index, which are removed from it."""
+    for level, name in levels.items():
+        table = table[table.index.get_level_values(level) == name].droplevel(level)
+    return table
+
+
 def _texts(table: pd.DataFrame, text: Callable[[pd.Series], str]) -> pd.Series:
     return pd.Series([text(row) for _, row in table.iterrows()], table.index, dtype=str)
 
@@ -163,8 +165,7 @@ def _table(title: str, texts: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
     """A table with the index as its names; all but the last of them stand in their first row only."""
     cells, names = texts.fillna(MISSING).reset_index(), list(texts.index.names)
     repeated = {name: cells.duplicated(names[: k + 1]) for k, name in enumerate(names[:-1])}
-    for name, rows in repeated.items():
-        cells.loc[rows, name] = ""
+    cells = cells.assign(**{name: cells[name].mask(rows, "") for name, rows in repeated.items()})
     return Table(title, cells, len(names), notes)
 
 
