@@ -72,18 +72,14 @@ def test_which_clips_are_drawn_depends_on_the_section_alone():
     """Not on the scores, nor on the order of the score file; another machine type or section has draws of its own."""
     section = scored_section(np.random.default_rng(3))
 
-    def resample(scores, step=1, machine="fan", name="00"):
+    def resample(scores=section.scores, step=1, machine="fan", name="00"):
         result = SectionScores(name, section.clips[::step], scores[::step], None)
-        return resample_metrics(result, machine, METRICS, 0.1, 20)
+        return resample_metrics(result, machine, ["pAUC"], 0.1, 20)["pAUC"].tolist()
 
-    first = resample(section.scores)
-    same = [resample([3 * score + 7 for score in section.scores]), resample(section.scores, step=-1)]
-    for metric in METRICS:
-        assert len(set(first[metric])) > 10
-        for other in same:
-            np.testing.assert_array_equal(other[metric], first[metric])
-        for own in (resample(section.scores, machine="valve"), resample(section.scores, name="01")):
-            assert not np.array_equal(own[metric], first[metric])
+    first = resample()
+    assert len(set(first)) > 10
+    assert resample([3 * score + 7 for score in section.scores]) == resample(step=-1) == first
+    assert first not in (resample(machine="valve"), resample(name="01"))
 
 
 def test_as_many_of_each_group_are_drawn():
@@ -201,20 +197,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert hits < 200
 
 
-def test_equal_systems_differ_by_chance_as_often_as_p_says():
-    """Of 200 pairs of systems that are equally good, with scores that go together."""
-    found, generator, is_anomaly = [], np.random.default_rng(8), np.repeat([False, True], 60)
-    for number in range(200):
-        clips = generator.standard_normal(120) + is_anomaly
-        counts = draw_counts(is_anomaly, 400, seed=number)
-        counts[0] = 1
-        systems = [weighted_auc(is_anomaly, clips + 0.5 * generator.standard_normal(120), counts) for _ in range(2)]
-        differences = systems[1] - systems[0]
-        found.append(chance_of(differences[1:], differences[0]))
-    assert 0.001 < scipy.stats.binom.cdf(np.sum(np.array(found) < 0.05), 200, 0.05) < 0.999
-    assert scipy.stats.kstest(found, "uniform").pvalue > 0.001
-
-
 WITHOUT_FAN = {(metric, name) for name in MACHINES if name != "fan" for metric in [*METRICS, "official score"]}
 
 
@@ -274,19 +256,3 @@ def test_other_clips_are_not_compared(tmp_path, capsys, caplog):
     with caplog.at_level(logging.WARNING):
         assert set(resampled_values(runs, 5)["MAHALA"]) == WITHOUT_FAN
     assert "MAHALA, pAUC fan: the seeds were tested on different clips" in caplog.text
-
-
-def test_metrics_that_are_not_defined_cost_nothing_else(tmp_path, caplog):
-    """No normal clips of the target domain: AUC (target) is nan, and is not resampled."""
-    run = write_system(tmp_path, "MSE", 1, 1.0)
-    section = scored_section(np.random.default_rng(0))
-    kept = [number for number, clip in enumerate(section.clips) if clip.is_anomaly or not clip.is_target]
-    part = SectionScores("00", [section.clips[n] for n in kept], [section.scores[n] for n in kept], None)
-    write_section(run.paths(run.machines["fan"]), part)
-    write_metrics(run.paths(run.machines["fan"]), [part], 0.1)
-    caplog.clear()
-    values = resampled_values([run], 5)["MSE"]
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert {metric for metric, column in values if column == "fan"} == {"AUC (source)", "pAUC"}
-    assert ("pAUC", "h-mean") in values
-    assert ("AUC (target)", "h-mean") not in values

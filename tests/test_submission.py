@@ -196,7 +196,6 @@ def use(wanted, results):
         (lambda w: w.update(systems=5), "systems is not a list."),
         (lambda w: w["systems"].extend(copy.deepcopy(w["systems"] * 2)), f"{TEAM}_5/: the name is not a label"),
         (lambda w: w["systems"][1].update(result=1), "systems.1.result is an unknown key. Did you mean 'results'?"),
-        (lambda w: w["systems"].append("MSE"), "systems.2 has no keys; expected name, abbreviation, results,"),
         (lambda w: w["description"].pop("front_end"), "description.front_end is missing."),
         (lambda w: w["systems"][1].update(description={"x": 1}), "systems.1.description.x is an unknown key."),
         (lambda w: w.update(label="Lastname_Institute"), "label is 'Lastname_Institute'; expected your own"),
@@ -244,7 +243,6 @@ NAME = "is not the released name of a test clip, such as section_00_0000.wav."
         (SCORES, lambda c: c + b"\n", [f", line 201: '' {FORM}"]),
         (SCORES, lambda c: c.replace(b",", b"\t"), [", lines 1 to 200: 'section_00_0000.wav\\t", " and 197 more."]),
         (SCORES, line("section_00_0002.wav, 1"), [f", line 3: 'section_00_0002.wav, 1' {FORM}"]),
-        (SCORES, line("section_00_0002.wav,1,2"), [f", line 3: 'section_00_0002.wav,1,2' {FORM}"]),
         (SCORES, line('"section_00_0002.wav",1'), [f""", line 3: '"section_00_0002.wav",1' {FORM}""", MISSING]),
         (SCORES, lambda c: b"\xef\xbb\xbf" + c, [f" {FORM}", "0000.wav."]),
         (SCORES, lambda c: c.replace(b"00_0002", b"00_000\xff"), [", line 3: 'section_00_000\ufffd.wav,", MISSING]),
@@ -257,13 +255,11 @@ NAME = "is not the released name of a test clip, such as section_00_0000.wav."
         (DECISIONS, line("section_00_0002.wav,1.0"), [", line 3: '1.0' is not a decision, 0 or 1."]),
         (DECISIONS, line("section_00_0002.wav,2"), [", line 3: '2' is not a decision, 0 or 1."]),
         (META, lambda c: b"a: [", [": not valid YAML: "]),
-        (META, lambda c: b"a: 2024-02-31", [": not valid YAML: day is out of range"]),
         (META, lambda c: b"text", [": the file has no keys; expected submission, system, results."]),
         (META, text("label: Doe", "label: Roe"), [", line 2: submission.label is 'Roe_Lab_task2_1'; exp"]),
         (META, text("AE_MSE", "AE_MSE_LONG"), [", line 4: submission.abbreviation is 'AE_MSE_LONG'; expected a text"]),
         (META, text("email", "e-mail"), [", line 6: submission.authors.0.email is missing."]),
         (META, text("@", " at "), [", line 11: submission.authors.0.email is 'firstname.la...t example.org';"]),
-        (META, text("lastname: Lastname", "lastname: ''"), [", line 13: submission.authors.0.lastname is '';"]),
         (META, text("corresponding: true", "corresponding: yes please"), [", line 5: submission.authors has 0 corr"]),
         (META, text("  description:", "  descriptions:"), [", line 14: system.description is missing."]),
         (META, text("267928", "-1"), [", line 33: system.complexity.total_parameters is -1; expected a number"]),
@@ -282,26 +278,18 @@ def test_each_problem_of_a_file_is_named_with_its_line(found, package, name, cha
         assert part in problem, problems
 
 
-@pytest.mark.parametrize("name", [SCORES, DECISIONS, META])
-def test_a_missing_file(found, package, name):
-    assert found(without(package, name)) == [f"{name}: missing."]
-
-
 def test_what_the_rules_leave_open_is_accepted(found, package):
     """Incomplete results, further keys, and external_datasets and source_code on top, where they once were."""
     meta = yaml.safe_load(package[META])
-    del meta["submission"]["authors"][0]["affiliation"]["department"]
-    del meta["system"]["external_datasets"], meta["system"]["source_code"]
-    meta["system"]["complexity"].update(MACS=None, further=1)
-    meta |= {"external_datasets": [], "source_code": None, "further": 1}
-    results = meta["results"]["development_dataset"]
+    authors, results = meta["submission"]["authors"], meta["results"]["development_dataset"]
+    del authors[0]["affiliation"]["department"], meta["system"]["external_datasets"], meta["system"]["source_code"]
     del results["valve"], results["fan"]["pauc"]
-    results["slider"] = None
+    results["slider"] = meta["system"]["complexity"]["MACS"] = None
+    meta |= {"external_datasets": [], "source_code": None, "further": 1}
     meta["submission"]["abbreviation"] = "TEN_LETTER"
-    author = meta["submission"]["authors"][0]
-    meta["submission"]["authors"].append({**author, "corresponding": False})
+    authors.append(authors[0] | {"corresponding": False})
     assert found(package | {META: yaml.safe_dump(meta).encode()}) == []
-    meta["submission"]["authors"].append(author)
+    authors.append(authors[0])
     (problem,) = found(package | {META: yaml.safe_dump(meta).encode()})
     assert "submission.authors has 2 corresponding authors" in problem
 
@@ -320,6 +308,7 @@ def without(package, part):
         (lambda p: {}, ["task2/: no report. Put its PDF beside the systems' folders.", "task2/: no system."]),
         (lambda p: without(p, ".pdf"), ["task2/: no report."]),
         (lambda p: without(p, f"{TEAM}_1/"), []),
+        *((lambda p, name=name: without(p, name), [f"{name}: missing."]) for name in (SCORES, DECISIONS, META)),
         (lambda p: p | {"task2/report.pdf": b"text"}, ["task2/report.pdf: not a PDF."]),
         (lambda p: p | {"__MACOSX/task2/._a.pdf": b""}, ["__MACOSX/task2/._a.pdf: does not belong there."]),
         (lambda p: p | {f"{SYSTEM}/.DS_Store": b""}, [".DS_Store: not a file of a submission to DCASE2024T2. Remove"]),
@@ -336,13 +325,12 @@ def test_each_problem_of_the_package_is_named(found, package, change, expected):
     assert all(part in problem for part, problem in zip(expected, problems, strict=True)), problems
 
 
-def test_every_problem_is_reported(evaluation, package, tmp_path, capsys):
-    changed = {SCORES: line("")(package[SCORES]), DECISIONS: line("section_00_0002.wav,2")(package[DECISIONS])}
-    unpack({**package, **changed}, tmp_path / "package")
-    assert submit(evaluation, "validate", tmp_path / "package") == 1
+def test_all_problems_are_reported_at_once(evaluation, package, tmp_path, capsys):
+    unpack(package | {SCORES: line("")(package[SCORES]), DECISIONS: b""}, tmp_path)
+    assert submit(evaluation, "validate", tmp_path) == 1
     said = capsys.readouterr().err
-    assert f"error: {SCORES}, line 3: '' {FORM}\nerror: {SCORES}{MISSING}\n" in said
-    assert f"error: {DECISIONS}, line 3: '2' is not a decision, 0 or 1.\nerror: 3 problem(s).\n" in said
+    assert f"error: {SCORES}, line 3: '' {FORM}\nerror: {SCORES}{MISSING}\nerror: {DECISIONS}, line 1: '' " in said
+    assert said.endswith("error: 4 problem(s).\n")
 
 
 def test_lines_are_compared_with_the_test_clips_that_are_there(evaluation, package, tmp_path, capsys):
