@@ -47,11 +47,8 @@ def written(paths):
 
 def test_form_order_and_digits(written):
     """As the challenge asks for: no header, the clips in their order; all digits."""
-    lines = [f"{name},{score}\n" for name, score in zip(NAMES, SCORES, strict=True)]
-    assert written.anomaly_scores("00").read_bytes() == "".join(lines).encode()
-    assert lines[0].endswith(",0.1234567890123456\n")
-    lines = [f"{name},{decision}\n" for name, decision in zip(NAMES, DECISIONS, strict=True)]
-    assert written.decisions("00").read_bytes() == "".join(lines).encode()
+    for path, values in ((written.anomaly_scores("00"), SCORES), (written.decisions("00"), DECISIONS)):
+        assert path.read_text() == "".join(f"{name},{value}\n" for name, value in zip(NAMES, values, strict=True))
     assert read_sections(written, {"00": CLIPS}) == [SectionScores("00", CLIPS, SCORES, DECISIONS)]
 
 
