@@ -2,7 +2,6 @@
 
 import csv
 import logging
-import re
 from pathlib import Path
 
 import numpy as np
@@ -73,28 +72,14 @@ def test_which_clips_are_drawn_depends_on_the_section_alone():
     """Not on the scores, nor on the order of the score file; another machine type or section has draws of its own."""
     section = scored_section(np.random.default_rng(3))
 
-    def resample(scores, step=1, machine="fan", name="00"):
+    def resample(scores=section.scores, step=1, machine="fan", name="00"):
         result = SectionScores(name, section.clips[::step], scores[::step], None)
-        return resample_metrics(result, machine, METRICS, 0.1, 20)
+        return resample_metrics(result, machine, ["pAUC"], 0.1, 20)["pAUC"].tolist()
 
-    first = resample(section.scores)
-    same = [resample([3 * score + 7 for score in section.scores]), resample(section.scores, step=-1)]
-    for metric in METRICS:
-        assert len(set(first[metric])) > 10
-        for other in same:
-            np.testing.assert_array_equal(other[metric], first[metric])
-        for own in (resample(section.scores, machine="valve"), resample(section.scores, name="01")):
-            assert not np.array_equal(own[metric], first[metric])
-
-
-def test_clips_are_drawn_within_domain_and_label():
-    """Two normal clips of the target domain: no resample is without them."""
-    section = scored_section(np.random.default_rng(4))
-    kept = [k for k, clip in enumerate(section.clips) if clip.is_anomaly or not clip.is_target]
-    kept += [k for k, clip in enumerate(section.clips) if clip.is_target and not clip.is_anomaly][:2]
-    part = SectionScores("00", [section.clips[k] for k in kept], [section.scores[k] for k in kept], None)
-    for values in resample_metrics(part, "fan", [*METRICS, "pAUC (target)"], 0.1, 300).values():
-        assert np.isfinite(values).all()
+    first = resample()
+    assert len(set(first)) > 10
+    assert resample([3 * score + 7 for score in section.scores]) == resample(step=-1) == first
+    assert first not in (resample(machine="valve"), resample(name="01"))
 
 
 def test_as_many_of_each_group_are_drawn():
@@ -146,20 +131,15 @@ def resampled_values(runs, resamples, max_fpr=0.1):
     return systems
 
 
-def test_means_are_those_of_each_resample(tmp_path):
-    values = resampled_values([write_system(tmp_path, "MSE", 1, 1.0)], 30)["MSE"]
+def test_means_are_those_of_each_resample_and_seed(tmp_path):
+    both = [write_system(tmp_path, "MSE", seed, 1.0, noise=0.3) for seed in (1, 2)]
+    values, other = (resampled_values([run], 20)["MSE"] for run in both)
     machines = [values[metric, machine] for machine in MACHINES for metric in METRICS]
     np.testing.assert_allclose(values["official score", "h-mean"], scipy.stats.hmean(machines))
-    np.testing.assert_allclose(values["official score", "a-mean"], np.mean(machines, axis=0))
     np.testing.assert_allclose(values["pAUC", "a-mean"], np.mean(machines[2::3], axis=0))
     np.testing.assert_allclose(values["official score", "fan"], scipy.stats.hmean(machines[9:12]))
-
-
-def test_a_system_is_the_mean_over_its_seeds(tmp_path):
-    both = [write_system(tmp_path, "MSE", seed, 1.0, noise=0.3) for seed in (1, 2)]
-    alone = [resampled_values([run], 20)["MSE"] for run in both]
-    for key, values in resampled_values(both, 20)["MSE"].items():
-        np.testing.assert_allclose(values, (alone[0][key] + alone[1][key]) / 2)
+    for key, mean in resampled_values(both, 20)["MSE"].items():
+        np.testing.assert_allclose(mean, (values[key] + other[key]) / 2)
 
 
 def summarize_all(results, resamples):
@@ -169,39 +149,30 @@ def summarize_all(results, resamples):
     return [list(csv.DictReader((directory / f"{name}.csv").open())) for name in ("intervals", "differences")]
 
 
-def test_systems_are_compared_on_the_same_resamples(tmp_path):
-    """Scores that go together: their difference is known better than either value."""
-    write_system(tmp_path, "MSE", 1, 1.0)
-    write_system(tmp_path, "MAHALA", 1, 1.0, noise=0.05)
-    intervals, differences = summarize_all(tmp_path, 100)
-    order = [(metric, column) for metric in [*METRICS, "official score"] for column in ["h-mean", "a-mean", *MACHINES]]
-    assert [(row["metric"], row["column"]) for row in intervals + differences] == 3 * order
-    widths = [float(row["high"]) - float(row["low"]) for row in intervals + differences]
-    for first, second, difference in np.reshape(widths, (3, len(order))).T:
-        assert difference < 0.5 * min(first, second)
-
-
 def test_a_difference_larger_than_chance_is_found_and_no_other(tmp_path, capsys):
+    """Scores that go together: their difference is known better than either value."""
     write_system(tmp_path, "MSE", 1, 0.7)
     write_system(tmp_path, "MSE", 1, 0.7, noise=0.05, tag="same")
     write_system(tmp_path, "MAHALA", 1, 2.0)
     intervals, differences = summarize_all(tmp_path, 300)
+    order = [(metric, column) for metric in [*METRICS, "official score"] for column in ["h-mean", "a-mean", *MACHINES]]
+    assert [(row["metric"], row["column"]) for row in intervals + differences] == 6 * order
     lines = {line.split("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
     assert lines["MAHALA − MSE"][-1] == "yes"
     assert lines["MSE same − MSE"][-1] == "no"
-    intervals, differences = (
-        [row for row in rows if (row["metric"], row["column"]) == ("official score", "h-mean")]
-        for rows in (intervals, differences)
-    )
-    official = {row["system"]: row for row in intervals}
-    row = next(row for row in differences if (row["system"], row["minus"]) == ("MAHALA", "MSE"))
-    assert 0 < float(row["low"]) < float(row["difference"]) < float(row["high"])
-    assert float(row["p"]) < 0.05
-    expected = float(official["MAHALA"]["value"]) - float(official["MSE"]["value"])
-    assert float(row["difference"]) == pytest.approx(expected)
-    for row in intervals:
-        assert float(row["low"]) <= float(row["value"]) <= float(row["high"])
-    low, high = (100 * float(official["MSE"][end]) for end in ("low", "high"))
+    official, same, difference = intervals[27], differences[27], differences[27 + 36]  # h-mean of the official score
+    assert [(row["system"], row.get("minus")) for row in (official, same, difference)] == [
+        ("MSE", None),
+        ("MSE same", "MSE"),
+        ("MAHALA", "MSE"),
+    ]
+    for row, value in ((official, official["value"]), (difference, difference["difference"])):
+        assert 0 < float(row["low"]) < float(value) < float(row["high"])
+    assert float(difference["p"]) < 0.05
+    expected = float(intervals[27 + 72]["value"]) - float(official["value"])
+    assert float(difference["difference"]) == pytest.approx(expected)
+    low, high = (100 * float(official[end]) for end in ("low", "high"))
+    assert float(same["high"]) - float(same["low"]) < 0.5 * (high - low) / 100
     text = (tmp_path / "dev_data/baseline/summarize/DCASE2024T2/summary.md").read_text()
     assert text.count(f"[{low:.2f}, {high:.2f}]") == 2  # of the official score, of all values
 
@@ -226,26 +197,6 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
     assert hits < 200
 
 
-def test_equal_systems_differ_by_chance_as_often_as_p_says():
-    """Of 200 pairs of systems that are equally good, with scores that go together."""
-    found, generator, is_anomaly = [], np.random.default_rng(8), np.repeat([False, True], 60)
-    for number in range(200):
-        clips = generator.standard_normal(120) + is_anomaly
-        counts = draw_counts(is_anomaly, 400, seed=number)
-        counts[0] = 1
-        systems = [weighted_auc(is_anomaly, clips + 0.5 * generator.standard_normal(120), counts) for _ in range(2)]
-        differences = systems[1] - systems[0]
-        found.append(chance_of(differences[1:], differences[0]))
-    assert 0.001 < scipy.stats.binom.cdf(np.sum(np.array(found) < 0.05), 200, 0.05) < 0.999
-    assert scipy.stats.kstest(found, "uniform").pvalue > 0.001
-
-
-def hide_label(match):
-    """section_00_source_test_normal_0003_x → section_00_0103"""
-    domain, label, number = match.groups()
-    return f"_{'st'.index(domain)}{'na'.index(label)}{number:>02}"
-
-
 WITHOUT_FAN = {(metric, name) for name in MACHINES if name != "fan" for metric in [*METRICS, "official score"]}
 
 
@@ -254,11 +205,7 @@ WITHOUT_FAN = {(metric, name) for name in MACHINES if name != "fan" for metric i
     [
         (lambda text: text.replace(",1", ",9", 1), "result_fan.csv does not go with the anomaly scores beside it"),
         (lambda text: text + text.splitlines()[0], "a clip is there twice"),
-        (lambda text: None, "is missing. Test again."),
-        (
-            lambda text: re.sub(r"_([a-z])\w+_test_(.)\w+?_0*(\d+)_x", hide_label, text),
-            "the labels of its clips are not known",
-        ),
+        (lambda text: text.replace("_source_test_normal_0000_x", "_0000"), "the labels of its clips are not known"),
     ],
 )
 def test_scores_that_do_not_go_with_the_metrics(tmp_path, caplog, change, words):
@@ -267,10 +214,8 @@ def test_scores_that_do_not_go_with_the_metrics(tmp_path, caplog, change, words)
     path = run.paths(run.machines["fan"]).anomaly_scores("00")
     run.paths(run.machines["fan"]).decisions("00").write_text("damaged")  # they are not needed
     assert len(resampled_values([run], 5)["MSE"]) == 9 * 4
-    text = change(path.read_text())
-    path.unlink() if text is None else path.write_text(text)
-    with caplog.at_level(logging.WARNING):
-        assert set(resampled_values([run], 5)["MSE"]) == WITHOUT_FAN
+    path.write_text(change(path.read_text()))
+    assert set(resampled_values([run], 5)["MSE"]) == WITHOUT_FAN
     assert "MSE, seed 1, fan: no intervals: " in caplog.text
     assert words in caplog.text
     assert resampled_values([run], 5, max_fpr=0.2) == {}  # not the pAUC of the test
@@ -287,7 +232,7 @@ def test_value_and_interval_are_of_the_same_seeds(tmp_path, capsys, caplog):
     columns |= {("MSE", column) for _, column in WITHOUT_FAN}
     assert {(row["system"], row["column"]) for row in intervals} == columns
     assert "MAHALA − MSE" not in capsys.readouterr().out
-    assert "different clips" not in caplog.text
+    assert "anomaly_score_fan_section_00_test.csv is missing. Test again." in caplog.text
     assert {row["column"] for row in differences} == set(MACHINES) - {"fan"}
 
 
@@ -311,19 +256,3 @@ def test_other_clips_are_not_compared(tmp_path, capsys, caplog):
     with caplog.at_level(logging.WARNING):
         assert set(resampled_values(runs, 5)["MAHALA"]) == WITHOUT_FAN
     assert "MAHALA, pAUC fan: the seeds were tested on different clips" in caplog.text
-
-
-def test_metrics_that_are_not_defined_cost_nothing_else(tmp_path, caplog):
-    """No normal clips of the target domain: AUC (target) is nan, and is not resampled."""
-    run = write_system(tmp_path, "MSE", 1, 1.0)
-    section = scored_section(np.random.default_rng(0))
-    kept = [number for number, clip in enumerate(section.clips) if clip.is_anomaly or not clip.is_target]
-    part = SectionScores("00", [section.clips[n] for n in kept], [section.scores[n] for n in kept], None)
-    write_section(run.paths(run.machines["fan"]), part)
-    write_metrics(run.paths(run.machines["fan"]), [part], 0.1)
-    caplog.clear()
-    values = resampled_values([run], 5)["MSE"]
-    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert {metric for metric, column in values if column == "fan"} == {"AUC (source)", "pAUC"}
-    assert ("pAUC", "h-mean") in values
-    assert ("AUC (target)", "h-mean") not in values

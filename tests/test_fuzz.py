@@ -331,8 +331,7 @@ def test_meta_data_of_submissions(outcomes, tmp_path):
 
 def test_packages_of_submissions(outcomes, file, tmp_path):
     def validate(contents):
-        files, problems = read_package(file(contents))
-        return problems + find_problems(files, FAN.dataset, tmp_path)
+        return find_problems(read_package(file(contents)), FAN.dataset, tmp_path)
 
     scores = b"".join(b"section_00_%04d.wav,%d.5\n" % (n, n) for n in range(20))
     files = {f"{SYSTEM}/A_B_task2_1.meta.yaml": META_DATA, "task2/report.pdf": b"%PDF-1.4"}

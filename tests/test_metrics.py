@@ -5,13 +5,11 @@ import math
 import numpy as np
 import pytest
 from scipy.stats import hmean
-from sklearn.metrics import roc_auc_score
 
 from tools.results.metrics import (
     DOMAIN_METRICS,
     SINGLE_DOMAIN_METRICS,
     arithmetic_mean,
-    clips_of_metric,
     harmonic_mean,
     section_metrics,
 )
@@ -23,22 +21,17 @@ SCORES = [1.0, 3.0, 2.0, 5.0, 4.0, 6.0, 7.0, 3.5]
 DECISIONS = [0, 0, 0, 1, 1, 1, 1, 0]
 
 
-@pytest.fixture(scope="module")
-def metrics():
-    return section_metrics(TRUTH, TARGET, SCORES, DECISIONS, max_fpr=0.5)
-
-
-def test_names_and_order(metrics):
+def test_by_hand():
+    metrics = section_metrics(TRUTH, TARGET, SCORES, DECISIONS, max_fpr=0.5)
     assert tuple(metrics) == DOMAIN_METRICS
     assert DOMAIN_METRICS[:3] == ("AUC (source)", "AUC (target)", "pAUC")
-    assert all(type(value) is float for value in metrics.values())
-
-
-def test_auc_of_a_domain_counts_the_anomalies_of_both(metrics):
     # Anomalies 2, 5, 7, 3.5 against source normals 1, 3: all above 1; 5, 7, 3.5 above 3: 7 of 8 pairs.
     assert metrics["AUC (source)"] == pytest.approx(7 / 8)
     # Against target normals 4, 6: 5 and 7 above 4, 7 above 6: 3 of 8 pairs.
     assert metrics["AUC (target)"] == pytest.approx(3 / 8)
+    assert (metrics["precision (source)"], metrics["recall (source)"]) == (1.0, 0.5)
+    assert (metrics["precision (target)"], metrics["recall (target)"]) == (pytest.approx(1 / 3), 0.5)
+    assert (metrics["F1 score (source)"], metrics["F1 score (target)"]) == pytest.approx((2 / 3, 0.4))
 
 
 @pytest.mark.parametrize(
@@ -66,22 +59,10 @@ def test_pauc_is_standardised(max_fpr, area, area_of_one_domain):
     assert metrics["AUC (source)"] == pytest.approx(7 / 8)  # whatever max_fpr
 
 
-def test_precision_recall_f1_of_each_domain(metrics):
-    assert (metrics["precision (source)"], metrics["recall (source)"]) == (1.0, 0.5)
-    assert (metrics["precision (target)"], metrics["recall (target)"]) == (pytest.approx(1 / 3), 0.5)
-    assert metrics["F1 score (source)"] == pytest.approx(2 / 3)
-    assert metrics["F1 score (target)"] == pytest.approx(0.4)
-
-
 def test_f1_has_the_digits_of_the_published_baseline():
     """2PR / (P + R) of P = 0.5, R = 0.4; scikit-learn's F1 score ends in 4."""
     metrics = section_metrics([True] * 5 + [False] * 2, [False] * 7, range(7), [1, 1, 0, 0, 0, 1, 1], 0.1)
     assert repr(metrics["F1 score"]) == "0.4444444444444445"
-
-
-def test_a_share_of_nothing_is_zero():
-    metrics = section_metrics(TRUTH, TARGET, SCORES, [0] * 8, max_fpr=0.1)
-    assert metrics["precision (source)"] == metrics["recall (source)"] == metrics["F1 score (source)"] == 0
 
 
 def test_single_domain():
@@ -89,44 +70,27 @@ def test_single_domain():
     assert tuple(metrics) == SINGLE_DOMAIN_METRICS
     # Pairs with the anomaly above: 7 over 4 normals, 5 over 3, 3.5 over 2, 2 over 1.
     assert metrics["AUC"] == pytest.approx(10 / 16)
+    equal = section_metrics([False, True], [False, False], [1.0, 1.0], None, max_fpr=0.5)
+    assert equal["AUC"] == 0.5
     assert (metrics["precision"], metrics["recall"], metrics["F1 score"]) == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.parametrize("label", [True, False])
 @pytest.mark.filterwarnings("error")
-def test_one_class_only(label):
-    metrics = section_metrics([label] * 8, TARGET, SCORES, DECISIONS, max_fpr=0.1)
+def test_what_is_not_defined():
+    metrics = section_metrics([True] * 8, TARGET, SCORES, DECISIONS, max_fpr=0.1)
     assert all(math.isnan(value) for name, value in metrics.items() if "AUC" in name)
-    assert metrics["precision (source)"] == float(label)
-    assert metrics["recall (source)"] == (0.25 if label else 0)
-
-
-def test_one_domain_without_clips_or_without_a_class():
-    """A target domain only, and no normal clip in it."""
+    assert (metrics["precision (source)"], metrics["recall (source)"]) == (1, 0.25)
+    # The source domain has no clips, then the target domain no normal one.
     metrics = section_metrics([True, True], [True, True], [1, 2], [1, 0], max_fpr=0.1)
     assert math.isnan(metrics["precision (source)"])
-    assert metrics["precision (target)"] == 1
     metrics = section_metrics([False, True, True], [False, False, True], [1, 2, 0], [0, 1, 0], max_fpr=0.1)
     assert metrics["AUC (source)"] == 0.5
     assert math.isnan(metrics["AUC (target)"])
-    assert math.isnan(metrics["pAUC (target)"])
-
-
-def test_without_decisions():
+    # No clip is taken for an anomaly: a share of nothing is 0. No decisions at all.
+    metrics = section_metrics(TRUTH, TARGET, SCORES, [0] * 8, max_fpr=0.1)
+    assert metrics["precision (source)"] == metrics["recall (source)"] == metrics["F1 score (source)"] == 0
     metrics = section_metrics(TRUTH, TARGET, SCORES, None, max_fpr=0.1)
-    undefined = [name for name, value in metrics.items() if math.isnan(value)]
-    assert undefined == [name for name in DOMAIN_METRICS if "AUC" not in name]
-
-
-def test_equal_scores_and_scikit_learn():
-    generator = np.random.default_rng(0)
-    truth, target = generator.random(200) < 0.4, generator.random(200) < 0.5
-    scores = generator.integers(0, 5, 200).astype(float)
-    metrics = section_metrics(truth, target, scores, None, 0.3)
-    for name in DOMAIN_METRICS[:5]:
-        chosen = clips_of_metric(name, truth, target)
-        max_fpr = 0.3 if name.startswith("pAUC") else None
-        assert metrics[name] == roc_auc_score(truth[chosen], scores[chosen], max_fpr=max_fpr)
+    assert [math.isnan(value) for value in metrics.values()] == ["AUC" not in name for name in DOMAIN_METRICS]
 
 
 def test_means():
@@ -137,4 +101,3 @@ def test_means():
     assert harmonic_mean(values) == hmean(values)
     for mean in (arithmetic_mean, harmonic_mean):
         assert math.isnan(mean([math.nan, 1.0]))
-        assert math.isnan(mean([]))

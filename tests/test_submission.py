@@ -4,7 +4,6 @@ import copy
 import itertools
 import re
 import shutil
-import zipfile
 
 import hypothesis
 import hypothesis.strategies as st
@@ -79,7 +78,7 @@ def evaluation(tmp_path_factory):
 def package(evaluation):
     path = evaluation.directory / "made.zip"
     assert submit(evaluation, evaluation.directory / "submission.yaml", "--output", path) == 0
-    return read_package(path)[0]
+    return read_package(path)
 
 
 @pytest.fixture
@@ -156,20 +155,6 @@ def test_complexity_of_the_network(trained):
     assert found["total_parameters"] == sum(values.numel() for values in parameters) - 2 * 128 * 128
 
 
-def test_development_models_of_another_training_are_named(evaluation, tmp_path, capsys):
-    models = Workspace(tmp_path)
-    arguments = [evaluation.directory / "submission.yaml", "--output", tmp_path / "a.zip"]
-    for epochs, said in ((8, ""), (100, "warning: MSE: models of development and evaluation data differ in epochs.")):
-        for directory, n in ((models.model("HairDryer", split="eval"), 8), (models.model("fan"), epochs)):
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / "model.pth").touch()
-            (directory / "config.yaml").write_text(f"epochs: {n}\nseed: 1\n")
-        assert submit(evaluation, *arguments, "--model_directory", models.models) == 0
-        errors = capsys.readouterr().err
-        assert said in errors
-        assert bool(said) == bool(errors)
-
-
 def test_results_of_another_experiment_seed_and_tag(evaluation, wanted, tmp_path, capsys):
     """Its results on the development data are found by the same names; with a part of them nothing is built."""
     run = "my_MSE_net_MAHALA/DCASE2024T2/seed7_a_b"
@@ -194,7 +179,7 @@ def test_a_system_made_elsewhere(evaluation, wanted, tmp_path):
     (tmp_path / "submission.yaml").write_text(yaml.safe_dump(wanted))
     assert submit(evaluation, tmp_path / "submission.yaml") == 0
     assert submit(evaluation, "validate", tmp_path / "submission.zip") == 0
-    meta = yaml.safe_load(read_package(tmp_path / "submission.zip")[0][META])
+    meta = yaml.safe_load(read_package(tmp_path / "submission.zip")[META])
     assert meta["results"]["development_dataset"] == results
     assert (meta["system"]["source_code"], meta["system"]["complexity"]) == ("https://example.org", COMPLEXITY)
 
@@ -209,21 +194,16 @@ def use(wanted, results):
         (lambda w: w.pop("authors"), "submission.yaml: authors is missing. See docs/submission.yaml."),
         (lambda w: w.update(autors=w.pop("authors")), "autors is an unknown key. Did you mean 'authors'?"),
         (lambda w: w.update(systems=5), "systems is not a list."),
-        (lambda w: w.update(systems=[]), "task2/: no system."),
-        (lambda w: w["systems"].extend(copy.deepcopy(w["systems"] * 2)), "6 systems; at most 4 may be submitted."),
-        (lambda w: w["systems"][1].pop("results"), "systems.1.results is missing."),
+        (lambda w: w["systems"].extend(copy.deepcopy(w["systems"] * 2)), f"{TEAM}_5/: the name is not a label"),
         (lambda w: w["systems"][1].update(result=1), "systems.1.result is an unknown key. Did you mean 'results'?"),
-        (lambda w: w["systems"].append("MSE"), "systems.2 has no keys; expected name, abbreviation, results,"),
         (lambda w: w["description"].pop("front_end"), "description.front_end is missing."),
         (lambda w: w["systems"][1].update(description={"x": 1}), "systems.1.description.x is an unknown key."),
         (lambda w: w.update(label="Lastname_Institute"), "label is 'Lastname_Institute'; expected your own"),
-        (lambda w: use(w, "eval_data/baseline_MSE/DCASE2023T2/seed1"), "results of DCASE2023T2, and not of"),
         (lambda w: use(w, "dev_data/baseline_MSE/DCASE2024T2/seed13711"), "has results of the development data."),
         (lambda w: use(w, "eval_data/baseline_MSE/DCASE2024T2/seed1"), "no anomaly_score_*.csv there. Run ./02a"),
         (lambda w: use(w, "elsewhere"), "`development_results` cannot be worked out."),
-        (lambda w: w.update(report="missing.pdf"), "missing.pdf: No such file or directory."),
-        (lambda w: w.update(report="a\0b"), "embedded null byte."),
-        (lambda w: w["systems"][0].pop("complexity"), "complexity cannot be worked out. Name the models' place"),
+        (lambda w: w.update(report="missing.pdf"), "No such file or directory"),
+        (lambda w: w["systems"][0].pop("complexity"), "complexity cannot be worked out. Say --model_directory"),
     ],
 )
 def test_what_is_wrong_with_the_file_is_said_and_nothing_written(evaluation, wanted, tmp_path, capsys, change, error):
@@ -252,51 +232,38 @@ def text(old, new):
 
 MISSING = ": no line for the test clips: section_00_0002.wav."
 FORM = "is not `clip,value` in UTF-8, without quotation marks and blanks."
+NOT_FINITE = ("nan", "-inf", "1e999", "1_0")
 NAME = "is not the released name of a test clip, such as section_00_0000.wav."
 
 
 @pytest.mark.parametrize(
     ("name", "change", "expected"),
     [
-        (SCORES, lambda c: b"file,score\n" + c, [", line 1: a header. Remove it."]),
-        (SCORES, lambda c: c + b"\n", [", line 201: blank. Remove it."]),
-        (SCORES, line("  "), [", line 3: blank. Remove it.", MISSING]),
-        (SCORES, lambda c: c.replace(b",", b"\t"), [", lines 1 to 200: a tab; clip and", " and 197 more."]),
-        (SCORES, line("section_00_0002.wav;1"), [f", line 3: 'section_00_0002.wav;1' {FORM}", MISSING]),
+        (SCORES, lambda c: b"file,score\n" + c, [f", line 1: 'file' {NAME}"]),
+        (SCORES, lambda c: c + b"\n", [f", line 201: '' {FORM}"]),
+        (SCORES, lambda c: c.replace(b",", b"\t"), [", lines 1 to 200: 'section_00_0000.wav\\t", " and 197 more."]),
         (SCORES, line("section_00_0002.wav, 1"), [f", line 3: 'section_00_0002.wav, 1' {FORM}"]),
-        (SCORES, line("section_00_0002.wav,1,2"), [f", line 3: 'section_00_0002.wav,1,2' {FORM}"]),
         (SCORES, line('"section_00_0002.wav",1'), [f""", line 3: '"section_00_0002.wav",1' {FORM}""", MISSING]),
-        (SCORES, lambda c: b"\xef\xbb\xbf" + c, [", line 1: begins with a byte order mark. Save", "0000.wav."]),
+        (SCORES, lambda c: b"\xef\xbb\xbf" + c, [f" {FORM}", "0000.wav."]),
         (SCORES, lambda c: c.replace(b"00_0002", b"00_000\xff"), [", line 3: 'section_00_000\ufffd.wav,", MISSING]),
-        (SCORES, line("section_00_0002.wav,nan"), [", line 3: 'nan' is not a finite number."]),
-        (SCORES, line("section_00_0002.wav,-inf"), [", line 3: '-inf' is not a finite number."]),
-        (SCORES, line("section_00_0002.wav,1e999"), [", line 3: '1e999' is not a finite number."]),
-        (SCORES, line("section_00_0002.wav,1_0"), [", line 3: '1_0' is not a finite number."]),
-        (SCORES, line("section_00_0001.wav,1"), [", line 3: section_00_0001.wav was there in line 2", MISSING]),
+        *((SCORES, line(f"section_00_0002.wav,{v}"), [f", line 3: '{v}' is not a finite number."]) for v in NOT_FINITE),
+        (SCORES, line("section_00_0001.wav,1"), [", line 3: 'section_00_0001.wav' was there in line 2", MISSING]),
         (SCORES, line("section_01_0002.wav,1"), [f", line 3: 'section_01_0002.wav' {NAME}", MISSING]),
-        (SCORES, line("section_00_0200.wav,1"), [f", line 3: 'section_00_0200.wav' {NAME}", MISSING]),
         (SCORES, line("test/section_00_0002.wav,1"), [f", line 3: 'test/section_00_0002.wav' {NAME}", MISSING]),
-        (SCORES, line("section_00_test_normal_0002.wav,1"), [", line 3: 'section_00_test_normal_0002.wav'", MISSING]),
         (SCORES, lambda c: b"\n".join(c.split(b"\n")[:199]), [": no line for the test clips: section_00_0199.wav."]),
-        (SCORES, lambda c: b"", [": empty."]),
+        (SCORES, lambda c: b"", [f", line 1: '' {FORM}", " and 197 more."]),
         (DECISIONS, line("section_00_0002.wav,1.0"), [", line 3: '1.0' is not a decision, 0 or 1."]),
         (DECISIONS, line("section_00_0002.wav,2"), [", line 3: '2' is not a decision, 0 or 1."]),
         (META, lambda c: b"a: [", [": not valid YAML: "]),
-        (META, lambda c: b"a: 2024-02-31", [": not valid YAML: day is out of range"]),
-        (META, lambda c: b"a: &a [*a]", [": not valid YAML: "]),
         (META, lambda c: b"text", [": the file has no keys; expected submission, system, results."]),
         (META, text("label: Doe", "label: Roe"), [", line 2: submission.label is 'Roe_Lab_task2_1'; exp"]),
         (META, text("AE_MSE", "AE_MSE_LONG"), [", line 4: submission.abbreviation is 'AE_MSE_LONG'; expected a text"]),
         (META, text("email", "e-mail"), [", line 6: submission.authors.0.email is missing."]),
         (META, text("@", " at "), [", line 11: submission.authors.0.email is 'firstname.la...t example.org';"]),
-        (META, text("lastname: Lastname", "lastname: ''"), [", line 13: submission.authors.0.lastname is '';"]),
-        (META, text("location", "place"), [", line 6: submission.authors.0.affiliation.location is missing."]),
         (META, text("corresponding: true", "corresponding: yes please"), [", line 5: submission.authors has 0 corr"]),
         (META, text("  description:", "  descriptions:"), [", line 14: system.description is missing."]),
-        (META, text("front_end", "frontend"), [", line 15: system.description.front_end is missing."]),
         (META, text("267928", "-1"), [", line 33: system.complexity.total_parameters is -1; expected a number"]),
         (META, text("81.6 M", "some"), [", line 32: system.complexity.MACS is 'some'; expected a number, or a text"]),
-        (META, text("MACS", "total_parameters"), [", line 33: system.complexity.total_parameters is there twice."]),
         *(
             (META, text("pauc: ", f"pauc: {value} #"), ["expected percent, 0 to 100"])
             for value in (0.5, 101, -2, ".nan")
@@ -311,26 +278,18 @@ def test_each_problem_of_a_file_is_named_with_its_line(found, package, name, cha
         assert part in problem, problems
 
 
-@pytest.mark.parametrize("name", [SCORES, DECISIONS, META])
-def test_a_missing_file(found, package, name):
-    assert found(without(package, name)) == [f"{name}: missing."]
-
-
 def test_what_the_rules_leave_open_is_accepted(found, package):
     """Incomplete results, further keys, and external_datasets and source_code on top, where they once were."""
     meta = yaml.safe_load(package[META])
-    del meta["submission"]["authors"][0]["affiliation"]["department"]
-    del meta["system"]["external_datasets"], meta["system"]["source_code"]
-    meta["system"]["complexity"].update(MACS=None, further=1)
-    meta |= {"external_datasets": [], "source_code": None, "further": 1}
-    results = meta["results"]["development_dataset"]
+    authors, results = meta["submission"]["authors"], meta["results"]["development_dataset"]
+    del authors[0]["affiliation"]["department"], meta["system"]["external_datasets"], meta["system"]["source_code"]
     del results["valve"], results["fan"]["pauc"]
-    results["slider"] = None
+    results["slider"] = meta["system"]["complexity"]["MACS"] = None
+    meta |= {"external_datasets": [], "source_code": None, "further": 1}
     meta["submission"]["abbreviation"] = "TEN_LETTER"
-    author = meta["submission"]["authors"][0]
-    meta["submission"]["authors"].append({**author, "corresponding": False})
+    authors.append(authors[0] | {"corresponding": False})
     assert found(package | {META: yaml.safe_dump(meta).encode()}) == []
-    meta["submission"]["authors"].append(author)
+    authors.append(authors[0])
     (problem,) = found(package | {META: yaml.safe_dump(meta).encode()})
     assert "submission.authors has 2 corresponding authors" in problem
 
@@ -343,17 +302,13 @@ def without(package, part):
     return {name: contents for name, contents in package.items() if part not in name}
 
 
-def copies(package, number):
-    """A package with the first system under so many labels."""
-    one = without(package, f"{TEAM}_2/")
-    return {k: v for n in range(1, number + 1) for k, v in renamed(one, f"{TEAM}_1", f"{TEAM}_{n}").items()}
-
-
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         (lambda p: {}, ["task2/: no report. Put its PDF beside the systems' folders.", "task2/: no system."]),
         (lambda p: without(p, ".pdf"), ["task2/: no report."]),
+        (lambda p: without(p, f"{TEAM}_1/"), []),
+        *((lambda p, name=name: without(p, name), [f"{name}: missing."]) for name in (SCORES, DECISIONS, META)),
         (lambda p: p | {"task2/report.pdf": b"text"}, ["task2/report.pdf: not a PDF."]),
         (lambda p: p | {"__MACOSX/task2/._a.pdf": b""}, ["__MACOSX/task2/._a.pdf: does not belong there."]),
         (lambda p: p | {f"{SYSTEM}/.DS_Store": b""}, [".DS_Store: not a file of a submission to DCASE2024T2. Remove"]),
@@ -362,10 +317,6 @@ def copies(package, number):
             [f"{SCORES}: missing.", "Did you mean 'anomaly_score_HairDryer_section_00_test.csv'?"],
         ),
         (lambda p: renamed(p, f"{TEAM}_1", f"{TEAM}_5"), [f"task2/{TEAM}_5/: the name is not a label, <Lastname>_"]),
-        (lambda p: renamed(p, f"{TEAM}_1", "Baseline"), ["task2/Baseline/: the name is not a label"]),
-        (lambda p: renamed(p, f"{TEAM}_1", "Roe_Lab_task2_1"), ["of several teams: Doe_Lab_task2, Roe_Lab_task2."]),
-        (lambda p: copies(p, 4), []),
-        (lambda p: copies(p, 5), ["task2/: 5 systems; at most 4", f"{TEAM}_5/: the name is not a label"]),
     ],
 )
 def test_each_problem_of_the_package_is_named(found, package, change, expected):
@@ -374,13 +325,12 @@ def test_each_problem_of_the_package_is_named(found, package, change, expected):
     assert all(part in problem for part, problem in zip(expected, problems, strict=True)), problems
 
 
-def test_every_problem_is_reported(evaluation, package, tmp_path, capsys):
-    changed = {SCORES: line("")(package[SCORES]), DECISIONS: line("section_00_0002.wav,2")(package[DECISIONS])}
-    unpack({**package, **changed}, tmp_path / "package")
-    assert submit(evaluation, "validate", tmp_path / "package") == 1
+def test_all_problems_are_reported_at_once(evaluation, package, tmp_path, capsys):
+    unpack(package | {SCORES: line("")(package[SCORES]), DECISIONS: b""}, tmp_path)
+    assert submit(evaluation, "validate", tmp_path) == 1
     said = capsys.readouterr().err
-    assert f"error: {SCORES}, line 3: blank. Remove it.\nerror: {SCORES}{MISSING}\n" in said
-    assert f"error: {DECISIONS}, line 3: '2' is not a decision, 0 or 1.\nerror: 3 problems.\n" in said
+    assert f"error: {SCORES}, line 3: '' {FORM}\nerror: {SCORES}{MISSING}\nerror: {DECISIONS}, line 1: '' " in said
+    assert said.endswith("error: 4 problem(s).\n")
 
 
 def test_lines_are_compared_with_the_test_clips_that_are_there(evaluation, package, tmp_path, capsys):
@@ -442,35 +392,16 @@ def test_what_passes_is_read_by_the_evaluator(evaluation, package, tmp_path_fact
         shutil.rmtree(directory)
 
 
-def test_a_package_that_cannot_be_read(evaluation, package, tmp_path, capsys, monkeypatch):
+def test_a_package_that_cannot_be_read(evaluation, tmp_path, capsys):
     original = (evaluation.directory / "made.zip").read_bytes()
-    with zipfile.ZipFile(evaluation.directory / "made.zip") as file:
-        place = file.getinfo(SCORES).header_offset + 30 + len(SCORES) + 50
-    (tmp_path / "damaged.zip").write_bytes(original[:place] + bytes(20) + original[place + 20 :])
+    (tmp_path / "damaged.zip").write_bytes(original[:200] + bytes(20) + original[220:])
     (tmp_path / "text.zip").write_text("no zip")
-    for name, error in (
-        ("text.zip", "text.zip: cannot be read (File is not a zip file). Name a folder, or a zip"),
-        ("damaged.zip", f"damaged.zip: {SCORES}: cannot be read ("),
-    ):
+    for name in ("text.zip", "damaged.zip", "none.zip"):
         assert submit(evaluation, "validate", tmp_path / name) == 1
-        assert error in capsys.readouterr().err
-    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as file, pytest.warns(UserWarning, match="Duplicate name"):
-        for name in (META, META):
-            file.writestr(name, package[name])
-    assert read_package(tmp_path / "twice.zip")[1] == [f"{META}: is in the zip twice. Keep one."]
-    monkeypatch.setattr("tools.results.submission_rules.MOST_BYTES", 100_000)
-    for path in (evaluation.directory / "made.zip", unpack(package, tmp_path / "folder")):
-        assert submit(evaluation, "validate", path) == 1
-        assert "39 files of 0 MB; a submission is far smaller" in capsys.readouterr().err
+        assert f"{name}: cannot be read (" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        *([], ["DCASE2024T2"], ["validate", "DCASE2024T2"], ["DCASE2024", "a.yaml"], ["DCASE2024T2", "a.yaml", "-d"]),
-        *(["DCASE2024T2", "a.zip"], ["DCASE2024T2", "a.yaml", "--output", "b.tar"]),
-    ],
-)
+@pytest.mark.parametrize("arguments", [[], ["validate", "DCASE2024T2"], ["DCASE2024T2", "a.yaml", "-d"]])
 def test_wrong_arguments(arguments, capsys):
     assert run_command(lambda: make_submission.main(arguments)) == 2
     assert capsys.readouterr().err.startswith("error: ")

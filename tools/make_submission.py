@@ -22,8 +22,8 @@ if __name__ == "__main__":
 
 import yaml
 
-from config import TRAINING_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
-from datasets.catalog import Dataset, dataset_names, find_dataset
+from config import BaselineError, Config, UsageError, option_parser, parse_options
+from datasets.catalog import Dataset, find_dataset
 from files import atomic_path
 from tools.results.official import means_over_sections
 from tools.results.runs import Run, run_of_directory
@@ -36,13 +36,10 @@ CLIP_SECONDS = 10  # length of the clip that complexity is given for
 
 
 def build(path: Path, dataset: Dataset, config: Config) -> dict[str, bytes]:
-    """The files of a submission: path within the package → contents.
-
-    Args:
-        path: a file like docs/submission.yaml.
+    """The files of the submission that a file like docs/submission.yaml describes: path within the package → contents.
 
     Raises:
-        BaselineError: it is not such a file, or names something that does not exist.
+        BaselineError: `path` is not such a file, or names something that does not exist.
     """
     wanted, problems = read_yaml(_read(path), SUBMISSION_FILE, closed=True)
     if problems:
@@ -64,15 +61,11 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: not a possible name
-        reason = getattr(error, "strerror", None) or error
-        raise BaselineError(f"cannot read {path}: {reason}. docs/submission.yaml is an example.") from error
+        raise BaselineError(f"cannot read {path}: {error}. docs/submission.yaml is an example.") from error
 
 
 def _run_of_system(directory: Path, path: Path, dataset: Dataset, config: Config) -> Run | None:
     """The run that wrote the results in `directory`, or None: another program did."""
-    other = directory.absolute().parent.name
-    if other != dataset.name and other in dataset_names():
-        raise BaselineError(f"{path}: {directory} has results of {other}, and not of {dataset.name}.")
     run = run_of_directory(directory, config, dataset)
     if run and run.config.dev:
         raise BaselineError(f"{path}: {directory} has results of the development data. Name those of eval_data.")
@@ -87,13 +80,10 @@ def _run_of_system(directory: Path, path: Path, dataset: Dataset, config: Config
 def meta_data(
     wanted: Mapping[str, Any], system: Mapping[str, Any], label: str, run: Run | None, path: Path
 ) -> dict[str, Any]:
-    """The meta data of a system, in the form that the challenge asks for.
+    """The meta data of a system, in the form that the challenge asks for; an error if `path` lacks some.
 
     Args:
         run: the run with its results; None: another program's.
-
-    Raises:
-        BaselineError: the file at `path` lacks something that cannot be worked out.
     """
     worked_out = {"complexity": complexity, "development_results": development_results}
     missing = [key for key in worked_out if system.get(key) is None]
@@ -116,22 +106,19 @@ def meta_data(
 
 
 def complexity(run: Run) -> dict[str, Any]:
-    """The number of trained parameters, and the multiply-accumulate operations for a clip of CLIP_SECONDS.
-
-    Raises:
-        BaselineError: there is no model with its record.
-    """
+    """The number of trained parameters, and the multiply-accumulate operations for a clip of CLIP_SECONDS."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     from networks import make_network
+    from tools.training.model_files import read_record
 
-    record = _record(run)
-    if record is None or "sampling_rate" not in record:
+    models = (paths for machine in run.machines.values() for paths in run.models(machine))
+    record = next(filter(None, map(read_record, models)), None)
+    if record is None:
         raise BaselineError(
-            f"{run.paths(next(iter(run.machines.values()))).config_record}: missing, or of an older version, so that "
-            "the network's complexity cannot be worked out. Name the models' place with --model_directory, or add "
-            "`complexity` to the system."
+            f"{run.system}: no model in {run.config.model_directory}, so that its complexity cannot be worked out. Say "
+            "--model_directory, or add `complexity` to the system."
         )
     network = make_network(record["model"], record["frames"] * record["n_mels"], record["n_mels"]).eval()
     n_frames = 1 + CLIP_SECONDS * record["sampling_rate"] // record["hop_length"]
@@ -144,20 +131,8 @@ def complexity(run: Run) -> dict[str, Any]:
 
 
 def development_results(run: Run) -> dict[str, dict[str, float]]:
-    """The same system's results on each machine type of the development data, in percent.
-
-    A warning names parameters that its models were trained with and those of the evaluation data were not.
-
-    Raises:
-        BaselineError: some results do not exist.
-    """
+    """The same system's results on each machine type of the development data, in percent; an error if some miss."""
     dev_run = Run(replace(run.config, dev=True, eval=False), run.dataset)
-    eval_record, dev_record = _record(run), _record(dev_run)
-    if eval_record and dev_record:
-        differing = [key for key in ("epochs", *TRAINING_KEYS) if eval_record.get(key) != dev_record.get(key)]
-        if differing:
-            names = ", ".join(differing)
-            log.warning("%s: models of development and evaluation data differ in %s.", run.system, names)
     means = means_over_sections(dev_run.metrics(), run.dataset, "dev")["value"]
     metrics = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC"}
     found = {
@@ -172,14 +147,6 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
             f"{run.dataset.script('01_train', 'dev')} and the test with the same options, or add `development_results`."
         )
     return found
-
-
-def _record(run: Run) -> dict[str, Any] | None:
-    """The record of a run's first model, or None."""
-    from tools.training.model_files import read_record
-
-    paths = next((paths for machine in run.machines.values() for paths in run.models(machine)), None)
-    return read_record(paths) if paths else None
 
 
 def write_package(files: Mapping[str, bytes], path: Path) -> None:
@@ -207,21 +174,15 @@ def main(arguments: list[str] | None = None) -> bool:
     if not dataset.tested("eval"):
         raise UsageError(f"{dataset.name} has no evaluation data.")
     if is_validation:
-        path = options.file
-        files, problems = read_package(path)
+        path, files = options.file, read_package(options.file)
     else:
         path = options.output or options.file.with_suffix(".zip")
-        if options.file.suffix == ".zip" or path.suffix != ".zip":
-            raise UsageError(
-                f"{options.file} -> {path}: a YAML file is made into a .zip. To check one: make_submission.py validate."
-            )
-        files, problems = build(options.file, dataset, config), []
-    problems += find_problems(files, dataset, config.dataset_directory)
+        files = build(options.file, dataset, config)
+    problems = find_problems(files, dataset, config.dataset_directory)
     for problem in problems:
         log.error("%s", problem)
     if problems:
-        number = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-        log.error("%s%s.", number, "" if is_validation else "; no package was written")
+        log.error("%d problem(s)%s.", len(problems), "" if is_validation else "; no package was written")
         return False
     if not is_validation:
         write_package(files, path)

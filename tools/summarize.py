@@ -5,6 +5,7 @@ Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export
 
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -16,41 +17,36 @@ from files import make_writable_directory, write_text
 from tools.results.draw import draw
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
-from tools.results.tables import interval_table, latex, main_table, official_table, published_table
+from tools.results.tables import Table, all_tables, latex
 from tools.training.console import open_console, run_command, whole_number
 
 RESAMPLES = 1000
 
 
-def write_tables(summary: Summary, directory: Path) -> None:
+def write_tables(summary: Summary, tables: Iterable[Table], directory: Path) -> None:
     """Write the summary's files: fractions with all digits as CSV, percent as Markdown and LaTeX."""
-    tables = main_table(summary), official_table(summary), interval_table(summary), published_table(summary)
-    write_text(directory / "summary.md", "\n".join(table.markdown() for table in tables if table))
+    write_text(directory / "summary.md", "\n".join(table.markdown() for table in tables))
     write_text(directory / "summary.tex", latex(summary))
     statistics = summary.wide(summary.statistics.rename_axis(columns="statistic").stack()).dropna(how="all")
     statistics = statistics.reset_index()
     seeds = {system: len(runs) for system, runs in summary.systems.items()}
     statistics.insert(1, "seeds", statistics["system"].map(seeds))
     intervals = summary.statistics[["mean"]].rename(columns={"mean": "value"}).join(summary.intervals, how="right")
-    tables = {
+    files = {
         "summary": statistics,
         "intervals": intervals.reset_index(),
         "differences": summary.differences.reset_index(),
         "published": summary.comparisons.drop(columns=["trials", "source"]).reset_index(),
     }
-    for name, table in tables.items():
+    for name, table in files.items():
         write_text(directory / f"{name}.csv", table.to_csv(index=False))
 
 
 def draw_chart(summary: Summary, path: Path) -> None:
     """Draw the bar chart."""
-    shown = [column for column in summary.columns if column not in COLUMNS or column == summary.official_column]
-    values = summary.by_seed["value"].dropna()
-    bars = [
-        (system, metric, column, 100 * value)
-        for (system, _, metric, column), value in values.items()
-        if column in shown
-    ]
+    left_out = COLUMNS.keys() - {summary.official_column}
+    values = summary.by_seed["value"].dropna().drop(index=left_out, level="column")
+    bars = [(system, metric, column, 100 * value) for (system, _, metric, column), value in values.items()]
     draw("plot_summary", path, summary.title, bars)
 
 
@@ -67,9 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
     directory = config.result_directory / f"{config.split}_data" / config.export_dir / "summarize" / dataset.name
     summary = summarize(config, dataset, seeds_of_environment(), options.resamples)
     make_writable_directory(directory)
-    write_tables(summary, directory)
-    for table in filter(None, (main_table(summary), official_table(summary), published_table(summary))):
-        print(table.text())
+    tables = all_tables(summary)
+    write_tables(summary, tables.values(), directory)
+    print("\n".join(table.text() for name, table in tables.items() if name != "intervals"))
     print(f"-> {directory}")
     draw_chart(summary, directory / "summary.png")
     if options.report:

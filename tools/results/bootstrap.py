@@ -1,9 +1,8 @@
 """How far metrics may be trusted: bootstrap intervals over test clips, and differences larger than chance.
 
-Clips are drawn with replacement within each section, domain and label, so that each resample has as many clips of each
-kind as the test data. Intervals are bias-corrected percentiles: in a resample some clips stand twice, which raises its
-pAUC a little. All systems are computed on the same resamples: differences are paired. Seeds are not resampled: with
-several, a system's value is the mean over its own.
+Clips are drawn with replacement within each section, domain and label. Intervals are bias-corrected percentiles: in a
+resample some clips stand twice, which raises its pAUC a little. All systems are computed on the same resamples:
+differences are paired. Seeds are not resampled: a system's value is the mean over its own.
 
 Source: B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 14 and 16.
 
@@ -41,7 +40,7 @@ def interval_of(values: np.ndarray, value: float) -> tuple[float, float]:
     """
     from scipy.special import ndtr, ndtri
 
-    ends = ndtr(2 * _bias(values, value) + ndtri([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    ends = ndtr(2 * _z_score(values, value) + ndtri([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     low, high = np.quantile(values, ends)
     return float(low), float(high)
 
@@ -49,27 +48,21 @@ def interval_of(values: np.ndarray, value: float) -> tuple[float, float]:
 def chance_of(differences: np.ndarray, difference: float) -> float:
     """The two-sided p value of a difference between two systems: 1 minus the level of the interval that ends at 0.
 
-    Args:
-        differences: of the resamples, (B,).
-        difference: of the clips themselves.
+    Args: see interval_of.
     """
-    from scipy.special import ndtr, ndtri
+    from scipy.special import ndtr
 
-    below = ndtr(ndtri(_share_below(differences, 0)) - 2 * _bias(differences, difference))
+    below = ndtr(_z_score(differences, 0) - 2 * _z_score(differences, difference))
     return float(min(1.0, 2 * min(below, 1 - below)))
 
 
-def _bias(values: np.ndarray, value: float) -> float:
-    """How far the resamples' median is from the value, in standard deviations of a normal distribution."""
+def _z_score(values: np.ndarray, value: float) -> float:
+    """How far a value is above the median of `values`, in standard deviations of a normal distribution."""
     from scipy.special import ndtri
 
-    return float(ndtri(_share_below(values, value)))
-
-
-def _share_below(values: np.ndarray, value: float) -> float:
-    """The share of values below `value`, those equal to it by half. Half a value at each end keeps it from 0 and 1."""
     equal = np.isclose(values, value, rtol=1e-12, atol=1e-12)
-    return float((np.sum((values < value) & ~equal) + np.sum(equal) / 2 + 0.5) / (len(values) + 1))
+    below = np.sum((values < value) & ~equal) + np.sum(equal) / 2
+    return float(ndtri((below + 0.5) / (len(values) + 1)))  # half a value at each end: the share is never 0 or 1
 
 
 def find_intervals(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
@@ -85,10 +78,7 @@ def find_intervals(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
 
 
 def find_differences(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
-    """(system, minus, metric, column) → difference, low, high, p: of each two systems, where their clips are the same.
-
-    Args: see find_intervals.
-    """
+    """(system, minus, metric, column) → difference, low, high, p; only where both systems had the same clips."""
     rows = []
     for first, second in itertools.combinations(resampled.index.unique("system"), 2):
         a, b = resampled.loc[first], resampled.loc[second]
@@ -102,14 +92,10 @@ def find_differences(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
 
 
 def resample_systems(runs: Sequence[Run], max_fpr: float, resamples: int) -> pd.DataFrame:
-    """The values of each system in each resample of the clips: means over its seeds.
+    """(system, metric, column, clips) → a column for each resample of the clips: means over the system's seeds.
 
-    A value is left out if a seed that counts in it cannot be resampled, or was tested on other clips than another seed;
-    a warning says why.
-
-    Returns:
-        (system, metric, column, clips) → a column for each resample. Values with the same `clips`, a checksum, rest on
-        the same clips.
+    Values with the same `clips`, a hash, rest on the same clips. A value is left out, with a warning, if a seed that
+    counts in it cannot be resampled, or was tested on other clips than another seed.
     """
     by_seed = {(run.system, run.config.seed): _resample_run(run, max_fpr, resamples) for run in runs}
     means = {}
@@ -126,10 +112,7 @@ def resample_systems(runs: Sequence[Run], max_fpr: float, resamples: int) -> pd.
 
 
 def _resample_run(run: Run, max_fpr: float, resamples: int) -> pd.DataFrame:
-    """(metric, column, clips) → a column for each resample, of the values that the run has.
-
-    They are `nan` if some of the clips cannot be resampled.
-    """
+    """The same of one run; `nan` if some of the clips cannot be resampled."""
     written = run.metrics()
     values, clips = {}, {}
     for (name, section), metrics in written["value"].groupby(["machine", "section"], sort=False):
@@ -154,11 +137,7 @@ def _resample_run(run: Run, max_fpr: float, resamples: int) -> pd.DataFrame:
 
 
 def _scores_behind(run: Run, machine: Machine, section: str, metrics: pd.Series, max_fpr: float) -> SectionScores:
-    """The scores that a section's metrics were computed from.
-
-    Raises:
-        BaselineError: they do not exist or are others, or the labels are not known.
-    """
+    """The scores that a section's metrics were computed from; an error if they do not exist or are others."""
     paths = run.paths(machine)
     result = run.section(machine, section)
     if result is None:
@@ -178,11 +157,7 @@ def _scores_behind(run: Run, machine: Machine, section: str, metrics: pd.Series,
 def resample_metrics(
     result: SectionScores, machine: str, metrics: Sequence[str], max_fpr: float, resamples: int
 ) -> dict[str, np.ndarray]:
-    """Metric → its value in each resample (B,). Which clips are drawn depends on the clips alone, not on their scores.
-
-    Args:
-        metrics: AUCs and pAUCs that are defined for these clips.
-    """
+    """AUC or pAUC → its value in each resample (B,). Which clips are drawn does not depend on their scores."""
     clips = sorted(zip(result.clips, result.scores, strict=True), key=lambda pair: pair[0].name)
     is_anomaly, is_target = (np.array([getattr(c, name) for c, _ in clips]) for name in ("is_anomaly", "is_target"))
     scores = np.array([score for _, score in clips])
@@ -196,11 +171,7 @@ def resample_metrics(
 
 
 def draw_counts(groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """How often each clip is in each resample, (B, n) int64: as many clips of each group as there are.
-
-    Args:
-        groups: (n,) the group of each clip.
-    """
+    """How often each clip is in each resample, (B, n): as many clips of each of the `groups` (n,) as there are."""
     generator = np.random.default_rng(seed)
     counts = np.zeros((resamples, len(groups)), np.int64)
     for group in np.unique(groups):
@@ -210,12 +181,7 @@ def draw_counts(groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 
 def weighted_auc(is_anomaly: np.ndarray, scores: np.ndarray, counts: np.ndarray, max_fpr: float = 1.0) -> np.ndarray:
-    """The AUC, or the standardised pAUC, of each resample (B,): that of the clips repeated as `counts` says.
-
-    Args:
-        is_anomaly, scores: (n,), with clips of both labels.
-        counts: (B, n), see draw_counts.
-    """
+    """The AUC, or the standardised pAUC, of each resample (B,): that of the clips repeated as `counts` (B, n) says."""
     falling = np.argsort(-scores, kind="stable")
     last_of_equals = np.append(np.diff(scores[falling]) != 0, True)
     rates = []

@@ -34,29 +34,21 @@ def write_results(
     Raises:
         BaselineError: a score is not a finite number, or a file cannot be written.
     """
-    sections: dict[str, SectionScores] = {}
-    for k, clip in enumerate(clips):
-        no_clips = SectionScores(clip.section, [], [], None if decisions is None else [])
-        section = sections.setdefault(clip.section, no_clips)
-        section.clips.append(clip)
-        section.scores.append(scores[k])
-        if decisions is not None:
-            section.decisions.append(decisions[k])
+    sections = sorted({clip.section for clip in clips})
     with alone(paths.result_lock, f"waiting for another run that writes results of {machine.name}"):
-        for section in sections.values():
-            write_section(paths, section)
-        _write_metrics_and_plots(config, machine, paths, dict.fromkeys(sorted(sections), model.threshold))
+        for section in sections:
+            chosen = [k for k, clip in enumerate(clips) if clip.section == section]
+            section_clips, section_scores = [clips[k] for k in chosen], [scores[k] for k in chosen]
+            section_decisions = None if decisions is None else [decisions[k] for k in chosen]
+            write_section(paths, SectionScores(section, section_clips, section_scores, section_decisions))
+        _write_metrics_and_plots(config, machine, paths, dict.fromkeys(sections, model.threshold))
         write_test_record(paths, clips, model.checksum)
 
 
 def _write_metrics_and_plots(
     config: Config, machine: Machine, paths: RunPaths, thresholds: dict[str, float | None]
 ) -> None:
-    """The metrics and plots of all sections of the machine type that have scores; a line on those just tested.
-
-    Args:
-        thresholds: section → decision threshold, of the sections just tested.
-    """
+    """The metrics and plots of all sections that have scores, and a line on those of `thresholds`, just tested."""
     clips_by_section = {}
     for section in machine.sections:
         if not paths.anomaly_scores(section).exists():
@@ -79,7 +71,7 @@ def _write_metrics_and_plots(
     else:
         remove(paths.metrics)  # older ones do not belong to these scores
         remove(paths.roc_plot)
-    for section in [section for section in clips_by_section if section not in thresholds]:
+    for section in clips_by_section.keys() - thresholds.keys():
         thresholds[section] = _threshold_of_other_model(section, config, machine)
     draw("plot_scores", paths.score_plot, title, results, thresholds, config.max_fpr)
     log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))

@@ -25,8 +25,6 @@ def section_metrics(
 ) -> dict[str, float]:
     """The metrics of one section's clips, as fractions; `nan` if a metric is not defined.
 
-    Anomalous clips of both domains count in AUC (source) and in AUC (target), and all clips in pAUC.
-
     Args:
         is_anomaly, is_target, scores, decisions: one value a clip. Without decisions, precision, recall and F1 score
             are `nan`.
@@ -36,29 +34,25 @@ def section_metrics(
         The metrics of DOMAIN_METRICS, or of SINGLE_DOMAIN_METRICS if all clips are of the source domain.
     """
     truth, target, scores = np.array(is_anomaly, bool), np.array(is_target, bool), np.array(scores, float)
-    names = DOMAIN_METRICS if target.any() else SINGLE_DOMAIN_METRICS
     values = {}
-    for name in names:
+    for name in DOMAIN_METRICS if target.any() else SINGLE_DOMAIN_METRICS:
+        chosen = clips_of_metric(name, truth, target)
         if "AUC" in name:
-            chosen = clips_of_metric(name, truth, target)
             values[name] = _auc(truth[chosen], scores[chosen], largest_fpr(name, max_fpr))
-    for suffix, domain in {" (source)": ~target, " (target)": target}.items() if target.any() else [("", ~target)]:
-        decided = None if decisions is None else np.array(decisions)[domain] > 0
-        precision, recall, f1 = _precision_recall_f1(truth[domain], decided)
-        values |= {f"precision{suffix}": precision, f"recall{suffix}": recall, f"F1 score{suffix}": f1}
-    return {name: values[name] for name in names}
+        else:
+            decided = None if decisions is None else np.array(decisions)[chosen] > 0
+            values[name] = _decision_metric(name, truth[chosen], decided)
+    return values
 
 
 def clips_of_metric(metric: str, is_anomaly: np.ndarray, is_target: np.ndarray) -> np.ndarray:
-    """Which clips count in an AUC or pAUC: (clips,) bool. Anomalies of both domains count in the AUC of each."""
-    return {
-        "AUC": np.ones(len(is_target), bool),
-        "pAUC": np.ones(len(is_target), bool),
-        "AUC (source)": ~is_target | is_anomaly,
-        "AUC (target)": is_target | is_anomaly,
-        "pAUC (source)": ~is_target,
-        "pAUC (target)": is_target,
-    }[metric]
+    """Which clips count in a metric: (clips,) bool. Anomalies of both domains count in the AUC of each."""
+    both_anomalies = is_anomaly if metric.startswith("AUC") else np.zeros_like(is_anomaly)
+    if metric.endswith("(source)"):
+        return ~is_target | both_anomalies
+    if metric.endswith("(target)"):
+        return is_target | both_anomalies
+    return np.ones_like(is_target)
 
 
 def largest_fpr(metric: str, max_fpr: float) -> float:
@@ -74,38 +68,28 @@ def _auc(truth: np.ndarray, scores: np.ndarray, max_fpr: float) -> float:
     return float(roc_auc_score(truth, scores, max_fpr=max_fpr))
 
 
-def roc_curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """False and true positive rates at the corners of the ROC curve, (corners,) each."""
-    import sklearn.metrics
-
-    fpr, tpr, _ = sklearn.metrics.roc_curve(truth, scores)
-    return fpr, tpr
-
-
-def _precision_recall_f1(truth: np.ndarray, decided: np.ndarray | None) -> tuple[float, float, float]:
-    from sklearn.metrics import precision_recall_fscore_support
+def _decision_metric(name: str, truth: np.ndarray, decided: np.ndarray | None) -> float:
+    """Precision, recall or F1 score."""
+    from sklearn.metrics import precision_score, recall_score
 
     if decided is None or not len(truth):
-        return (float("nan"),) * 3
-    precision, recall, *_ = precision_recall_fscore_support(truth, decided, average="binary", zero_division=0)
-    # The published baseline's formula: scikit-learn's F1 score may differ from it in the last digit.
-    f1 = 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-    return float(precision), float(recall), float(f1)
+        return float("nan")
+    precision, recall = (score(truth, decided, zero_division=0) for score in (precision_score, recall_score))
+    if name.startswith("F1"):
+        # The published baseline's formula: scikit-learn's F1 score may differ from it in the last digit.
+        return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+    return float(precision if name.startswith("precision") else recall)
 
 
 def arithmetic_mean(values: Sequence[float] | np.ndarray) -> float | np.ndarray:
     """The arithmetic mean, of arrays over their first axis; `nan` if one value is."""
-    return _plain(np.mean(np.asarray(values, float), axis=0)) if len(values) else float("nan")
+    return np.mean(np.asarray(values, float), axis=0)
 
 
 def harmonic_mean(values: Sequence[float] | np.ndarray) -> float | np.ndarray:
     """The harmonic mean, of arrays over their first axis. Values are floored at 2.2e-16, to avoid a division by 0."""
     floored = np.maximum(np.asarray(values, float), sys.float_info.epsilon)
-    return _plain(1 / np.mean(1 / floored, axis=0)) if len(values) else float("nan")
-
-
-def _plain(value: np.ndarray) -> float | np.ndarray:
-    return value if np.ndim(value) else float(value)
+    return 1 / np.mean(1 / floored, axis=0)
 
 
 MEANS = {"harmonic": harmonic_mean, "arithmetic": arithmetic_mean}  # as the catalog names them

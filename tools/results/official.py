@@ -29,11 +29,11 @@ def means_over_sections(values: pd.DataFrame, dataset: Dataset, split: str) -> p
     """The mean of each metric, and the official score, of all machine types and of each.
 
     Args:
-        values: (machine, section, metric) → one value or more, B columns: each column is treated alone.
+        values: (machine, section, metric) → B columns; each is treated alone.
 
     Returns:
-        (metric, column) → the same columns; of a machine type it is the mean over its sections. A mean is `nan` if a
-        machine type, section or metric that counts in it is missing: it could not be compared.
+        (metric, column) → the same B columns. A mean is `nan` if a machine type, section or metric that counts in it is
+        missing: it could not be compared.
     """
     machines, metrics = dataset.tested(split), dataset.official_score["metrics"]
     official = dataset.official_score["mean"]

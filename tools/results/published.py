@@ -1,8 +1,4 @@
-"""Results published for the baseline (datasets/published_results.csv), and how far ours are from them.
-
-The file's columns are percent: the metrics of a machine type, mean and standard deviation over `trials` trainings, and
-where they were seen.
-"""
+"""Results published for the baseline (datasets/published_results.csv, in percent), and how far ours are from them."""
 
 from collections.abc import Mapping
 
@@ -19,8 +15,7 @@ DEVIATIONS = 2  # standard deviations that a value may be from what was publishe
 def read_published(dataset: Dataset, split: str) -> pd.DataFrame:
     """The published values of a dataset: score, metric, column, published, published std, trials, source.
 
-    Means and official score are computed from the values of the machine types. If a machine type has several sections,
-    only its mean over them was published, and no mean is given.
+    Means and official scores are computed from them, if each machine type has one section only.
     """
     table = pd.read_csv(PUBLISHED)
     table = table[(table["dataset"] == dataset.name) & (table["split"] == split)].rename(columns={"machine": "column"})
@@ -53,12 +48,10 @@ def compare(scores: Mapping[str, str], statistics: pd.DataFrame, published: pd.D
     Args:
         scores: system → score.
         statistics: (system, metric, column) → mean and std over our seeds.
-        published: see read_published.
 
     Returns:
-        (system, metric, column) → ours, std, published, published std, difference, outside, trials, source.
-        `outside`: whether the difference is larger than DEVIATIONS standard deviations, the published ones, or else
-        those of our seeds; missing if neither is known.
+        (system, metric, column) → a table. `outside`: whether the difference is larger than DEVIATIONS standard
+        deviations, the published ones, or else those of our seeds; missing if neither is known.
     """
     systems = pd.DataFrame({"system": list(scores.keys()), "score": list(scores.values())})
     table = systems.merge(published, on="score").merge(statistics.reset_index(), on=FIGURE, how="left")

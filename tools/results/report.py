@@ -4,6 +4,7 @@ Plots are part of the page. Clips are not: they are played from the dataset dire
 """
 
 import base64
+import itertools
 import logging
 import math
 import os
@@ -15,21 +16,14 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from config import BaselineError, Config, load_config
+from config import BaselineError, load_config
 from datasets.catalog import Machine
 from files import write_text
 from tools.results.official import summary_metrics
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.results.summary import Summary
-from tools.results.tables import (
-    Table,
-    interval_table,
-    main_table,
-    official_table,
-    published_table,
-    statistic_cells,
-)
+from tools.results.tables import Table, all_tables, statistic_cells
 from tools.training.model_files import read_record
 from tools.training.paths import RunPaths
 
@@ -37,10 +31,9 @@ TEMPLATE = Path(__file__).with_name("report.html")
 # Of a model's record: what tells one run from another by its place, or is no parameter of the method.
 NOT_SHOWN = (
     *("dataset", "dev", "eval", "train_only", "test_only", "restart", "checkpoint_path", "use_ids"),
-    "or_anew",  # of older versions
     *("score", "max_fpr", "decision_threshold", "calibration"),  # of tests, which may have others
 )
-# What tools/plot_reconstruction.py must be told, where it is not as in baseline.yaml.
+# Options of tools/plot_reconstruction.py.
 DRAWN_BY = (
     *("score", "seed", "model_name_suffix"),
     *("dataset_directory", "model_directory", "result_directory", "export_dir"),
@@ -50,19 +43,15 @@ log = logging.getLogger("baseline")
 
 
 def write_report(summary: Summary, path: Path) -> None:
-    """Write the page.
-
-    Raises:
-        BaselineError: the page cannot be written.
-    """
+    """Write the page."""
     import jinja2
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    tables = [main_table(summary), official_table(summary), published_table(summary), interval_table(summary)]
+    tables = all_tables(summary)
     page = template.render(
         title=summary.title,
-        tables=[table for table in tables if table],
+        tables=[tables[name] for name in sorted(tables, key=lambda name: name == "intervals")],  # the longest is last
         plots=_embed([("Means and machine types", path.with_name("summary.png"))]),
         parameters=parameter_table(summary),
         machines=[_machine_page(summary, machine, path.parent) for machine in _machines(summary)],
@@ -104,14 +93,14 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
 
 def _how_to_draw(summary: Summary, machine: Machine) -> str:
     """The command that draws the first system's best and worst clips."""
-    first, defaults = summary.runs[0].config.as_dict(DRAWN_BY), _defaults().as_dict(DRAWN_BY)
+    first, defaults = summary.runs[0].config.as_dict(DRAWN_BY), _defaults()
     options = [f"--{key} {shlex.quote(str(value))}" for key, value in first.items() if value != defaults[key]]
     command = f".venv/bin/python tools/plot_reconstruction.py --dataset {machine.dataset.name}{machine.name}"
     return " ".join([command, f"-{machine.split[0]} --ranked 2", *options])
 
 
-def _defaults() -> Config:
-    return load_config(["--dataset", "any", "-d"])
+def _defaults() -> dict[str, Any]:
+    return load_config(["--dataset", "any", "-d"]).as_dict()
 
 
 def _reconstructions(paths: RunPaths, machine: Machine) -> list[Path]:
@@ -120,63 +109,59 @@ def _reconstructions(paths: RunPaths, machine: Machine) -> list[Path]:
     tested = max((path.stat().st_mtime for path in tests if path.exists()), default=0.0)
     plots = sorted(paths.reconstruction_dir.glob("*.png"))
     current = [path for path in plots if path.stat().st_mtime >= tested]
-    if current != plots:
-        older = len(plots) - len(current)
+    if older := len(plots) - len(current):
         log.warning("%s: %d plots are older than the scores, and left out.", paths.reconstruction_dir, older)
     return current
 
 
 def _read_sections(run: Run, machine: Machine) -> dict[str, SectionScores]:
     try:
-        return run.sections(machine)
+        results = [run.section(machine, section) for section in machine.sections]
     except BaselineError as error:
         log.warning("%s, %s: no list of clips: %s", run.system, machine.name, error)
         return {}
+    return {result.section: result for result in results if result}
 
 
 def _metrics_table(summary: Summary, machine: Machine) -> Table:
-    metrics = summary_metrics(summary.dataset)
     cells = statistic_cells(summary).xs(machine.name, level="column").unstack("metric")
+    cells = cells.reindex(index=list(summary.systems), columns=summary_metrics(summary.dataset)).reset_index()
     mean = " of its sections" if len(machine.sections) > 1 else ""
-    cells = cells.reindex(index=list(summary.systems), columns=metrics).reset_index()
     return Table(f"{machine.name}: percent{mean}", cells, 1)
 
 
 def rank_clips(scores: dict[str, list[SectionScores]], directory: Path) -> list[dict[str, Any]]:
-    """The clips of a section, the most anomalous of the first system first; scores are means over a system's seeds.
+    """The clips of a section, the most anomalous of the first system first.
 
     Args:
         scores: system → the scores of each seed.
         directory: that of the page.
 
     Returns:
-        For each clip its name, domain and label, its `address` relative to the page (empty if the file does not exist),
-        and for each system its rank (1: the highest score; 0: not tested), score and decision.
+        For each clip its name, domain and label, its address relative to the page (empty if the file does not exist),
+        and for each system its rank (1: the highest mean score; 0: not tested), mean score and decision.
     """
     clips = {clip.name: clip for results in scores.values() for result in results for clip in result.clips}
     systems = [_rank(results).to_dict("index") if results else {} for results in scores.values()]
     unknown = {"rank": 0, "score": math.nan, "decision": ""}
-    lines = []
-    for name, clip in clips.items():
-        is_labelled = clip.is_anomaly is not None  # else its name may not say the domain, either
-        lines.append(
-            {
-                "name": name,
-                "domain": "target" if clip.is_target else "source" if is_labelled else "",
-                "label": ("anomaly" if clip.is_anomaly else "normal") if is_labelled else "",
-                "address": quote(Path(os.path.relpath(clip.path, directory)).as_posix()) if clip.path.exists() else "",
-                "systems": [ranks.get(name, unknown) for ranks in systems],
-            }
-        )
+    lines = [
+        {
+            "name": name,
+            # Without a label, the name of a source clip may lack its domain, too.
+            "domain": "target" if clip.is_target else "" if clip.is_anomaly is None else "source",
+            "label": {True: "anomaly", False: "normal", None: ""}[clip.is_anomaly],
+            "address": quote(Path(os.path.relpath(clip.path, directory)).as_posix()) if clip.path.exists() else "",
+            "systems": [ranks.get(name, unknown) for ranks in systems],
+        }
+        for name, clip in clips.items()
+    ]
     return sorted(lines, key=lambda line: [system["rank"] or len(clips) + 1 for system in line["systems"]])
 
 
 def _rank(results: Sequence[SectionScores]) -> pd.DataFrame:
     """Clip name → rank, mean score and decisions of one system."""
     seeds = [
-        pd.DataFrame(
-            {"clip": [clip.name for clip in result.clips], "score": result.scores, "decision": result.decisions}
-        )
+        pd.DataFrame({"clip": [c.name for c in result.clips], "score": result.scores, "decision": result.decisions})
         for result in results
     ]
     clips = pd.concat(seeds).groupby("clip", sort=False).agg({"score": "mean", "decision": _decided})
@@ -200,13 +185,9 @@ def parameter_table(summary: Summary) -> Table:
     """Parameters, device and versions of the models of each tag; all values if models differ."""
     tags = list(dict.fromkeys(run.config.model_name_suffix for run in summary.runs))
     rows = []
-    for run in summary.runs:
-        for paths in (paths for machine in _machines(summary) for paths in run.models(machine)):
-            try:
-                record = read_record(paths) or {}
-            except BaselineError as error:
-                log.warning("%s", error)
-                continue
+    for run, machine in itertools.product(summary.runs, _machines(summary)):
+        for paths in run.models(machine):
+            record = read_record(paths) or {}
             record |= {f"version of {name}": version for name, version in record.pop("versions", {}).items()}
             for name, value in record.items():
                 if name not in NOT_SHOWN and not name.endswith(("sha256", "_directory")):
@@ -214,7 +195,7 @@ def parameter_table(summary: Summary) -> Table:
     values = pd.DataFrame(rows, columns=["parameter", "tag", "value"]).drop_duplicates()
     table = values.groupby(["parameter", "tag"], sort=False)["value"].agg(", ".join).unstack("tag")
     table = table.reindex(index=values["parameter"].unique(), columns=tags).fillna("")
-    defaults = _defaults().as_dict()
+    defaults = _defaults()
     table.insert(0, "baseline.yaml", [str(defaults.get(name, "")) for name in table.index])
     cells = table.reset_index().set_axis(["", "baseline.yaml", *(tag or "models" for tag in tags)], axis=1)
     return Table("Parameters, device and versions of the models", cells, 1)

@@ -55,26 +55,13 @@ class Run:
         return pd.DataFrame({"value": list(values.values())}, index)
 
     def section(self, machine: Machine, section: str) -> SectionScores | None:
-        """The clips of a section and their scores, or None if it was not tested.
-
-        Raises:
-            BaselineError: the score file is damaged.
-        """
+        """The clips of a section and their scores, or None if it was not tested; an error if the file is damaged."""
         paths = self.paths(machine)
         scores = read_column(paths.anomaly_scores(section))
         if scores is None:
             return None
         clips = clips_of_names(machine, self.config.dataset_directory, section, list(scores))
         return SectionScores(section, clips, list(scores.values()), read_decisions(paths, section, list(scores)))
-
-    def sections(self, machine: Machine) -> dict[str, SectionScores]:
-        """Section → its clips and their scores, of a machine type's sections that were tested.
-
-        Raises:
-            BaselineError: a score file is damaged.
-        """
-        results = {section: self.section(machine, section) for section in machine.sections}
-        return {section: result for section, result in results.items() if result is not None}
 
     def models(self, machine: Machine) -> list[RunPaths]:
         """The files of a machine type's trained models: one of all its sections, or one of each."""
@@ -84,11 +71,7 @@ class Run:
 
 
 def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run | None:
-    """The run whose results are in this directory, by its path; None if it is not a result directory of this dataset.
-
-    Args:
-        config: what the path does not say.
-    """
+    """The run with its results in this directory, by its path; None if it is not a result directory of this dataset."""
     from networks.scores import SCORES
 
     *_, split_data, experiment, name, seed_and_tag = ("",) * 4 + directory.absolute().parts
@@ -109,11 +92,7 @@ def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run |
 
 
 def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> list[Run]:
-    """The runs with a result directory: of each score and tag, by seed.
-
-    Args:
-        seeds: of these only; none: of all.
-    """
+    """The runs with a result directory, of these seeds or (none given) of all: of each score and tag, by seed."""
     from networks.scores import SCORES
 
     root, runs = config.result_directory / f"{config.split}_data", []

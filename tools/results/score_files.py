@@ -6,12 +6,12 @@ import json
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from config import TEST_KEYS, BaselineError
 from datasets.catalog import Machine
-from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, find_clips, parse_clip
+from datasets.clips import Clip, find_clips, parse_clip
 from files import remove, write_csv, write_text
 from tools.results.metrics import arithmetic_mean, harmonic_mean, section_metrics
 from tools.training.paths import RunPaths
@@ -77,28 +77,21 @@ def _sha256(contents: bytes) -> str:
     return hashlib.sha256(contents).hexdigest()
 
 
-def read_sections(paths: RunPaths, clips_of_section: dict[str, list[Clip]]) -> list[SectionScores]:
-    """The sections of a machine type with score files for exactly these clips; a warning about other score files.
-
-    Each section may have been scored by a run of its own.
-    """
+def read_sections(paths: RunPaths, clips_by_section: dict[str, list[Clip]]) -> list[SectionScores]:
+    """The sections with score files for exactly these clips; a warning about other score files."""
     results = []
-    for section, clips in clips_of_section.items():
+    for section, clips in clips_by_section.items():
+        path, names = paths.anomaly_scores(section), [clip.name for clip in clips]
         try:
-            scores = read_column(paths.anomaly_scores(section))
+            scores = read_column(path)
+            if scores is not None and list(scores) != names:
+                raise BaselineError(f"{path} has other clips than the dataset. Test again to correct it.")
         except BaselineError as error:
             log.warning("section %s is left out: %s", section, error)
             continue
-        if scores is None:
-            continue
-        if list(scores) != [clip.name for clip in clips]:
-            log.warning(
-                "section %s is left out: %s has other clips than the dataset. Test again to correct it.",
-                *(section, paths.anomaly_scores(section)),
-            )
-            continue
-        decisions = read_decisions(paths, section, list(scores))
-        results.append(SectionScores(section, clips, list(scores.values()), decisions))
+        if scores is not None:
+            decisions = read_decisions(paths, section, names)
+            results.append(SectionScores(section, clips, list(scores.values()), decisions))
     return results
 
 
@@ -113,12 +106,9 @@ def write_metrics(paths: RunPaths, results: Sequence[SectionScores], max_fpr: fl
     # A section without target clips has other metrics than one with them.
     rows = {section: {name: values.get(name, math.nan) for name in names} for section, values in metrics.items()}
     for section, values in rows.items():
-        undefined = [name for name, value in values.items() if math.isnan(value)]
-        if undefined:
-            log.warning(
-                "section %s: not defined (nan) without normal clips, anomalous clips or decisions: %s.",
-                *(section, ", ".join(undefined)),
-            )
+        if undefined := [name for name, value in values.items() if math.isnan(value)]:
+            text = "section %s: not defined (nan) without normal clips, anomalous clips or decisions: %s."
+            log.warning(text, section, ", ".join(undefined))
     columns = {name: [values[name] for values in rows.values()] for name in names}
     rows["arithmetic mean"] = {name: arithmetic_mean(values) for name, values in columns.items()}
     rows["harmonic mean"] = {name: harmonic_mean(values) for name, values in columns.items()}
@@ -134,19 +124,17 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = [(row.pop("section"), row) for row in csv.DictReader(file)]
+            rows = {row.pop("section"): row for row in csv.DictReader(file)}
         metrics = {
             section: {name: float(value) for name, value in row.items()}
-            for section, row in rows
+            for section, row in rows.items()
             if not section.endswith("mean")
         }
         if not metrics:
             raise ValueError("no section")
-        if len(dict(rows)) != len(rows):
-            raise ValueError("a section is there twice")
-        for value in (value for values in metrics.values() for value in values.values()):
-            if not (math.isnan(value) or 0 <= value <= 1):
-                raise ValueError(f"{value} is no value of a metric")
+        wrong = [v for values in metrics.values() for v in values.values() if not (math.isnan(v) or 0 <= v <= 1)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is no value of a metric")
         return metrics
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
         raise BaselineError(f"{path}: not a result file ({repr(error)[:300]}). Test again to correct it.") from error
@@ -158,22 +146,13 @@ def clips_of_names(machine: Machine, dataset_directory: Path, section: str, name
     Raises:
         BaselineError: a name is not one of a clip.
     """
-    directory = machine.directory(dataset_directory)
-    places = [directory / name for name in (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)]
-    clips = [parse_clip(places[0] / name) for name in names]
-    if all(clip.is_anomaly is not None for clip in clips):  # nothing else needs to be looked up
-        return [replace(clip, path=_find(clip.name, places)) for clip in clips]
     try:
         found = {clip.name: clip for clip in find_clips(machine, dataset_directory, "test", (section,))}
     except BaselineError as error:
         log.debug("no clips of %s: %s", machine.name, error)
         found = {}
-    return [found.get(clip.name, clip) for clip in clips]
-
-
-def _find(name: str, directories: Sequence[Path]) -> Path:
-    """Where the file is, or would be."""
-    return next((path for path in (d / name for d in directories) if path.exists()), directories[0] / name)
+    directory = machine.directory(dataset_directory) / "test"
+    return [found.get(name) or parse_clip(directory / name) for name in names]
 
 
 def read_decisions(paths: RunPaths, section: str, names: list[str]) -> list[int] | None:
@@ -181,13 +160,12 @@ def read_decisions(paths: RunPaths, section: str, names: list[str]) -> list[int]
     path = paths.decisions(section)
     try:
         decisions = read_column(path)
+        if decisions is None:
+            return None
+        if list(decisions) != names or not set(decisions.values()) <= {0, 1}:
+            raise BaselineError(f"{path} has other clips than the scores. Test again to correct it.")
     except BaselineError as error:
         log.warning("decisions are left out: %s", error)
-        return None
-    if decisions is None:
-        return None
-    if list(decisions) != names or not set(decisions.values()) <= {0, 1}:
-        log.warning("decisions are left out: %s has other clips than the scores. Test again to correct it.", path)
         return None
     return [int(decision) for decision in decisions.values()]
 
@@ -201,13 +179,11 @@ def read_column(path: Path) -> dict[str, float] | None:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [(name, float(value)) for name, value in csv.reader(file)]
-        column = dict(rows)
-        if len(column) != len(rows):
-            raise ValueError("a clip is there twice")
-        if not all(map(math.isfinite, column.values())):
-            raise ValueError("a value is not a finite number")
-        return column
     except FileNotFoundError:
         return None
     except (OSError, ValueError, csv.Error) as error:
         raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to correct it.") from error
+    column = dict(rows)
+    if len(column) < len(rows) or not all(map(math.isfinite, column.values())):
+        raise BaselineError(f"{path}: a clip is there twice, or a value is not a finite number. Test again.")
+    return column

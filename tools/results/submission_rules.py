@@ -21,58 +21,32 @@ from datasets.clips import SPLIT_DIRECTORIES
 from tools.results.submission_schema import meta_data, read_yaml
 
 TASK = "task2"
-MOST_SYSTEMS = 4
-LABEL = re.compile(rf"[A-Za-z-]+_[A-Za-z0-9-]+_{TASK}_[1-{MOST_SYSTEMS}]")
-LABEL_FORM = f"<Lastname>_<Institute>_{TASK}_<1 to {MOST_SYSTEMS}>"
+LABEL = re.compile(rf"[A-Za-z-]+_[A-Za-z0-9-]+_{TASK}_[1-4]")
+LABEL_FORM = f"<Lastname>_<Institute>_{TASK}_<1 to 4>"
 SCORES, DECISIONS = "anomaly_score", "decision_result"  # how the names of CSVs begin
 RELEASED_NAME = re.compile(r"(section|id)_(?P<section>\d\d)(_(source|target))?(_test)?_\d{4,}\.wav", flags=re.ASCII)
-MOST_FILES, MOST_BYTES = 1000, 300_000_000
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", flags=re.ASCII)
 SHOWN = 3  # clips that a problem names
 
 
-def read_package(path: Path) -> tuple[dict[str, bytes], list[str]]:
-    """The files of a zip, or of a folder that holds task2/: path within it → contents; and what is there twice.
+def read_package(path: Path) -> dict[str, bytes]:
+    """The files of a zip, or of a folder that holds task2/: path within it → contents.
 
     Raises:
-        BaselineError: it is neither, cannot be read, or is far too large.
+        BaselineError: it is neither, or cannot be read.
     """
-    files: dict[str, bytes] = {}
-    problems = []
-    where = str(path)
     try:
         if path.is_dir():
             members = [file for file in sorted(path.rglob("*")) if file.is_file()]
-            _check_size([file.stat().st_size for file in members])
-            return {file.relative_to(path).as_posix(): file.read_bytes() for file in members}, []
+            return {file.relative_to(path).as_posix(): file.read_bytes() for file in members}
         with zipfile.ZipFile(path) as package:
-            members = [member for member in package.infolist() if not member.is_dir()]
-            _check_size([member.file_size for member in members])
-            for member in members:
-                where = f"{path}: {member.filename}"
-                if member.filename in files:
-                    problems.append(f"{member.filename}: is in the zip twice. Keep one.")
-                files[member.filename] = package.read(member)
+            return {m.filename: package.read(m) for m in package.infolist() if not m.is_dir()}
     except Exception as error:  # of many kinds: no zip, a wrong checksum, a password, no permission
-        raise BaselineError(
-            f"{where}: cannot be read ({error}). Name a folder, or a zip without a password."
-        ) from error
-    return files, problems
-
-
-def _check_size(sizes: list[int]) -> None:
-    if len(sizes) > MOST_FILES or sum(sizes) > MOST_BYTES:
-        raise ValueError(f"{len(sizes)} files of {sum(sizes) / 1e6:.0f} MB; a submission is far smaller")
+        raise BaselineError(f"{path}: cannot be read ({error}). Name a folder, or a zip without a password.") from error
 
 
 def find_problems(package: Mapping[str, bytes], dataset: Dataset, dataset_directory: Path) -> list[str]:
-    """All that is wrong with a package, a line each; an empty list: the evaluator reads it.
-
-    Args:
-        package: path within it → contents.
-        dataset: the year; each machine type of its evaluation data is needed.
-        dataset_directory: where the test clips are; without them, the catalog says how many there are.
-    """
+    """All that is wrong with a package (path → contents), a line each; an empty list: the evaluator reads it."""
     systems: dict[str, dict[str, bytes]] = {}  # folder → file → contents
     reports, problems = [], []
     for name, contents in package.items():
@@ -91,11 +65,6 @@ def find_problems(package: Mapping[str, bytes], dataset: Dataset, dataset_direct
         problems.append(f"{TASK}/: no report. Put its PDF beside the systems' folders.")
     if not systems:
         problems.append(f"{TASK}/: no system. Each has a folder {TASK}/{LABEL_FORM}/.")
-    if len(systems) > MOST_SYSTEMS:
-        problems.append(f"{TASK}/: {len(systems)} systems; at most {MOST_SYSTEMS} may be submitted.")
-    teams = sorted({label.rpartition("_")[0] for label in systems if LABEL.fullmatch(label)})
-    if len(teams) > 1:
-        problems.append(f"{TASK}/: labels of several teams: {', '.join(teams)}. One package is of one team.")
     for label, files in systems.items():
         if not LABEL.fullmatch(label):
             problems.append(f"{TASK}/{label}/: the name is not a label, {LABEL_FORM}.")
@@ -115,14 +84,12 @@ def _problems_of_system(
         for section in machine.sections
         for kind in (SCORES, DECISIONS)
     }
-    missing = []
     for name in (meta, *expected):
         if name not in files:
-            missing.append(name)
             yield name, ": missing."
     for name in files:
         if name not in (meta, *expected):
-            hint = nearest(name, missing) or " Remove it."
+            hint = nearest(name, {meta, *expected} - files.keys()) or " Remove it."
             yield name, f": not a file of a submission to {dataset.name}.{hint}"
     if meta in files:
         yield from ((meta, problem) for problem in read_yaml(files[meta], meta_data(label))[1])
@@ -134,7 +101,7 @@ def _problems_of_system(
 
 
 def released_clips(machine: Machine, dataset_directory: Path) -> set[str]:
-    """The names of a machine type's test clips on this disk, of those that have the names they were released under."""
+    """The names of a machine type's test clips on this disk, if they are names that were released."""
     directory = machine.directory(dataset_directory)
     names = {path.name for name in SPLIT_DIRECTORIES["test"] for path in (directory / name).glob("*.wav")}
     return {name for name in names if RELEASED_NAME.fullmatch(name)}
@@ -159,35 +126,21 @@ def _rows(contents: bytes) -> list[str]:
 
 def _problems_of_rows(contents: bytes, is_decision: bool, clips: set[str]) -> Iterator[str]:
     """What is wrong with a score or decision CSV: texts that follow the file's name."""
-    if not contents:
-        yield ": empty."
-        return
     first_lines: dict[str, int] = {}  # clip → line
     problems: list[tuple[int, str, str]] = []  # line, what it holds, what is wrong with it
     for number, row in enumerate(_rows(contents), start=1):
         name, _, value = row.partition(",")
-        shown = problem = ""
-        if not row.strip():
-            problem = "blank. Remove it"
-        elif row.startswith("\ufeff"):
-            problem = "begins with a byte order mark. Save the file as UTF-8 without it"
-        elif "\t" in row:
-            problem = "a tab; clip and value are parted by a comma"
-        elif number == 1 and ".wav" not in row and not NUMBER.fullmatch(value):
-            problem = "a header. Remove it"
-        elif row.count(",") != 1 or re.search(r'["\s\ufffd]', row):
-            shown, problem = repr(row[:60]), "is not `clip,value` in UTF-8, without quotation marks and blanks"
+        if row.count(",") != 1 or re.search(r'["\s\ufeff\ufffd]', row):
+            problems.append((number, row[:60], "is not `clip,value` in UTF-8, without quotation marks and blanks"))
         elif name not in clips:
             example = min(clips, default="section_00_0000.wav")
-            shown, problem = repr(name), f"is not the released name of a test clip, such as {example}"
+            problems.append((number, name, f"is not the released name of a test clip, such as {example}"))
         elif name in first_lines:
-            problem = f"{name} was there in line {first_lines[name]} already"
+            problems.append((number, name, f"was there in line {first_lines[name]} already"))
         elif is_decision and value not in ("0", "1"):
-            shown, problem = repr(value), "is not a decision, 0 or 1"
+            problems.append((number, value, "is not a decision, 0 or 1"))
         elif not NUMBER.fullmatch(value) or not math.isfinite(float(value)):
-            shown, problem = repr(value), "is not a finite number"
-        if problem:
-            problems.append((number, shown, problem))
+            problems.append((number, value, "is not a finite number"))
         first_lines.setdefault(name, number)
     yield from _join_lines(problems)
     missing = sorted(clips - first_lines.keys())
@@ -200,6 +153,7 @@ def _join_lines(problems: list[tuple[int, str, str]]) -> Iterator[str]:
     """The same problem of consecutive lines as one, with what the first of them holds."""
     for _, group in itertools.groupby(enumerate(problems), lambda item: (item[1][0] - item[0], item[1][2])):
         (first, shown, text), *others = [problem for _, problem in group]
-        lines = f"lines {first} to {others[-1][0]}" if others else f"line {first}"
-        more = " (and so on) " if others and shown else " " if shown else ""
-        yield f", {lines}: {shown}{more}{text}."
+        if others:
+            yield f", lines {first} to {others[-1][0]}: {shown!r} (and so on) {text}."
+        else:
+            yield f", line {first}: {shown!r} {text}."

@@ -50,22 +50,12 @@ AFFILIATION = {"institution": TEXT, "department?": ANYTHING, "location": TEXT}
 AUTHOR = {"firstname": TEXT, "lastname": TEXT, "email": ADDRESS, "affiliation": AFFILIATION}
 RESULTS = {"auc_source?": PERCENT, "auc_target?": PERCENT, "pauc?": PERCENT}
 SOURCES = {"external_datasets?": ANYTHING, "source_code?": ANYTHING}
-DESCRIPTION = {
-    "input_sampling_rate": ANYTHING,
-    "data_augmentation": ANYTHING,
-    "front_end": ANYTHING,
-    "acoustic_features": ANYTHING,
-    "embeddings": ANYTHING,
-    "machine_learning_method": ANYTHING,
-    "aggregation_method": ANYTHING,
-    "domain_adaptation_method": ANYTHING,
-    "domain_generalization_method": ANYTHING,
-    "ensemble_method_subsystem_count": ANYTHING,
-    "decision_making": ANYTHING,
-    "attribute_usage": ANYTHING,
-    "external_data_usage": ANYTHING,
-    "development_data_usage": ANYTHING,
-}
+DESCRIPTION = (
+    *("input_sampling_rate", "data_augmentation", "front_end", "acoustic_features", "embeddings"),
+    *("machine_learning_method", "aggregation_method", "domain_adaptation_method", "domain_generalization_method"),
+    *("ensemble_method_subsystem_count", "decision_making", "attribute_usage"),
+    *("external_data_usage", "development_data_usage"),
+)
 
 
 def meta_data(label: str) -> dict[str, Any]:
@@ -77,7 +67,10 @@ def meta_data(label: str) -> dict[str, Any]:
             "abbreviation": ABBREVIATION,
             "authors": [AUTHOR, _one_corresponding],
         },
-        "system": {"description": DESCRIPTION, "complexity": {"total_parameters": PARAMETERS, "MACS?": OPERATIONS}},
+        "system": {
+            "description": dict.fromkeys(DESCRIPTION, ANYTHING),
+            "complexity": {"total_parameters": PARAMETERS, "MACS?": OPERATIONS},
+        },
         "results": {"development_dataset": {"*?": RESULTS}},  # by machine type
     }
 
@@ -97,7 +90,7 @@ SUBMISSION_FILE = {
     "report": TEXT,
     "authors": ANYTHING,
     "systems": [SYSTEM],
-    "description": DESCRIPTION,
+    "description": dict.fromkeys(DESCRIPTION, ANYTHING),
     **SOURCES,
 }
 
@@ -108,23 +101,19 @@ def read_yaml(contents: bytes, table: dict[str, Any], closed: bool = False) -> t
     Args:
         closed: a key that is not in the table is a problem.
     """
-    lines: dict[str, int] = {}  # key, such as submission.authors.0.email → line
-    problems = []
     try:
         text = contents.decode("utf-8")
         values = yaml.safe_load(text)
-        for key, line in _keys_and_lines(yaml.compose(text, Loader=yaml.SafeLoader)):
-            if key in lines:
-                problems.append((key, "is there twice."))
-            lines[key] = line
-        problems += _check(values, table, closed)
+        lines = dict(_keys_and_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
+        problems = [f"{_line(key, lines)}: {key} {problem}" for key, problem in _check(values, table, closed)]
     # The last four: a value that does not suit its tag or its type, or endless nesting.
     except (yaml.YAMLError, ValueError, AttributeError, LookupError, RecursionError) as error:
         return None, [f": not valid YAML: {' '.join(str(error).split())}"]
-    return values, [f"{_line(key, lines)}: {key} {problem}" for key, problem in problems]
+    return values, problems
 
 
 def _keys_and_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Keys such as submission.authors.0.email, and their lines."""
     children = []
     if isinstance(node, yaml.MappingNode):
         children = [(key.value, key, value) for key, value in node.value]

@@ -20,27 +20,17 @@ from tools.results.runs import Run, find_runs
 
 @dataclass(frozen=True)
 class Summary:
-    """See the top of this file. Tables are indexed by what stands before the arrow.
-
-    Attributes:
-        seeds: those that were asked for; none: all that exist.
-        runs: those with metrics, the seeds of each system one after the other.
-        by_seed: (system, seed, metric, column) → value; `nan` if it is missing.
-        statistics: (system, metric, column) → mean and std over seeds.
-        intervals: (system, metric, column) → low, high; only of values whose clips could be resampled.
-        differences: (system, minus, metric, column) → difference, low, high, p; only of values over the same clips.
-        comparisons: (system, metric, column) → ours beside the published value, see tools.results.published.compare.
-    """
+    """See the top of this file. Tables are indexed by what stands before the arrow."""
 
     config: Config
     dataset: Dataset
-    seeds: Sequence[int]
-    runs: list[Run]
-    by_seed: pd.DataFrame
-    statistics: pd.DataFrame
-    intervals: pd.DataFrame
-    differences: pd.DataFrame
-    comparisons: pd.DataFrame
+    seeds: Sequence[int]  # that were asked for; none: all
+    runs: list[Run]  # with metrics, the seeds of each system one after the other
+    by_seed: pd.DataFrame  # (system, seed, metric, column) → value; `nan` if it is missing
+    statistics: pd.DataFrame  # (system, metric, column) → mean and std over seeds
+    intervals: pd.DataFrame  # (system, metric, column) → low, high; of values whose clips could be resampled
+    differences: pd.DataFrame  # (system, minus, metric, column) → difference, low, high, p; of the same clips
+    comparisons: pd.DataFrame  # (system, metric, column) → see tools.results.published.compare
 
     @property
     def systems(self) -> dict[str, list[Run]]:
@@ -57,8 +47,7 @@ class Summary:
     @property
     def official_column(self) -> str:
         """The mean that the official score is."""
-        kind = self.dataset.official_score["mean"]
-        return next(column for column, mean in COLUMNS.items() if mean == kind)
+        return next(column for column, mean in COLUMNS.items() if mean == self.dataset.official_score["mean"])
 
     @property
     def title(self) -> str:
@@ -69,16 +58,13 @@ class Summary:
         """A line for each run that lacks a metric of some machine types, and for seeds that are missing."""
         lines = []
         for (system, seed), values in self.by_seed["value"].groupby(["system", "seed"], sort=False):
-            lacking = values[values.isna()].index.get_level_values("column")
-            machines = [column for column in self.columns if column in lacking and column not in COLUMNS]
-            if machines:
-                lines.append(
-                    f"{system}, seed {seed}: no full results of {', '.join(machines)}; its means are left out."
-                )
+            lacking = values[values.isna()].index.unique("column")
+            if machines := ", ".join(name for name in self.dataset.tested(self.config.split) if name in lacking):
+                lines.append(f"{system}, seed {seed}: no full results of {machines}; its means are left out.")
         for system, runs in self.systems.items():
-            untested = [seed for seed in self.seeds if seed not in [run.config.seed for run in runs]]
-            if untested:
-                lines.append(f"{system}: no results of seed {', '.join(map(str, untested))}, which SEEDS names.")
+            tested = [run.config.seed for run in runs]
+            if untested := ", ".join(str(seed) for seed in self.seeds if seed not in tested):
+                lines.append(f"{system}: no results of seed {untested}, which SEEDS names.")
         return lines
 
     def wide(self, values: pd.Series) -> pd.DataFrame:
@@ -89,11 +75,7 @@ class Summary:
 
 
 def summarize(config: Config, dataset: Dataset, seeds: Sequence[int], resamples: int) -> Summary:
-    """Read all results on a dataset.
-
-    Args:
-        seeds: of these only; none: of all that exist.
-        resamples: of the clips, for intervals and differences.
+    """Read all results on a dataset, of these seeds or (none given) of all.
 
     Raises:
         BaselineError: there are no results, or a file is damaged.
@@ -108,26 +90,16 @@ def summarize(config: Config, dataset: Dataset, seeds: Sequence[int], resamples:
         raise _nothing_found(config, dataset, seeds)
     by_seed = pd.concat(means, names=["system", "seed"])
     statistics = over_seeds(by_seed)
-    scores = {run.system: run.config.score for run in runs}
     resampled = resample_systems(runs, config.max_fpr, resamples)
-    return Summary(
-        config=config,
-        dataset=dataset,
-        seeds=seeds,
-        runs=runs,
-        by_seed=by_seed,
-        statistics=statistics,
-        intervals=find_intervals(resampled, statistics["mean"]),
-        differences=find_differences(resampled, statistics["mean"]),
-        comparisons=compare(scores, statistics, read_published(dataset, config.split)),
-    )
+    intervals = find_intervals(resampled, statistics["mean"])
+    differences = find_differences(resampled, statistics["mean"])
+    scores = {run.system: run.config.score for run in runs}
+    comparisons = compare(scores, statistics, read_published(dataset, config.split))
+    return Summary(config, dataset, seeds, runs, by_seed, statistics, intervals, differences, comparisons)
 
 
 def over_seeds(by_seed: pd.DataFrame) -> pd.DataFrame:
-    """(system, metric, column) → mean and std (of the sample, n − 1) over those seeds that have a value.
-
-    The standard deviation of a single seed is `nan`.
-    """
+    """(system, metric, column) → mean and std (n − 1; `nan` of a single seed) over those seeds that have a value."""
     return by_seed["value"].groupby(FIGURE, sort=False).agg(mean=_mean, std=_deviation)
 
 
@@ -143,11 +115,10 @@ def _deviation(values: pd.Series) -> float:
 
 
 def _nothing_found(config: Config, dataset: Dataset, seeds: Sequence[int]) -> BaselineError:
-    root = config.result_directory / f"{config.split}_data"
-    where = root / f"{config.export_dir}_<score>" / dataset.name
-    tests = (dataset.script(step, config.split) for step in ("02a_test", "02b_test"))
-    hint = f"Run {' and '.join(tests)} first."
-    if not seeds and any(root.glob(f"{config.export_dir}_*/{dataset.name}/seed*/anomaly_score_*.csv")):
-        hint = "There are anomaly scores, but the labels of these clips are not known."
+    where = config.result_directory / f"{config.split}_data" / f"{config.export_dir}_<score>" / dataset.name
     seeds_asked = f" of SEEDS='{' '.join(map(str, seeds))}'" if seeds else ""
-    return BaselineError(f"{where}: no result_<machine>.csv{seeds_asked} to summarize. {hint}")
+    tests = " and ".join(dataset.script(step, config.split) for step in ("02a_test", "02b_test"))
+    return BaselineError(
+        f"{where}: no result_<machine>.csv{seeds_asked} to summarize. Run {tests} first. Clips without labels have "
+        "anomaly scores only."
+    )

@@ -18,15 +18,11 @@ INTERVAL = f"{100 * LEVEL:.0f} % interval"
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts, with a title above it and notes below it.
-
-    Attributes:
-        names: how many columns at the left are names; the others are values.
-    """
+    """A table of texts, with a title above it and notes below it."""
 
     title: str
     cells: pd.DataFrame
-    names: int
+    names: int  # how many columns at the left are names; the others are values
     notes: Sequence[str] = ()
 
     def text(self) -> str:
@@ -55,16 +51,28 @@ def percent(value: float, deviation: float = math.nan, sign: str = "") -> str:
     return f"{rounded:{sign}.2f}" + ("" if math.isnan(deviation) else f" ± {100 * deviation:.2f}")
 
 
+def all_tables(summary: Summary) -> dict[str, Table]:
+    """The tables that can be filled."""
+    tables = {
+        "metrics": main_table(summary),
+        "official scores": _official_table(summary),
+        "intervals": _interval_table(summary),
+        "published": _published_table(summary),
+    }
+    return {name: table for name, table in tables.items() if table}
+
+
 def main_table(summary: Summary) -> Table:
     """The metrics and the official score of each system."""
     seeds = sorted({run.config.seed for run in summary.runs})
-    title = f"{summary.title}: percent, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}; "
-    title += f"the challenge's {OFFICIAL} stands in the column {summary.official_column}"
-    title += "; mean ± standard deviation over seeds" if len(seeds) > 1 else ""
+    plural, deviation = ("s", "; mean ± standard deviation over seeds") if len(seeds) > 1 else ("", "")
+    title = (
+        f"{summary.title}: percent, seed{plural} {', '.join(map(str, seeds))}; "
+        f"the challenge's {OFFICIAL} stands in the column {summary.official_column}{deviation}"
+    )
     notes = [f"warning: {line}" for line in summary.warnings]
-    seeds_of_systems = {system: [run.config.seed for run in runs] for system, runs in summary.systems.items()}
-    if any(some != seeds for some in seeds_of_systems.values()):
-        lists = (f"{system} {', '.join(map(str, some))}" for system, some in seeds_of_systems.items())
+    if any(len(runs) < len(seeds) for runs in summary.systems.values()):
+        lists = (f"{system} {', '.join(str(r.config.seed) for r in runs)}" for system, runs in summary.systems.items())
         notes.append(f"Seeds: {'; '.join(lists)}.")
     return _table(title, summary.wide(statistic_cells(summary)), notes)
 
@@ -74,16 +82,13 @@ def statistic_cells(summary: Summary) -> pd.Series:
     return _texts(summary.statistics, lambda row: percent(row["mean"], row["std"]))
 
 
-def official_table(summary: Summary) -> Table | None:
+def _official_table(summary: Summary) -> Table | None:
     """The official scores with their intervals, and the differences between systems; None if none is known."""
     means, intervals, differences = (
-        table[
-            (table.index.get_level_values("metric") == OFFICIAL)
-            & (table.index.get_level_values("column") == summary.official_column)
-        ].droplevel(["metric", "column"])
-        for table in (summary.statistics["mean"], summary.intervals, summary.differences)
+        _rows(table, metric=OFFICIAL, column=summary.official_column)
+        for table in (summary.statistics, summary.intervals, summary.differences)
     )
-    rows = [[system, percent(means[system]), _interval(row), "", ""] for system, row in intervals.iterrows()]
+    rows = [[system, percent(means["mean"][system]), _interval(row), "", ""] for system, row in intervals.iterrows()]
     notes = ["Resampled are clips, the same ones for all systems, and not seeds: those of a system are averaged."]
     for first, second in itertools.combinations(intervals.index, 2):
         if (second, first) not in differences.index:
@@ -97,7 +102,7 @@ def official_table(summary: Summary) -> Table | None:
     return Table(title, pd.DataFrame(rows, columns=headers), 1, notes) if rows else None
 
 
-def interval_table(summary: Summary) -> Table | None:
+def _interval_table(summary: Summary) -> Table | None:
     """The intervals of all values; None if none is known."""
     if summary.intervals.empty:
         return None
@@ -106,7 +111,7 @@ def interval_table(summary: Summary) -> Table | None:
     return _table(f"{INTERVAL}s of a bootstrap over clips, percent", table)
 
 
-def published_table(summary: Summary) -> Table:
+def _published_table(summary: Summary) -> Table:
     """Ours beside the published values, and where these are from; no rows if nothing was published."""
     kinds = {
         "published": _texts(summary.comparisons, lambda row: percent(row["published"], row["published std"])),
@@ -117,10 +122,7 @@ def published_table(summary: Summary) -> Table:
     title = "Compared with published figures"
     if len(table):
         title += f", percent; *: outside ± {DEVIATIONS} std, the published ones, or else of our seeds"
-    notes = []
-    for system in summary.systems:
-        is_own = summary.comparisons.index.get_level_values("system") == system
-        notes.append(_published_note(system, summary.comparisons[is_own].droplevel("system")))
+    notes = [_published_note(system, _rows(summary.comparisons, system=system)) for system in summary.systems]
     return _table(title, table, notes)
 
 
@@ -130,11 +132,7 @@ def _difference(row: pd.Series) -> str:
 
 
 def _published_note(system: str, comparisons: pd.DataFrame) -> str:
-    """What was published for a system's score, and how many of ours lie outside.
-
-    Args:
-        comparisons: (metric, column) → see tools.results.published.compare.
-    """
+    """What was published for a system's score, and how many of ours lie outside."""
     if comparisons.empty:
         return f"{system}: no published figures of this score on these data are known here."
     trials, source = comparisons[["trials", "source"]].iloc[0]
@@ -152,8 +150,14 @@ def _interval(row: pd.Series, sign: str = "") -> str:
     return f"[{percent(row['low'], sign=sign)}, {percent(row['high'], sign=sign)}]"
 
 
+def _rows(table: pd.DataFrame, **levels: str) -> pd.DataFrame:
+    """The rows with these names in the index, which are removed from it."""
+    for level, name in levels.items():
+        table = table[table.index.get_level_values(level) == name].droplevel(level)
+    return table
+
+
 def _texts(table: pd.DataFrame, text: Callable[[pd.Series], str]) -> pd.Series:
-    """Each row of a table as a text."""
     return pd.Series([text(row) for _, row in table.iterrows()], table.index, dtype=str)
 
 
@@ -161,8 +165,7 @@ def _table(title: str, texts: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
     """A table with the index as its names; all but the last of them stand in their first row only."""
     cells, names = texts.fillna(MISSING).reset_index(), list(texts.index.names)
     repeated = {name: cells.duplicated(names[: k + 1]) for k, name in enumerate(names[:-1])}
-    for name, rows in repeated.items():
-        cells.loc[rows, name] = ""
+    cells = cells.assign(**{name: cells[name].mask(rows, "") for name, rows in repeated.items()})
     return Table(title, cells, len(names), notes)
 
 
