@@ -88,8 +88,8 @@ def parse_labels(path: Path, machine: Machine) -> dict[str, bool]:
                         f"{path}, line {reader.line_num}: expected a clip and 0 or 1, such as "
                         f"'section_00_0000.wav,1', not '{','.join(row)[:100]}'. Take the organisers' file as it is."
                     )
-                if heading == machine.name:
-                    labels[name] = value == "1"
+                if heading == machine.name and labels.setdefault(name, value == "1") != (value == "1"):
+                    raise BaselineError(f"{path}, line {reader.line_num}: {name} has another label further up.")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise BaselineError(f"cannot read {path}: {error}. Take the organisers' file as it is.") from error
     if not labels:

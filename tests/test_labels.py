@@ -123,6 +123,7 @@ def test_one_folder_without_the_other(tmp_path, folder):
         ("file,label\n", "line 1: expected a clip and 0 or 1"),
         ("section_00_0000.wav,0\nsection_00_0001.wav,2\n", "line 2: expected a clip and 0 or 1"),
         ("section_00_0000.wav,b,1\n", "line 1: expected a clip and 0 or 1"),
+        ("section_00_0000.wav,1\nsection_00_0000.wav,0\n", "line 2: section_00_0000.wav has another label further up"),
         ('"section_00_0000.wav,0\n', "cannot read"),
         ("", "no labels of grinder in it"),
     ],

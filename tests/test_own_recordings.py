@@ -175,6 +175,11 @@ def test_imports_replace_each_other_only_if_told(own_catalog, tmp_path, monkeypa
         patch.setattr(Path, "rename", interrupted)
         run_import(tmp_path, "--train", second, "--replace")
     assert n_clips() == 3
+    (directory.parent / ".Pump.abc").mkdir()  # as a kill between its two renames leaves it
+    directory.rename(directory.parent / ".Pump.abc/old")
+    with pytest.raises(BaselineError, match="is there already.*--replace"):
+        run_import(tmp_path, "--train", second)
+    assert n_clips() == 3
     run_import(tmp_path, "--train", second, "--replace")
     assert n_clips() == 2
 

@@ -155,6 +155,20 @@ def test_complexity_of_the_network(trained):
     assert found["total_parameters"] == sum(values.numel() for values in parameters) - 2 * 128 * 128
 
 
+def test_development_models_of_another_training_are_named(evaluation, tmp_path, capsys):
+    models = Workspace(tmp_path)
+    arguments = [evaluation.directory / "submission.yaml", "--output", tmp_path / "a.zip"]
+    for epochs, said in ((8, ""), (100, "warning: MSE: models of development and evaluation data differ in epochs.")):
+        for directory, n in ((models.model("HairDryer", split="eval"), 8), (models.model("fan"), epochs)):
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "model.pth").touch()
+            (directory / "config.yaml").write_text(f"epochs: {n}\nseed: 1\n")
+        assert submit(evaluation, *arguments, "--model_directory", models.models) == 0
+        errors = capsys.readouterr().err
+        assert said in errors
+        assert bool(said) == bool(errors)
+
+
 def test_results_of_another_experiment_seed_and_tag(evaluation, wanted, tmp_path, capsys):
     """Its results on the development data are found by the same names; with a part of them nothing is built."""
     run = "my_MSE_net_MAHALA/DCASE2024T2/seed7_a_b"

@@ -8,6 +8,7 @@ writes the clips of machine type `Pump` and the catalog file of dataset `Worksho
 
 import copy
 import re
+import shutil
 import sys
 import tempfile
 from argparse import Namespace
@@ -114,6 +115,15 @@ def write_clips(clips: dict[str, Recording], sampling_rate: int, directory: Path
         raise cannot_write(directory, OSError(str(error))) from error
 
 
+def restore_replaced(directory: Path) -> None:
+    """Put back the clips of an import that was killed while it replaced them, and remove what it has left."""
+    for old in directory.parent.glob(f".{directory.name}.*/old"):
+        if not directory.exists():
+            old.rename(directory)
+    for leftover in directory.parent.glob(f".{directory.name}.*"):
+        shutil.rmtree(leftover)
+
+
 def check_names(name: str, machine: str) -> None:
     """Check that the names can be part of paths, and that `--dataset <name><machine>` means no other machine type."""
     for what, text in (("dataset", name), ("machine type", machine)):
@@ -166,6 +176,7 @@ def import_clips(options: Namespace, config: Config) -> None:
     directory = config.dataset_directory / name.lower() / "dev_data" / "raw" / machine
     path = catalog.CATALOG_DIRECTORY / f"{name.lower()}.yaml"
     with alone(path.with_name(".lock"), "waiting for another import"):
+        restore_replaced(directory)
         if directory.exists() and not options.replace:
             raise BaselineError(f"{directory} is there already. To import {machine} again, say --replace.")
         groups = {group for group in GROUPS if getattr(options, group)}

@@ -22,7 +22,7 @@ if __name__ == "__main__":
 
 import yaml
 
-from config import BaselineError, Config, UsageError, option_parser, parse_options
+from config import TRAINING_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Dataset, find_dataset
 from files import atomic_path
 from tools.results.official import means_over_sections
@@ -111,10 +111,8 @@ def complexity(run: Run) -> dict[str, Any]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from networks import make_network
-    from tools.training.model_files import read_record
 
-    models = (paths for machine in run.machines.values() for paths in run.models(machine))
-    record = next(filter(None, map(read_record, models)), None)
+    record = _record(run)
     if record is None:
         raise BaselineError(
             f"{run.system}: no model in {run.config.model_directory}, so that its complexity cannot be worked out. Say "
@@ -133,6 +131,12 @@ def complexity(run: Run) -> dict[str, Any]:
 def development_results(run: Run) -> dict[str, dict[str, float]]:
     """The same system's results on each machine type of the development data, in percent; an error if some miss."""
     dev_run = Run(replace(run.config, dev=True, eval=False), run.dataset)
+    records = [_record(run), _record(dev_run)]
+    if all(records):
+        differing = [key for key in ("epochs", *TRAINING_KEYS) if records[0].get(key) != records[1].get(key)]
+        if differing:
+            text = "%s: models of development and evaluation data differ in %s."
+            log.warning(text, run.system, ", ".join(differing))
     means = means_over_sections(dev_run.metrics(), run.dataset, "dev")["value"]
     metrics = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC"}
     found = {
@@ -147,6 +151,14 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
             f"{run.dataset.script('01_train', 'dev')} and the test with the same options, or add `development_results`."
         )
     return found
+
+
+def _record(run: Run) -> dict[str, Any] | None:
+    """The record of the training of a run's first model that has one, or None."""
+    from tools.training.model_files import read_record
+
+    models = (paths for machine in run.machines.values() for paths in run.models(machine))
+    return next(filter(None, map(read_record, models)), None)
 
 
 def write_package(files: Mapping[str, bytes], path: Path) -> None:

@@ -124,7 +124,10 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = {row.pop("section"): row for row in csv.DictReader(file)}
+            lines = [(row.pop("section"), row) for row in csv.DictReader(file)]
+        rows = dict(lines)
+        if len(rows) < len(lines):
+            raise ValueError("a section is there twice")
         metrics = {
             section: {name: float(value) for name, value in row.items()}
             for section, row in rows.items()
