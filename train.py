@@ -53,17 +53,19 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     """Train on the normal clips; write the model, its score distributions, log.csv and config.yaml.
 
     Args:
-        unless_trained: return at once if this training is already finished.
+        unless_trained: do not train again if this training is finished.
 
     Raises:
         BaselineError: something that the user can correct.
     """
+    import torch  # noqa: F401, for torch.optim
+
     from datasets.feature_cache import load_log_mels
     from datasets.frames import Vectors, draw_batches, split_vectors
     from networks import make_network
     from networks.scores import SCORES, ResidualCovariances, residual
     from networks.threshold import fit_gammas
-    from tools.results.draw import draw
+    from tools.results.draw import save_plot
     from tools.training.adam import Adam
     from tools.training.checkpoint import TrainingState, training_identity
     from tools.training.fast_step import fastest_form
@@ -82,7 +84,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
         log.info("trained already, %d epochs -> %s", config.epochs, shown(paths.model_dir))
         return
 
-    # --- Split and network, drawn in the order of the published baseline
+    # --- Split and network: random numbers are used in the order of the published baseline
     seed_generators(config.seed)
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
     if config.batch_size > len(train_index):
@@ -91,15 +93,16 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             f"{machine.name}. Choose a smaller batch size, or add clips."
         )
     network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
-    optimizer = Adam(network.parameters(), lr=config.learning_rate)  # any of torch.optim can take its place
+    optimizer = Adam(network.parameters(), lr=config.learning_rate)  # torch.optim's can take its place
     state = TrainingState(network, optimizer, identity, device)
     if config.restart:
         state.resume(config, paths)
 
     # --- Training
+    # training_step, below. While it is unedited, faster code with the same results runs in its place.
     step = fastest_form(training_step, network, optimizer, vectors[train_index[: config.batch_size]])
     mean_squared_error = SCORES["MSE"](network)
-    n_batches = math.ceil(len(train_index) / config.batch_size)  # a batch of one vector is skipped, but counts
+    n_batches = math.ceil(len(train_index) / config.batch_size)  # including a skipped batch of one vector
     with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
             network.train()
@@ -133,7 +136,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             covariances.add(residual(network, vectors[batch]), vectors.is_target[batch])
     network.cov_source.data, network.cov_target.data = covariances.source_and_target()
 
-    # --- Distributions of normal scores, for thresholds: a batch counts as a clip, as published; or each clip does
+    # --- Gamma distributions of normal scores, for the threshold: one score per batch, as published, or one per clip
     scores = {name: make_score(network) for name, make_score in SCORES.items()}
     batches = draw_batches(train_index, config.batch_size, config.shuffle)
     batches += draw_batches(valid_index, config.batch_size, shuffle=False)
@@ -143,19 +146,19 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     distributions = {"batch": fit_gammas(batch_scores, "batch"), "clip": fit_gammas(clip_scores, "clip")}
 
     log.debug("writing the model")
-    losses, valid_losses = list(zip(*state.history, strict=True))[:2]
-    draw("plot_losses", paths.loss_plot, paths.model_name, losses, valid_losses)
+    epoch_losses, epoch_valid_losses = list(zip(*state.history, strict=True))[:2]
+    save_plot("plot_losses", paths.loss_plot, paths.model_name, epoch_losses, epoch_valid_losses)
     rows = [LOG_COLUMNS, *state.history]
     save_model(config, paths, network, distributions, rows, identity, log_mels.sampling_rate, device)
     seconds = time.monotonic() - started
-    result = f"loss {losses[-1]:.2f}, validation loss {valid_losses[-1]:.2f}"
+    result = f"loss {epoch_losses[-1]:.2f}, validation loss {epoch_valid_losses[-1]:.2f}"
     log.info("trained %d epochs in %.0f s, %s -> %s", state.epoch, seconds, result, shown(paths.model_dir))
 
 
 def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
     """One step of training on a batch of vectors: (B, D) → the loss of each, (B,).
 
-    While this function is unedited, a faster form with the same results takes its place: see fastest_form.
+    Edit it as you like. While it is unedited, faster code with the same results runs in its place: see fastest_form.
     """
     loss = (network(x) - x).square().mean(dim=1)  # (B, D) -> (B,)
     optimizer.zero_grad()
@@ -239,7 +242,8 @@ def run(config: Config, machine: Machine) -> None:
     paths = run_paths(config, machine, machine.section_names(config.use_ids))
     steps = {"train": not config.test_only, "test": not config.train_only}
     open_console(os.environ.get("NAME_IN_LOOP", paths.model_name))
-    find_network(config.model), find_score(config.score)  # unknown names end the run before any work
+    find_network(config.model)  # unknown names end the run before any work
+    find_score(config.score)
     if steps["test"]:
         make_writable_directory(paths.result_dir)  # better to find out before the training than after it
     open_log_file(paths.run_log)

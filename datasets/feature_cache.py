@@ -95,6 +95,10 @@ def compute_log_mels(clips: Sequence[Clip], config: Config, channels: int) -> Lo
             values += np.ascontiguousarray(frames, np.float32).data
             lengths.append(len(frames))
     frames = np.frombuffer(values, np.float32).reshape(sum(lengths), -1)  # (sum of T, M)
+    if frames.shape[1] != config.n_mels:
+        raise BaselineError(
+            f"datasets/log_mel.py returns frames of {frames.shape[1]} values, but --n_mels is {config.n_mels}."
+        )
     return LogMels(frames, np.array(lengths, np.int64), sampling_rate)
 
 

@@ -14,7 +14,7 @@ if __name__ == "__main__":
 from config import option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset
 from files import make_writable_directory, write_text
-from tools.results.draw import draw
+from tools.results.draw import save_plot
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
 from tools.results.tables import Table, all_tables, latex
@@ -47,7 +47,7 @@ def draw_chart(summary: Summary, path: Path) -> None:
     left_out = COLUMNS.keys() - {summary.official_column}
     values = summary.by_seed["value"].dropna().drop(index=left_out, level="column")
     bars = [(system, metric, column, 100 * value) for (system, _, metric, column), value in values.items()]
-    draw("plot_summary", path, summary.title, bars)
+    save_plot("plot_summary", path, summary.title, bars)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Draw a plot, or warn: matplotlib is imported only here, where a plot is needed."""
+"""Save a plot, or warn: matplotlib is imported only here, where a plot is needed."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 log = logging.getLogger("baseline")
 
 
-def draw(function: str, path: Path, *arguments: Any) -> None:
+def save_plot(function: str, path: Path, *arguments: Any) -> None:
     """Call a function of plots.py. A plot that cannot be drawn is a warning, and costs nothing else."""
     try:
         from tools.results import plots

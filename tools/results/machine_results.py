@@ -7,7 +7,7 @@ from config import BaselineError, Config
 from datasets.catalog import Machine
 from datasets.clips import Clip, find_clips
 from files import alone, remove
-from tools.results.draw import draw
+from tools.results.draw import save_plot
 from tools.results.metrics import MEANS
 from tools.results.score_files import SectionScores, read_sections, write_metrics, write_section, write_test_record
 from tools.training.console import shown
@@ -67,13 +67,13 @@ def _write_metrics_and_plots(
         for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC"):
             values = [rows[section][name] for section in thresholds if name in rows.get(section, ())]
             summary += f", {name} {100 * mean(values):.2f} %" if values else ""
-        draw("plot_roc", paths.roc_plot, title, labelled, config.max_fpr)
+        save_plot("plot_roc", paths.roc_plot, title, labelled, config.max_fpr)
     else:
         remove(paths.metrics)  # older ones do not belong to these scores
         remove(paths.roc_plot)
     for section in clips_by_section.keys() - thresholds.keys():
         thresholds[section] = _threshold_of_other_model(section, config, machine)
-    draw("plot_scores", paths.score_plot, title, results, thresholds, config.max_fpr)
+    save_plot("plot_scores", paths.score_plot, title, results, thresholds, config.max_fpr)
     log.info("%s: %s -> %s", config.score, summary, shown(paths.result_dir))
 
 

@@ -33,13 +33,18 @@ def known_step(network: nn.Module, optimizer: Any, x: torch.Tensor) -> torch.Ten
     return loss.detach()
 
 
+def known_forward(self: nn.Module, vectors: torch.Tensor) -> torch.Tensor:
+    """The code of AutoEncoder.forward, for which there are faster forms."""
+    return self.decoder(self.encoder(vectors))
+
+
 def fastest_form(training_step: Callable, network: nn.Module, optimizer: Any, x: torch.Tensor) -> Step:
     """The fastest form of `training_step` that gives the same results; `training_step` itself if somebody edited it.
 
     On a CPU the fast form is a BufferedStep, if losses, weights and optimizer state are equal to the last bit. On a GPU
     it is the step as a CUDA graph, if its losses are equal but for rounding. Both are tried on a few batches, after
-    which weights, buffers, optimizer and random generators are restored. With another optimizer than ours, or with
-    another kind of network, the step runs as it is.
+    which weights, buffers, optimizer and random generators are restored. With another optimizer than ours, or another
+    kind of network than an encoder and a decoder in sequence, the step runs as it is written.
 
     Args:
         training_step: (network, optimizer, vectors (B, D)) → losses (B,).
@@ -47,17 +52,29 @@ def fastest_form(training_step: Callable, network: nn.Module, optimizer: Any, x:
     """
     step = partial(training_step, network, optimizer)
     if code_of(training_step) != code_of(known_step):
-        log.info("the training step was edited: it runs as it is written, without the faster form")
+        log.info("training_step was edited: it runs as it is written, without its faster form")
         return step
     if type(optimizer) is not Adam:
-        log.info("another optimizer than tools/training/adam.py: the training step runs without the faster form")
+        log.info("another optimizer than tools/training/adam.py: training_step runs without its faster form")
         return step
     network.train()
-    fast = _captured(step, network, optimizer, x) if x.is_cuda else BufferedStep.of(network, optimizer, x)
+    fast = None
+    if _is_plain(network):
+        fast = _captured(step, network, optimizer, x) if x.is_cuda else BufferedStep.of(network, optimizer, x)
     if fast is None or not _equal(step, fast, network, optimizer, x):
-        log.info("no faster form of the training step gives the same results with this network: it runs as it is")
+        log.info("another network than networks/autoencoder.py: training_step runs without its faster form")
         return step
     return fast
+
+
+def _is_plain(network: nn.Module) -> bool:
+    """Whether its forward pass is only the encoder, then the decoder, which a trial on a few batches cannot tell."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    if any(getattr(module, name) for module in network.modules() for name in hooks):
+        return False
+    if code_of(type(network).forward) != code_of(known_forward):
+        return False
+    return type(network.encoder) is type(network.decoder) is nn.Sequential
 
 
 def code_of(function: Callable) -> str:
