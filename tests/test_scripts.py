@@ -85,7 +85,7 @@ def test_summary_of_the_run(finished_run):
 def test_usage(workspace, script):
     """--help; no arguments, a wrong option in place of the split, and no split."""
     for arguments, status in ((["--help"], 0), (["-h"], 0), ([], 2), (["-x"], 2), (["DCASE2024T2", "fan"], 2)):
-        finished = run_command([ROOT / script, *arguments], workspace.directory, PYTHON=sys.executable)
+        finished = run([ROOT / script, *arguments], workspace.directory, PYTHON=sys.executable)
         assert finished.returncode == status
         assert (finished.stderr if status else finished.stdout).count("usage: ") == 1
         assert finished.stderr.startswith("error: ") == bool(status)
@@ -124,7 +124,7 @@ def test_one_failure_does_not_stop_the_others(finished_run, tmp_path):
 def test_called_through_a_link_and_with_cdpath(workspace):
     link = workspace.directory / "train here.sh"
     link.symlink_to(ROOT / "01_train_2024t2.sh")
-    finished = run_command([link, "-d", "--epoch"], workspace.directory, PYTHON=sys.executable, CDPATH=str(ROOT.parent))
+    finished = run([link, "-d", "--epoch"], workspace.directory, PYTHON=sys.executable, CDPATH=str(ROOT.parent))
     assert finished.returncode == 2
     assert finished.stderr.startswith("error: unknown option '--epoch'")
 
@@ -132,7 +132,7 @@ def test_called_through_a_link_and_with_cdpath(workspace):
 def test_python_without_the_packages(tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
     for script in (SCRIPTS[0], SCRIPTS[3], SLURM_SCRIPT):
-        finished = run_command([ROOT / script, "DCASE2024T2", "-d"], tmp_path, PYTHON=str(tmp_path / "bin" / "python"))
+        finished = run([ROOT / script, "DCASE2024T2", "-d"], tmp_path, PYTHON=str(tmp_path / "bin" / "python"))
         assert finished.returncode == 1
         assert "does not have the packages" in finished.stderr
         assert "Traceback" not in finished.stderr
@@ -234,7 +234,7 @@ def test_how_a_task_ends(workspace, path, command, restarts, status, is_requeued
     plan = f"1: sh -c {shlex.quote(command)}\n1: sh -c 'echo second'\n11: sh -c 'echo another'\n"
     (workspace.directory / "plan").write_text(plan)
     task = {"SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "1", "SLURM_RESTART_COUNT": str(restarts)}
-    finished = run_command([ROOT / SLURM_SCRIPT, "--job", "."], workspace.directory, PATH=str(path), **task)
+    finished = run([ROOT / SLURM_SCRIPT, "--job", "."], workspace.directory, PATH=str(path), **task)
     assert finished.returncode == status
     assert words in finished.stdout
     assert ("second\n" in finished.stdout) == ("done" in finished.stdout) == (words == "==> done")
@@ -247,7 +247,7 @@ def test_the_summary_names_unfinished_tasks(workspace):
     (workspace.directory / "plan").write_text("tasks: 3\nsummary: env 'SEEDS=1 2' sh -c 'echo $SEEDS; exit 4'\n")
     (workspace.directory / "task_1.log").write_text("==> task 1\n==> done\n")
     (workspace.directory / "task_2.log").write_text("==> task 2\n")
-    finished = run_command([ROOT / SLURM_SCRIPT, "--job", "."], workspace.directory)
+    finished = run([ROOT / SLURM_SCRIPT, "--job", "."], workspace.directory)
     assert finished.stdout == "not finished: task 2\nnot finished: task 3\n1 2\n"
     assert finished.returncode == 4
 
