@@ -131,7 +131,7 @@ def test_other_rates_are_resampled_when_a_rate_is_named(own_catalog, tmp_path):
         (lambda path: write_wav(path, channels=8), ["--channel", "9"], r"a\.wav: 8 channels. Choose one"),
         (lambda path: path.with_suffix(".mp3").write_bytes(b"mp3"), [], r"--train .*: no \.wav files there"),
         (lambda path: path.parent.rmdir(), [], r"no such file or folder"),
-        (write_wav, ["--channel", "0"], "--channel: expected a whole number from 1 to 1024, not '0'"),
+        (write_wav, ["--channel", "0"], "--channel: 0 is out of range; allowed: at least 1 and at most 1024"),
     ],
 )
 def test_recordings_that_cannot_be_used(own_catalog, tmp_path, make, options, words):

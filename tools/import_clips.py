@@ -21,13 +21,13 @@ if __name__ == "__main__":  # found from any directory
 import yaml
 from tqdm import tqdm
 
-from config import BaselineError, Config, UsageError, option_parser, parse_options
+from config import BaselineError, Config, UsageError, number, option_parser, parse_options
 from datasets import catalog
 from datasets.audio import HIGHEST_RATE
 from datasets.catalog import Dataset
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
 from files import alone, cannot_write, write_csv, write_text
-from tools.training.console import add_channel_argument, log, open_console, run_command, whole_number
+from tools.training.console import add_channel_argument, log, open_console, run_command
 
 GROUPS = {  # option → what its clips are: split, domain, label
     "train": ("train", "source", "normal"),
@@ -66,12 +66,12 @@ def plan_clips(options: Namespace) -> dict[str, Recording]:
             raise BaselineError(f"--{group} {' '.join(folders)}: no .wav files there.")
         if others:
             log.warning("--%s: %d files are not .wav, such as %s: left out", group, len(others), others[0])
-        for number, path in enumerate(paths):
+        for count, path in enumerate(paths):
             if path.resolve() in known:
                 raise BaselineError(f"--{group}: {path} is named twice. Keep it once.")
             known.add(path.resolve())
             stem = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem)[:LONGEST_STEM]
-            name = f"{split}/section_{SECTION}_{domain}_{split}_{label}_{number:04d}_{stem}.wav"
+            name = f"{split}/section_{SECTION}_{domain}_{split}_{label}_{count:04d}_{stem}.wav"
             clips[name] = open_recording(path, options.channel)
     rates = {recording.header.sampling_rate: recording.path for recording in clips.values()}
     if len(rates) > 1 and options.sampling_rate is None:
@@ -206,9 +206,8 @@ def main(arguments: list[str] | None = None) -> None:
         text += " in the target domain: another condition, of which little is known" if domain == "target" else ""
         parser.add_argument(f"--{group}", nargs="+", metavar="FOLDER", default=[], required=group == "train", help=text)
     add_channel_argument(parser)
-    parser.add_argument(
-        "--sampling_rate", type=whole_number(HIGHEST_RATE), default=None, help="Hz; other rates are resampled to it"
-    )
+    rate, text = number(int, at_least=1, at_most=HIGHEST_RATE), "Hz; other rates are resampled to it"
+    parser.add_argument("--sampling_rate", type=rate, default=None, help=text)
     parser.add_argument("--replace", action="store_true", default=False, help="replace the machine type if it exists")
     open_console()
     import_clips(*parse_options(parser, arguments))

@@ -21,14 +21,14 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
 
-from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
+from config import MODEL_KEYS, BaselineError, Config, UsageError, number, option_parser, parse_options
 from datasets.catalog import Machine, find_machine, machine_of_path
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, parse_clip
 from datasets.log_mel import band_centers
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.score_clips import clip_vectors
-from tools.training.console import add_channel_argument, log, open_console, run_command, whole_number
+from tools.training.console import add_channel_argument, log, open_console, run_command
 from tools.training.paths import RunPaths, run_paths
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def main(arguments: list[str] | None = None) -> bool:
     parser = option_parser("plot_reconstruction.py", "Plots why clips have their anomaly scores.", OPTIONS)
     parser.add_argument("clips", nargs="*", type=Path, default=[], metavar="CLIP", help="wav files")
     text = "in place of CLIP: this many clips with the highest and the lowest scores"
-    parser.add_argument("--ranked", type=whole_number(1000), default=None, help=text)
+    parser.add_argument("--ranked", type=number(int, at_least=1, at_most=1000), default=None, help=text)
     text = f"plot of a single clip, {', '.join(FORMATS)} (default: in the result directory)"
     parser.add_argument("--output", type=Path, default=None, help=text)
     add_channel_argument(parser)

@@ -11,14 +11,14 @@ from pathlib import Path
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
 
-from config import option_parser, parse_options, seeds_of_environment
+from config import number, option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset
 from files import make_writable_directory, write_text
 from tools.results.draw import save_plot
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
 from tools.results.tables import Table, all_tables, latex
-from tools.training.console import open_console, run_command, whole_number
+from tools.training.console import open_console, run_command
 
 RESAMPLES = 1000
 
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("dataset", help="such as DCASE2024T2")
     parser.add_argument("--report", action="store_true", default=False, help="write report.html, too")
     text = f"how often the clips are resampled for intervals (default {RESAMPLES})"
-    parser.add_argument("--resamples", type=whole_number(10_000), default=RESAMPLES, help=text)
+    parser.add_argument("--resamples", type=number(int, at_least=1, at_most=10_000), default=RESAMPLES, help=text)
     options, config = parse_options(parser, arguments)
     dataset = find_dataset(config.dataset)
     open_console()

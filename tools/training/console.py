@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tqdm import tqdm
 
-from config import BaselineError, UsageError
+from config import BaselineError, UsageError, number
 from files import cannot_write, make_writable_directory
 
 if TYPE_CHECKING:
@@ -207,15 +207,4 @@ class TrainingProgress:
 def add_channel_argument(parser: argparse.ArgumentParser) -> None:
     """Add --channel, for recordings of several channels."""
     text = "which channel of the recordings, from 1 (default: the only one)"
-    parser.add_argument("--channel", type=whole_number(1024), default=None, help=text)
-
-
-def whole_number(most: int) -> Callable[[str], int]:
-    """An argument type: a whole number from 1 to `most`."""
-
-    def parse(text: str) -> int:
-        if not text.isdecimal() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"expected a whole number from 1 to {most}, not '{text}'")
-        return int(text)
-
-    return parse
+    parser.add_argument("--channel", type=number(int, at_least=1, at_most=1024), default=None, help=text)
