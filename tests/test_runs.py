@@ -13,6 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import RAW, ROOT, Workspace, make_clips, write_wav
+from sklearn.metrics import roc_auc_score
 
 from config import BaselineError, load_config
 from datasets.catalog import find_machine
@@ -132,7 +133,9 @@ def test_a_score_equal_to_the_threshold_is_normal(trained, workspace, monkeypatc
     threshold = sorted(scores)[7]
     monkeypatch.setattr("tools.training.model_files._threshold", lambda *_: threshold)
     workspace.data, workspace.models = trained.data, trained.models
-    workspace.run_here("--test_only")
+    workspace.run_here("--test_only", "--max_fpr", "0.5")
+    row = next(csv.DictReader((workspace.result() / "result_fan.csv").open()))
+    assert float(row["pAUC"]) == pytest.approx(roc_auc_score(8 * [0] + 8 * [1], scores, max_fpr=0.5))
     rows = csv.reader((workspace.result() / SCORE_FILE.replace("anomaly_score", "decision_result")).open())
     assert [int(decision) for _, decision in rows] == [int(score > threshold) for score in scores]
 

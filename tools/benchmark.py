@@ -135,7 +135,7 @@ def training_steps(bench: Bench) -> Iterator[Row]:
     )
     yield "training step, one thread", 1000 * times["step"], "ms", ""
     yield "its matrix products alone", 1000 * times["products"], "ms", ""
-    yield "training step / its matrix products", times["step"] / times["products"], "×", "≤ 1.7"
+    yield "training step / its matrix products", times["step"] / times["products"], "×", "≤ 1.35 (AVX-512), 1.6"
 
 
 def matrix_products(batch_size: int) -> Callable[[int], None]:
@@ -204,7 +204,7 @@ def tests(bench: Bench) -> Iterator[Row]:
     memory = bench.train_py("--test_only")[1]
     rounds = range(bench.size["rounds"])
     seconds = median(bench.train_py("--test_only")[0] for _ in rounds)
-    yield f"test of {bench.size['test_clips']} clips, features cached", seconds, "s", "≤ 4"
+    yield f"test of {bench.size['test_clips']} clips, features cached", seconds, "s", "≤ 5"
     yield "peak memory of a test", memory, "MB", "≤ 500"
     seconds = median(run([sys.executable, ROOT / "train.py", "--help"])[0] for _ in rounds)
     yield "train.py --help", seconds, "s", "≤ 0.5"
