@@ -44,6 +44,15 @@ def test_of_a_group_none_is_replaced_where_one_fails(tmp_path):
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"a.txt": "old", "b.txt": "old"}
 
 
+def test_all_of_a_group_are_on_the_disk_before_the_first_is_renamed(tmp_path, monkeypatch):
+    calls, fsync, replace = [], os.fsync, Path.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (calls.append("fsync"), fsync(descriptor)))
+    monkeypatch.setattr(Path, "replace", lambda path, target: (calls.append("rename"), replace(path, target)))
+    with atomic_paths(tmp_path / "a.txt", tmp_path / "b.txt"):
+        pass
+    assert calls == ["fsync", "fsync", "rename", "rename"]
+
+
 def test_files_can_be_read_by_others(tmp_path):
     before = os.umask(0o022)
     try:
