@@ -98,7 +98,7 @@ def outcomes(request, figure):
 
 @pytest.fixture
 def file(tmp_path):
-    """A file that is written anew for each input."""
+    """A file, written again for each input."""
 
     def write(contents: bytes, name: str = "file") -> Path:
         (tmp_path / name).write_bytes(contents)

@@ -1,4 +1,4 @@
-# Sourced by the scripts. Sets root (of the project) and python: $PYTHON if given, .venv where it is there, else python3.
+# Sourced by the scripts. Sets root (of the project) and python: $PYTHON if given, .venv if it exists, else python3.
 root=$(cd -- "$(dirname "${BASH_SOURCE[0]}")/../.." >/dev/null && pwd)
 if [ -n "${PYTHON:-}" ]; then
     python=$PYTHON
