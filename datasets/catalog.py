@@ -154,11 +154,6 @@ def all_datasets() -> dict[str, Dataset]:
     return {dataset.name: dataset for dataset in datasets}
 
 
-def dataset_names() -> list[str]:
-    """The names of all datasets in the catalog."""
-    return list(all_datasets())
-
-
 def find_dataset(name: str) -> Dataset:
     """The dataset of this name.
 

@@ -80,7 +80,7 @@ def download_missing(machine: Machine, dataset_directory: Path, parts: Sequence[
 
 
 def _is_unpacked(machine: Machine, archive: Archive, dataset_directory: Path) -> bool:
-    """Whether all files of an archive are there and intact."""
+    """Whether all files of an archive exist and are intact."""
     files = read_manifest(machine, dataset_directory, archive)
     if files is None:
         return False
@@ -111,7 +111,7 @@ def _check_room(archives: Sequence[Archive], lists: dict[int, FileList], directo
 
 
 def _fetch_archive(server: Server, archive: Archive, files: FileList, path: Path) -> None:
-    """Fetch an archive, unless it is there and intact. Without the list, one that is there is used."""
+    """Fetch an archive unless it exists and is intact. Without the list, an existing one is used unchecked."""
     if files is None:
         if not path.exists():
             raise BaselineError(f"{archive.url}: its record cannot be read; the reason is above.")

@@ -112,7 +112,7 @@ def _interval_table(summary: Summary) -> Table | None:
 
 
 def _published_table(summary: Summary) -> Table:
-    """Ours beside the published values, and where these are from; no rows if nothing was published."""
+    """Ours beside the published values, with their sources; no rows if nothing was published."""
     kinds = {
         "published": _texts(summary.comparisons, lambda row: percent(row["published"], row["published std"])),
         "difference": _texts(summary.comparisons, _difference),
