@@ -207,14 +207,39 @@ class Config:
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 IN_FILE = [key for key, field in FIELDS.items() if field.default is MISSING]  # the keys of baseline.yaml
 
-# What the log-mel spectrogram of a clip depends on.
-FEATURE_KEYS = ("n_mels", "n_fft", "hop_length", "power", "fmin", "fmax", "win_length")
-# What the input of a trained model depends on: training and test must agree in these.
-MODEL_KEYS = ("model", "frames", "frame_hop_length", *FEATURE_KEYS)
-# What the course of a training depends on, besides its clips: --restart must agree in these.
-TRAINING_KEYS = (*MODEL_KEYS, "seed", "batch_size", "learning_rate", "shuffle", "validation_split")
-# What the results of a test depend on, besides its clips and the model.
-TEST_KEYS = (*MODEL_KEYS, "score", "max_fpr", "decision_threshold", "calibration")
+# Places, devices and what is shown. No result depends on them, but for the last bits on another device.
+NO_RESULT_KEYS = (
+    *("dataset_directory", "model_directory", "result_directory", "cache_directory", "export_dir"),
+    *("use_cuda", "gpu_id", "log_interval", "is_auto_download", "download_url"),
+)
+ONLY_TEST_KEYS = ("score", "max_fpr", "decision_threshold", "calibration")
+ONLY_TRAINING_KEYS = ("seed", "epochs", "batch_size", "learning_rate", "shuffle", "validation_split")
+VECTOR_KEYS = ("model", "frames", "frame_hop_length")
+# What the features of a clip depend on: also each new parameter that is in none of the lists above.
+FEATURE_KEYS = tuple(
+    key for key in IN_FILE if key not in (*NO_RESULT_KEYS, *ONLY_TEST_KEYS, *ONLY_TRAINING_KEYS, *VECTOR_KEYS)
+)
+# What training and test must agree in.
+MODEL_KEYS = (*VECTOR_KEYS, *FEATURE_KEYS)
+# What a training depends on, besides its clips and code.
+TRAINING_KEYS = (*MODEL_KEYS, *ONLY_TRAINING_KEYS)
+# What a test depends on, besides its clips, code and model.
+TEST_KEYS = (*MODEL_KEYS, *ONLY_TEST_KEYS)
+
+
+class FeatureConfig:
+    """The parameters that features may depend on: those of FEATURE_KEYS."""
+
+    def __init__(self, config: Config):
+        vars(self).update({key: getattr(config, key) for key in FEATURE_KEYS})
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name not in FIELDS:
+            raise AttributeError(name)
+        raise BaselineError(
+            f"the code of the features uses --{name}, on which no cached features depend. Take it out of the lists "
+            "above FEATURE_KEYS in config.py."
+        )
 
 
 # --- Reading them
@@ -258,9 +283,12 @@ def option_parser(prog: str, description: str, options: Iterable[str] | None = N
 def parse_options(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE
 ) -> tuple[argparse.Namespace, Config]:
-    """A tool's own arguments, and the configuration; see load_config."""
+    """A tool's own arguments, and the configuration; see load_config.
+
+    Among the own ones is `given`: the parameters that the command line sets, and their values.
+    """
     given = _parse(parser, arguments, base=Path.cwd())
-    own = argparse.Namespace(**{key: given.pop(key) for key in given.keys() - FIELDS.keys()})
+    own = argparse.Namespace(**{key: given.pop(key) for key in given.keys() - FIELDS.keys()}, given=dict(given))
     given |= {"use_ids": tuple(dict.fromkeys(given.get("use_ids", ())))}
     defaults = {} if given.keys() >= set(IN_FILE) else read_defaults(defaults_file)
     config = Config(**defaults | given)

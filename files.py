@@ -108,6 +108,16 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def move(path: Path, target: Path) -> None:
+    """Rename a file. A file that has that name is replaced.
+
+    Raises:
+        BaselineError: it cannot be renamed.
+    """
+    with _writing(target):
+        path.replace(target)
+
+
 def make_writable_directory(directory: Path) -> None:
     """Create `directory`, and try whether a file can be written there.
 

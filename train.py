@@ -20,6 +20,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -49,11 +50,8 @@ LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_los
 log = logging.getLogger("baseline")
 
 
-def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device, unless_trained: bool) -> None:
+def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
     """Train on the normal clips; write the model, its score distributions, log.csv and config.yaml.
-
-    Args:
-        unless_trained: do not train again if this training is finished.
 
     Raises:
         BaselineError: something that the user can correct.
@@ -62,14 +60,15 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 
     from datasets.feature_cache import load_log_mels
     from datasets.frames import Vectors, draw_batches, split_vectors
-    from networks import make_network
-    from networks.scores import SCORES, ResidualCovariances, residual
+    from networks import make_network, residual
+    from networks.scores import SCORES, ResidualCovariances
     from networks.threshold import fit_gammas
     from tools.results.draw import save_plot
     from tools.training.adam import Adam
-    from tools.training.checkpoint import TrainingState, training_identity
+    from tools.training.checkpoint import TrainingState
     from tools.training.fast_step import fastest_form
     from tools.training.generators import seed_generators
+    from tools.training.identity import training_identity
     from tools.training.model_files import is_trained, save_model
 
     started = time.monotonic()
@@ -79,8 +78,8 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     log_mels = load_log_mels(clips, config, machine.channels(config), machine.cache_directory(config))
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
-    identity = training_identity(config, clips, log_mels)
-    if unless_trained and is_trained(paths, identity, config.epochs):
+    identity = training_identity(config, clips, log_mels, train)
+    if config.restart and not config.checkpoint_path and is_trained(paths, identity):
         log.info("trained already, %d epochs -> %s", config.epochs, shown(paths.model_dir))
         return
 
@@ -95,13 +94,11 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
     optimizer = Adam(network.parameters(), lr=config.learning_rate)  # torch.optim's can take its place
     state = TrainingState(network, optimizer, identity, device)
-    if config.restart:
-        state.resume(config, paths)
+    state.start(config, paths)
 
     # --- Training
     # training_step, below. While it is unedited, faster code with the same results runs in its place.
     step = fastest_form(training_step, network, optimizer, vectors[train_index[: config.batch_size]])
-    mean_squared_error = SCORES["MSE"](network)
     n_batches = math.ceil(len(train_index) / config.batch_size)  # including a skipped batch of one vector
     with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
@@ -116,7 +113,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 
             network.eval()
             valid_batches = draw_batches(valid_index, config.batch_size, shuffle=False)
-            valid_losses = [mean_squared_error(residual(network, vectors[batch])) for batch in valid_batches]
+            valid_losses = [residual(network, vectors[batch]).square().mean() for batch in valid_batches]
 
             train_losses, source_losses, target_losses = batch_means(losses, is_target)
             valid_losses = [float(loss) for loss in valid_losses]
@@ -187,7 +184,7 @@ def batch_means(losses: list[Tensor], is_target: list[Tensor]) -> tuple[list[flo
 
 def normal_scores(network: nn.Module, scores: dict[str, Score], parts: Iterable[Tensor]) -> dict[str, list[float]]:
     """Each anomaly score of each part of the normal vectors, (K, D), as if it were a clip."""
-    from networks.scores import residual
+    from networks import residual
 
     values = {name: [] for name in scores}
     for x in parts:
@@ -206,9 +203,11 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     """
     from datasets.feature_cache import load_log_mels
     from datasets.frames import Vectors
-    from networks.scores import find_score, residual
+    from networks import residual
+    from networks.scores import find_score
     from tools.results.machine_results import write_results
-    from tools.training.model_files import load_model
+    from tools.results.test_records import make_test_record
+    from tools.training.model_files import check_clips, load_model
 
     model = load_model(config, machine, paths)
     network = model.network.to(device).eval()
@@ -216,17 +215,14 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
 
     clips = find_clips(machine, config.dataset_directory, "test", machine.section_names(config.use_ids))
     log_mels = load_log_mels(clips, config, machine.channels(config), machine.cache_directory(config))
-    if model.sampling_rate not in (None, log_mels.sampling_rate):
-        raise BaselineError(
-            f"{clips[0].path}: sampling rate {log_mels.sampling_rate} Hz, but the model was trained on clips with "
-            f"{model.sampling_rate} Hz."
-        )
+    check_clips(model, clips, log_mels)
+    record = make_test_record(config, clips, log_mels, model, test)
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     scores = []
     for x in tqdm(vectors.per_clip(), desc="test", unit="clip", total=len(clips), disable=None, leave=False):
         scores.append(float(score(residual(network, x))))  # (K, D) -> one score
     decisions = None if model.threshold is None else [int(value > model.threshold) for value in scores]
-    write_results(config, machine, paths, clips, scores, decisions, model)
+    write_results(machine, paths, clips, scores, decisions, record)
 
 
 def run(config: Config, machine: Machine) -> None:
@@ -258,8 +254,7 @@ def run(config: Config, machine: Machine) -> None:
     if steps["train"]:
         make_writable_directory(paths.model_dir)
         with alone(paths.training_lock, "waiting for another run that trains the same model") as waited:
-            unless_trained = (config.restart or waited) and not config.checkpoint_path
-            train(config, machine, paths, device, unless_trained)
+            train(replace(config, restart=True) if waited else config, machine, paths, device)
     if steps["test"]:
         test(config, machine, paths, device)
 

@@ -4,24 +4,26 @@ T: frames of a clip, M: mel bands.
 """
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from config import FEATURE_KEYS, BaselineError, Config
+from config import FEATURE_KEYS, BaselineError, Config, FeatureConfig
 from datasets.audio import read_clip, read_header
 from datasets.clips import Clip
 from datasets.log_mel import log_mel
 from datasets.workers import compute_all
 from files import alone, atomic_path
+from fingerprints import code_behind, fingerprint_of
+
+NO_PART_IN_FEATURES = ("datasets.catalog", "datasets.clips", "datasets.labels", "datasets.workers")
 
 log = logging.getLogger("baseline")
 
@@ -33,31 +35,32 @@ class LogMels:
     frames: np.ndarray  # (sum of T, M) float32, dB
     lengths: np.ndarray  # (clips,) int64: T of each clip
     sampling_rate: int  # Hz
+    checksums: Sequence[str] = ()  # of the contents of each clip
 
 
 def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_directory: Path) -> LogMels:
     """The log-mel frames of `clips`, from the cache if it is up to date; else they are computed and cached.
 
-    A cached file holds the frames and all that they depend on: the feature parameters, the clips' names, sizes and
-    times, and the versions of librosa and NumPy. If anything differs, or the file is damaged, it is computed again. A
-    warning names clips and mel bands that never vary.
+    A cached file holds the frames and all that they depend on: the feature parameters, the code that computes them, the
+    clips' names and contents, and the versions of librosa and NumPy. If anything differs, or the file is damaged, it is
+    computed again. A warning names clips and mel bands that never vary.
 
     Args:
         channels: how many channels each clip must have; the first is used.
         cache_directory: created if it does not exist. If it cannot be written, features are computed each time.
 
     Raises:
-        BaselineError: a clip cannot be read, is too short, or differs from the others in its sampling rate or channels.
+        BaselineError: a clip cannot be read, is too short, or differs from the others in its sampling rate or channels,
+            or clips have changed meanwhile.
     """
+    checksums = _checksums(clips)
     settings = config.as_dict(FEATURE_KEYS) | {"channels": channels}
     settings |= {name: importlib.metadata.version(name) for name in ("librosa", "numpy")}
     names = [str(clip.path.relative_to(clip.path.parents[1])) for clip in clips]
-    stats = [clip.path.stat() for clip in clips]
-    key = json.dumps(
-        {"settings": settings, "clips": [[n, s.st_size, s.st_mtime_ns] for n, s in zip(names, stats, strict=True)]}
-    )
-    # Runs with other parameters or sections have their own files; a changed clip replaces the file.
-    digest = hashlib.sha256(json.dumps([settings, names]).encode()).hexdigest()[:12]
+    code = code_behind(compute_log_mels, without=NO_PART_IN_FEATURES)
+    key = json.dumps({"settings": settings, "code": code, "clips": list(zip(names, checksums, strict=True))})
+    # Runs with other parameters or sections have their own files; a changed clip or other code replaces the file.
+    digest = fingerprint_of(json.dumps([settings, names]).encode())[:12]
     cache = cache_directory / f"log_mel_{digest}.npz"
     lock = cache_directory / f".{cache.stem}.lock"
     with alone(lock, "waiting for another run that reads or computes the same features", needed=False):
@@ -65,15 +68,29 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
         if log_mels is None:
             log.debug("computing features for %s", cache)
             log_mels = compute_log_mels(clips, config, channels)
+            if _checksums(clips) != checksums:
+                raise BaselineError(f"{clips[0].path.parent}: clips have changed while they were read. Run it again.")
             try:
                 with atomic_path(cache) as temporary, temporary.open("wb") as file:
-                    np.savez(file, key=np.array(key), **vars(log_mels))
+                    arrays = {"frames": log_mels.frames, "lengths": log_mels.lengths}
+                    np.savez(file, key=np.array(key), sampling_rate=log_mels.sampling_rate, **arrays)
             except BaselineError as error:
                 log.warning("the features are not cached, and will be computed again next time: %s", error)
     for clip, length in zip(clips, log_mels.lengths, strict=True):
         check_length(clip.path, length, config)
     _warn_of_constants(clips, log_mels, config)
-    return log_mels
+    _warn_of_equals(clips, checksums)
+    return replace(log_mels, checksums=checksums)
+
+
+def _checksums(clips: Sequence[Clip]) -> list[str]:
+    checksums = []
+    for clip in clips:
+        try:
+            checksums.append(fingerprint_of(clip.path.read_bytes()))
+        except OSError as error:
+            raise BaselineError(f"cannot read {clip.path}: {error.strerror}.") from error
+    return checksums
 
 
 def check_length(path: Path, n_frames: int, config: Config) -> None:
@@ -89,7 +106,7 @@ def compute_log_mels(clips: Sequence[Clip], config: Config, channels: int) -> Lo
     """The log-mel frames of `clips`, computed on all cores that this run may use; see load_log_mels."""
     sampling_rate = _check_headers(clips, config, channels)
     values, lengths = bytearray(), []  # bytes, which grow in place: no frame is held twice
-    compute = partial(_read_frames, sampling_rate=sampling_rate, config=config)
+    compute = partial(_read_frames, sampling_rate=sampling_rate, config=FeatureConfig(config))
     with contextlib.closing(compute_all(compute, [clip.path for clip in clips])) as results:
         for frames in tqdm(results, "features", len(clips), unit="clip", disable=None, leave=False):  # (T, M)
             values += np.ascontiguousarray(frames, np.float32).data
@@ -102,11 +119,11 @@ def compute_log_mels(clips: Sequence[Clip], config: Config, channels: int) -> Lo
     return LogMels(frames, np.array(lengths, np.int64), sampling_rate)
 
 
-def _read_frames(path: Path, sampling_rate: int, config: Config) -> np.ndarray:
+def _read_frames(path: Path, sampling_rate: int, config: FeatureConfig) -> np.ndarray:
     return clip_frames(path, read_clip(path), sampling_rate, config)
 
 
-def clip_frames(path: Path, samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarray:
+def clip_frames(path: Path, samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> np.ndarray:
     """The log-mel frames of a clip's samples: (samples,) -> (T, M). BaselineError if samples are far beyond [-1, 1]."""
     frames = log_mel(samples, sampling_rate, config)
     if not np.isfinite(frames).all():
@@ -174,3 +191,12 @@ def _warn_of_constants(clips: Sequence[Clip], log_mels: LogMels, config: Config)
     if len(bands) and len(constant) < len(clips):
         named = " ".join(map(str, bands))
         log.warning("mel bands without any energy that varies: %s (from 0). See --n_mels, --fmin and --fmax.", named)
+
+
+def _warn_of_equals(clips: Sequence[Clip], checksums: Sequence[str]) -> None:
+    """Name clips with the same contents as another one."""
+    first = dict(zip(reversed(checksums), reversed(clips), strict=True))
+    equals = [(c, first[key]) for c, key in zip(clips, checksums, strict=True) if first[key] is not c]
+    if equals:
+        names = " and ".join(str(clip.path) for clip in equals[0])
+        log.warning("%d clips have the same contents as another one, such as %s", len(equals), names)

@@ -8,13 +8,13 @@ import sys
 
 import numpy as np
 
-from config import Config
+from config import Config, FeatureConfig
 
 # Log-mel energies stay finite if a band is silent. A Python float: a NumPy one would make the logarithm float64.
 FLOOR = sys.float_info.epsilon
 
 
-def log_mel(samples: np.ndarray, sampling_rate: int, config: Config) -> np.ndarray:
+def log_mel(samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> np.ndarray:
     """Log-mel energies of one channel: 20 / power * log10(mel), as in the published baseline.
 
     The same values as librosa.feature.melspectrogram, which computes its mel filters again for each clip.

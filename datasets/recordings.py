@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from config import BaselineError, Config
+from config import BaselineError, Config, FeatureConfig
 from datasets.audio import Header, read_clip, read_header
 from datasets.feature_cache import LogMels, check_length, clip_frames
 
@@ -55,7 +55,8 @@ class Recording:
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(1, user_api="blas"):  # the mel product rounds differently with another number of threads
-            frames = clip_frames(self.path, self.samples(sampling_rate), sampling_rate, config)  # (T, M)
+            samples = self.samples(sampling_rate)
+            frames = clip_frames(self.path, samples, sampling_rate, FeatureConfig(config))  # (T, M)
         check_length(self.path, len(frames), config)
         return LogMels(frames, np.array([len(frames)]), sampling_rate)
 

@@ -48,3 +48,9 @@ def make_network(name: str, input_dim: int, n_mels: int) -> nn.Module:
     for covariance in ("cov_source", "cov_target"):
         network.register_parameter(covariance, nn.Parameter(torch.zeros(n_mels, n_mels), requires_grad=False))
     return network
+
+
+@torch.no_grad()
+def residual(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Reconstruction minus input, x̂ − x, without gradients: (B, D) -> (B, D)."""
+    return network(x) - x

@@ -17,12 +17,6 @@ log = logging.getLogger("baseline")
 Score = Callable[[torch.Tensor], torch.Tensor]
 
 
-@torch.no_grad()
-def residual(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Reconstruction minus input, x̂ − x, without gradients: (B, D) -> (B, D)."""
-    return network(x) - x
-
-
 def mean_squared_error(network: nn.Module) -> Score:
     """The mean squared residual over all values of a clip."""
     return lambda residuals: residuals.square().mean()

@@ -25,7 +25,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from config import ROOT, Config, UsageError, cores, load_config, seeds_of_environment
+from config import FIELDS, ROOT, Config, UsageError, cores, load_config, seeds_of_environment
 from datasets.catalog import Dataset, find_dataset
 from tools.training.console import Terminated, run_command
 from tools.training.paths import run_paths
@@ -34,6 +34,8 @@ MEMORY_PER_RUN = 0.8e9  # bytes, for a full-size machine type
 JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws plots, imports
 # What a task of slurm_array.sh runs, one after the other.
 RUNS_OF_A_TASK = ("--train_only --restart", "--test_only --score MSE", "--test_only --score MAHALA")
+# What the summary after them is told: where to look, and nothing by which to choose.
+PLACES = {"dev", "eval", "dataset_directory", "model_directory", "result_directory", "export_dir"}
 SECONDS_TO_END = 5  # after an interrupt, before a run is sent the next signal
 
 
@@ -245,7 +247,7 @@ def print_plan(*given: str) -> None:
         for command in dict.fromkeys(commands):  # --score makes both tests the same
             print(f"{number}: {command}")
     variables = [f"PYTHON={sys.executable}", f"SEEDS={' '.join(map(str, seeds))}"]
-    options = config.as_arguments(leave_out=("dataset", "use_ids"))
+    options = config.as_arguments(leave_out=FIELDS.keys() - PLACES)
     print("summary:", shlex.join(["env", *variables, str(ROOT / "03_summarize_results.sh"), dataset, *options]))
 
 

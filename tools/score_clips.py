@@ -81,7 +81,8 @@ def main(arguments: list[str] | None = None) -> bool:
 
     import torch
 
-    from networks.scores import find_score, residual
+    from networks import residual
+    from networks.scores import find_score
     from tools.training.model_files import load_model
 
     model = load_model(config, machine, run_paths(config, machine, machine.section_names(config.use_ids)))

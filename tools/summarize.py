@@ -11,7 +11,7 @@ from pathlib import Path
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
 
-from config import number, option_parser, parse_options, seeds_of_environment
+from config import TEST_KEYS, TRAINING_KEYS, number, option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset
 from files import make_writable_directory, write_text
 from tools.results.draw import save_plot
@@ -21,6 +21,8 @@ from tools.results.tables import Table, all_tables, latex
 from tools.training.console import open_console, run_command
 
 RESAMPLES = 1000
+FILTERS = tuple(dict.fromkeys(("score", "seed", "model_name_suffix", *TRAINING_KEYS, *TEST_KEYS)))
+OPTIONS = ("dev", "eval", "dataset_directory", "model_directory", "result_directory", "export_dir", *FILTERS)
 
 
 def write_tables(summary: Summary, tables: Iterable[Table], directory: Path) -> None:
@@ -52,7 +54,10 @@ def draw_chart(summary: Summary, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    parser = option_parser("03_summarize_results.sh", "Summarizes all results of a dataset.")
+    text = (
+        "Summarizes all results of a dataset. --seed, -tag, --score and other parameters choose those that have them."
+    )
+    parser = option_parser("03_summarize_results.sh", text, OPTIONS)
     parser.add_argument("dataset", help="such as DCASE2024T2")
     parser.add_argument("--report", action="store_true", default=False, help="write report.html, too")
     text = f"how often the clips are resampled for intervals (default {RESAMPLES})"
@@ -61,7 +66,8 @@ def main(arguments: list[str] | None = None) -> None:
     dataset = find_dataset(config.dataset)
     open_console()
     directory = config.result_directory / f"{config.split}_data" / config.export_dir / "summarize" / dataset.name
-    summary = summarize(config, dataset, seeds_of_environment(), options.resamples)
+    wanted = {key: value for key, value in options.given.items() if key in FILTERS}
+    summary = summarize(config, dataset, seeds_of_environment(), options.resamples, wanted)
     make_writable_directory(directory)
     tables = all_tables(summary)
     write_tables(summary, tables.values(), directory)

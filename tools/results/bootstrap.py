@@ -91,13 +91,13 @@ def find_differences(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*names, "difference", "low", "high", "p"]).set_index(names)
 
 
-def resample_systems(runs: Sequence[Run], max_fpr: float, resamples: int) -> pd.DataFrame:
+def resample_systems(runs: Sequence[Run], resamples: int) -> pd.DataFrame:
     """(system, metric, column, clips) → a column for each resample of the clips: means over the system's seeds.
 
     Values with the same `clips`, a hash, rest on the same clips. A value is left out, with a warning, if a seed that
     counts in it cannot be resampled, or was tested on other clips than another seed.
     """
-    by_seed = {(run.system, run.config.seed): _resample_run(run, max_fpr, resamples) for run in runs}
+    by_seed = {(run.system, run.config.seed): _resample_run(run, resamples) for run in runs}
     means = {}
     for (system, metric, column), seeds in pd.concat(by_seed, names=["system", "seed"]).groupby(FIGURE, sort=False):
         clips = seeds.index.unique("clips")
@@ -111,19 +111,22 @@ def resample_systems(runs: Sequence[Run], max_fpr: float, resamples: int) -> pd.
     return pd.DataFrame(list(means.values()), index, range(resamples), float)
 
 
-def _resample_run(run: Run, max_fpr: float, resamples: int) -> pd.DataFrame:
+def _resample_run(run: Run, resamples: int) -> pd.DataFrame:
     """The same of one run; `nan` if some of the clips cannot be resampled."""
     written = run.metrics()
     values, clips = {}, {}
     for (name, section), metrics in written["value"].groupby(["machine", "section"], sort=False):
         defined = metrics.loc[name, section].reindex(run.dataset.official_score["metrics"]).dropna()
         try:
-            result = _scores_behind(run, run.machines[name], section, defined, max_fpr)
+            result = _scores_behind(run, run.machines[name], section, defined)
         except BaselineError as error:
             log.warning("%s, seed %d, %s: no intervals: %s", run.system, run.config.seed, name, error)
             continue
-        clips[name, section] = frozenset((clip.name, clip.is_anomaly, clip.is_target) for clip in result.clips)
-        for metric, resampled in resample_metrics(result, name, list(defined.index), max_fpr, resamples).items():
+        clips[name, section] = frozenset(
+            (clip.name, clip.is_anomaly, clip.is_target, checksum)
+            for clip, checksum in zip(result.clips, result.checksums, strict=True)
+        )
+        for metric, resampled in resample_metrics(result, name, list(defined.index), resamples).items():
             values[name, section, metric] = resampled
     index = pd.MultiIndex.from_tuples(list(values), names=written.index.names)
     frame = pd.DataFrame(list(values.values()), index, range(resamples), float)
@@ -136,26 +139,24 @@ def _resample_run(run: Run, max_fpr: float, resamples: int) -> pd.DataFrame:
     return means[has_value].set_index("clips", append=True)
 
 
-def _scores_behind(run: Run, machine: Machine, section: str, metrics: pd.Series, max_fpr: float) -> SectionScores:
+def _scores_behind(run: Run, machine: Machine, section: str, metrics: pd.Series) -> SectionScores:
     """The scores that a section's metrics were computed from; an error if they do not exist or are others."""
     paths = run.paths(machine)
     result = run.section(machine, section)
     if result is None:
         raise BaselineError(f"{paths.anomaly_scores(section)} is missing. Test again.")
     if not result.labelled:
-        where = machine.directory(run.config.dataset_directory)
-        raise BaselineError(f"the labels of its clips are not known: they are not in {where}. Say --dataset_directory.")
-    computed = result.metrics(max_fpr)
+        raise BaselineError(f"{paths.test_record}: the test did not know the labels of its clips. Test again.")
+    computed = result.metrics()
     if not all(math.isclose(value, computed.get(metric, -1)) for metric, value in metrics.items()):
         raise BaselineError(
-            f"{paths.metrics} does not go with the anomaly scores beside it, the labels of their clips and --max_fpr "
-            f"{max_fpr}. Test again, or give the --max_fpr of the test."
+            f"{paths.metrics} does not go with the anomaly scores beside it and the labels of their clips. Test again."
         )
     return result
 
 
 def resample_metrics(
-    result: SectionScores, machine: str, metrics: Sequence[str], max_fpr: float, resamples: int
+    result: SectionScores, machine: str, metrics: Sequence[str], resamples: int
 ) -> dict[str, np.ndarray]:
     """AUC or pAUC → its value in each resample (B,). Which clips are drawn does not depend on their scores."""
     clips = sorted(zip(result.clips, result.scores, strict=True), key=lambda pair: pair[0].name)
@@ -165,7 +166,7 @@ def resample_metrics(
     values = {}
     for metric in metrics:
         chosen = clips_of_metric(metric, is_anomaly, is_target)
-        fpr = largest_fpr(metric, max_fpr)
+        fpr = largest_fpr(metric, result.max_fpr)
         values[metric] = weighted_auc(is_anomaly[chosen], scores[chosen], counts[:, chosen], fpr)
     return values
 

@@ -4,11 +4,13 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from files import remove
+
 log = logging.getLogger("baseline")
 
 
 def save_plot(function: str, path: Path, *arguments: Any) -> None:
-    """Call a function of plots.py. A plot that cannot be drawn is a warning, and costs nothing else."""
+    """Call a function of plots.py. A plot that cannot be drawn is a warning; an older one is removed."""
     try:
         from tools.results import plots
 
@@ -16,3 +18,4 @@ def save_plot(function: str, path: Path, *arguments: Any) -> None:
     except Exception as error:
         log.warning("%s could not be drawn: %s", path, error)
         log.debug("", exc_info=True)
+        remove(path)

@@ -59,25 +59,19 @@ def plot_losses(path: Path, title: str, loss: Sequence[float], valid_loss: Seque
     _save(figure, path)
 
 
-def plot_scores(
-    path: Path, title: str, results: Sequence[SectionScores], thresholds: dict[str, float | None], max_fpr: float
-) -> None:
-    """The anomaly scores of each section's clips by domain and label, with the decision threshold.
-
-    Args:
-        thresholds: section → decision threshold, if it is known.
-    """
+def plot_scores(path: Path, title: str, results: Sequence[SectionScores]) -> None:
+    """The anomaly scores of each section's clips by domain and label, with the decision threshold if it is known."""
     figure = Figure(figsize=(8, 0.6 + 2.9 * len(results)), layout="constrained")
     figure.suptitle(title)
     for axes, result in zip(figure.subplots(len(results), squeeze=False).flat, results, strict=True):
         _plot_groups(axes, result)
-        metrics = result.metrics(max_fpr) if result.labelled else {}
+        metrics = result.metrics() if result.labelled else {}
         names = [name for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC") if name in metrics]
         values = ", ".join(f"{name} {100 * metrics[name]:.1f} %" for name in names)
         section = f"section {result.section}" + (f": {values}" if values else "")
         axes.set_title(section, loc="left", fontsize="medium", pad=18)
-        if thresholds.get(result.section) is not None:
-            _plot_threshold(axes, thresholds[result.section])
+        if result.threshold is not None:
+            _plot_threshold(axes, result.threshold)
     _save(figure, path)
 
 
@@ -112,20 +106,20 @@ def _plot_threshold(axes: Axes, threshold: float) -> None:
     axes.annotate(text, (x, 1), xytext=(offset, 3), ha=side, fontsize="small", **place)
 
 
-def plot_roc(path: Path, title: str, results: Sequence[SectionScores], max_fpr: float) -> None:
+def plot_roc(path: Path, title: str, results: Sequence[SectionScores]) -> None:
     """ROC curves of each section's labelled clips, by domain and of all; the area that pAUC measures is shaded."""
     with matplotlib.rc_context(IN_A_COLUMN):
         figure = Figure(figsize=(COLUMN, 0.3 + 3.1 * len(results)), layout="constrained")
         for axes, result in zip(figure.subplots(len(results), squeeze=False).flat, results, strict=True):
             axes.set_title(f"{title}, section {result.section}", loc="left")
-            _plot_roc_curves(axes, result, max_fpr)
+            _plot_roc_curves(axes, result)
         _save(figure, path, dpi=250)
 
 
-def _plot_roc_curves(axes: Axes, result: SectionScores, max_fpr: float) -> None:
+def _plot_roc_curves(axes: Axes, result: SectionScores) -> None:
     from sklearn.metrics import roc_curve
 
-    metrics, scores = result.metrics(max_fpr), np.array(result.scores)
+    metrics, scores, max_fpr = result.metrics(), np.array(result.scores), result.max_fpr
     is_anomaly, is_target = np.array([(clip.is_anomaly, clip.is_target) for clip in result.clips]).T
     for metric, (color, style) in ROC_STYLES.items():
         if np.isnan(metrics.get(metric, np.nan)):

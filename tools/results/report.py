@@ -24,15 +24,10 @@ from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.results.summary import Summary
 from tools.results.tables import Table, all_tables, statistic_cells
-from tools.training.model_files import read_record
 from tools.training.paths import RunPaths
 
 TEMPLATE = Path(__file__).with_name("report.html")
-# Of a model's record: what tells one run from another by its place, or is no parameter of the method.
-NOT_SHOWN = (
-    *("dataset", "dev", "eval", "train_only", "test_only", "restart", "checkpoint_path", "use_ids"),
-    *("score", "max_fpr", "decision_threshold", "calibration"),  # of tests, which may have others
-)
+NOT_SHOWN = ("use_ids", "clips", "code")  # of what a test record says of the training
 # Options of tools/plot_reconstruction.py.
 DRAWN_BY = (
     *("score", "seed", "model_name_suffix"),
@@ -186,11 +181,11 @@ def parameter_table(summary: Summary) -> Table:
     tags = list(dict.fromkeys(run.config.model_name_suffix for run in summary.runs))
     rows = []
     for run, machine in itertools.product(summary.runs, _machines(summary)):
-        for paths in run.models(machine):
-            record = read_record(paths) or {}
-            record |= {f"version of {name}": version for name, version in record.pop("versions", {}).items()}
-            for name, value in record.items():
-                if name not in NOT_SHOWN and not name.endswith(("sha256", "_directory")):
+        for section in machine.sections:
+            training = dict((run.record(machine, section) or {}).get("training", {}))
+            training |= {f"version of {name}": version for name, version in training.pop("versions", {}).items()}
+            for name, value in training.items():
+                if name not in NOT_SHOWN:
                     rows.append((name, run.config.model_name_suffix, str(value)))
     values = pd.DataFrame(rows, columns=["parameter", "tag", "value"]).drop_duplicates()
     table = values.groupby(["parameter", "tag"], sort=False)["value"].agg(", ".join).unstack("tag")

@@ -4,11 +4,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config import Config
 from datasets.catalog import Dataset, Machine
-from tools.results.score_files import SectionScores, clips_of_names, read_column, read_decisions, read_metrics
+from tools.results.score_files import SectionScores, read_metrics, read_section
+from tools.results.test_records import read_test_record
 from tools.training.paths import RunPaths, run_paths
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ class Run:
 
     config: Config  # of its score, seed and tag
     dataset: Dataset
+    left_out: frozenset[tuple[str, str]] = frozenset()  # machine types and sections
 
     @property
     def system(self) -> str:
-        """The score and the tag, such as `MSE` or `MAHALA wide`."""
-        return " ".join(filter(None, (self.config.score, self.config.model_name_suffix)))
+        """See system_of."""
+        return system_of(self.config)
 
     @property
     def machines(self) -> dict[str, Machine]:
@@ -50,24 +52,36 @@ class Run:
         for name, machine in self.machines.items():
             path = self.paths(machine).metrics
             for section, metrics in read_metrics(path).items() if path.exists() else ():
+                if (name, section) in self.left_out:
+                    continue
                 values |= {(name, section, metric): value for metric, value in metrics.items()}
         index = pd.MultiIndex.from_tuples(values, names=["machine", "section", "metric"])
         return pd.DataFrame({"value": list(values.values())}, index)
 
     def section(self, machine: Machine, section: str) -> SectionScores | None:
-        """The clips of a section and their scores, or None if it was not tested; an error if the file is damaged."""
-        paths = self.paths(machine)
-        scores = read_column(paths.anomaly_scores(section))
-        if scores is None:
+        """The clips of a section and their scores, or None if it was not tested or is left out.
+
+        Raises:
+            BaselineError: see read_section.
+        """
+        if (machine.name, section) in self.left_out:
             return None
-        clips = clips_of_names(machine, self.config.dataset_directory, section, list(scores))
-        return SectionScores(section, clips, list(scores.values()), read_decisions(paths, section, list(scores)))
+        return read_section(self.paths(machine), section, machine.directory(self.config.dataset_directory))
+
+    def record(self, machine: Machine, section: str) -> dict[str, Any] | None:
+        """The record of a section's test, see read_test_record; None also if the section is left out."""
+        return None if (machine.name, section) in self.left_out else read_test_record(self.paths(machine), section)
 
     def models(self, machine: Machine) -> list[RunPaths]:
         """The files of a machine type's trained models: one of all its sections, or one of each."""
         choices = dict.fromkeys([machine.sections, *((section,) for section in machine.sections)])
         models = [run_paths(self.config, machine, sections) for sections in choices]
         return [paths for paths in models if paths.model.exists()]
+
+
+def system_of(config: Config) -> str:
+    """The score and the tag, such as `MSE` or `MAHALA wide`."""
+    return " ".join(filter(None, (config.score, config.model_name_suffix)))
 
 
 def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run | None:

@@ -4,14 +4,16 @@ A system is a score and a tag, such as `MSE` or `MAHALA wide`. Metrics and colum
 All values are fractions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from config import BaselineError, Config
 from datasets.catalog import Dataset
+from tools.results.belonging import keep_what_belongs_together
 from tools.results.bootstrap import find_differences, find_intervals, resample_systems
 from tools.results.official import COLUMNS, FIGURE, means_over_sections, summary_columns
 from tools.results.published import compare, read_published
@@ -26,6 +28,7 @@ class Summary:
     dataset: Dataset
     seeds: Sequence[int]  # that were asked for; none: all
     runs: list[Run]  # with metrics, the seeds of each system one after the other
+    left_out: list[str]  # a line for each reason why results are left out
     by_seed: pd.DataFrame  # (system, seed, metric, column) → value; `nan` if it is missing
     statistics: pd.DataFrame  # (system, metric, column) → mean and std over seeds
     intervals: pd.DataFrame  # (system, metric, column) → low, high; of values whose clips could be resampled
@@ -55,8 +58,8 @@ class Summary:
 
     @property
     def warnings(self) -> list[str]:
-        """A line for each run that lacks a metric of some machine types, and for seeds that are missing."""
-        lines = []
+        """A line for what is left out, for each run that lacks metrics, and for seeds that are missing."""
+        lines = list(self.left_out)
         for (system, seed), values in self.by_seed["value"].groupby(["system", "seed"], sort=False):
             lacking = values[values.isna()].index.unique("column")
             if machines := ", ".join(name for name in self.dataset.tested(self.config.split) if name in lacking):
@@ -74,28 +77,42 @@ class Summary:
         return table.reindex(index=rows, columns=self.columns)
 
 
-def summarize(config: Config, dataset: Dataset, seeds: Sequence[int], resamples: int) -> Summary:
-    """Read all results on a dataset, of these seeds or (none given) of all.
+def summarize(
+    config: Config, dataset: Dataset, seeds: Sequence[int], resamples: int, wanted: Mapping[str, Any] | None = None
+) -> Summary:
+    """Read all results on a dataset that belong together.
+
+    Args:
+        seeds: those to read; none: all.
+        wanted: parameters that the command line gives: others are left out.
 
     Raises:
         BaselineError: there are no results, or a file is damaged.
     """
+    wanted = dict(wanted or {})
+    places = {key: wanted.pop(key) for key in ("seed", "score", "model_name_suffix") if key in wanted}
+    found = [
+        run
+        for run in find_runs(config, dataset, seeds)
+        if all(getattr(run.config, key) == value for key, value in places.items())
+    ]
+    kept, left_out = keep_what_belongs_together(found, wanted)
     runs, means = [], {}
-    for run in find_runs(config, dataset, seeds):
+    for run in kept:
         metrics = run.metrics()
         if len(metrics):
             runs.append(run)
             means[run.system, run.config.seed] = means_over_sections(metrics, dataset, config.split)
     if not runs:
-        raise _nothing_found(config, dataset, seeds)
+        raise _nothing_found(config, dataset, seeds, {**places, **wanted}, left_out)
     by_seed = pd.concat(means, names=["system", "seed"])
     statistics = over_seeds(by_seed)
-    resampled = resample_systems(runs, config.max_fpr, resamples)
+    resampled = resample_systems(runs, resamples)
     intervals = find_intervals(resampled, statistics["mean"])
     differences = find_differences(resampled, statistics["mean"])
     scores = {run.system: run.config.score for run in runs}
     comparisons = compare(scores, statistics, read_published(dataset, config.split))
-    return Summary(config, dataset, seeds, runs, by_seed, statistics, intervals, differences, comparisons)
+    return Summary(config, dataset, seeds, runs, left_out, by_seed, statistics, intervals, differences, comparisons)
 
 
 def over_seeds(by_seed: pd.DataFrame) -> pd.DataFrame:
@@ -114,11 +131,15 @@ def _deviation(values: pd.Series) -> float:
     return np.std(known, ddof=1) if len(known) > 1 else np.nan
 
 
-def _nothing_found(config: Config, dataset: Dataset, seeds: Sequence[int]) -> BaselineError:
+def _nothing_found(
+    config: Config, dataset: Dataset, seeds: Sequence[int], wanted: Mapping[str, Any], left_out: Sequence[str]
+) -> BaselineError:
     where = config.result_directory / f"{config.split}_data" / f"{config.export_dir}_<score>" / dataset.name
-    seeds_asked = f" of SEEDS='{' '.join(map(str, seeds))}'" if seeds else ""
+    asked = [f"SEEDS='{' '.join(map(str, seeds))}'"] if seeds else []
+    asked += [f"--{key} {value}" for key, value in wanted.items()]
+    of = f" with {' '.join(asked)}" if asked else ""
     tests = " and ".join(dataset.script(step, config.split) for step in ("02a_test", "02b_test"))
     return BaselineError(
-        f"{where}: no result_<machine>.csv{seeds_asked} to summarize. Run {tests} first. Clips without labels have "
-        "anomaly scores only."
+        f"{where}: no result_<machine>.csv{of} to summarize. Run {tests} first. Clips without labels have anomaly "
+        f"scores only.{''.join(f' {line}' for line in left_out)}"
     )

@@ -8,7 +8,6 @@ import hashlib
 import io
 import logging
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from config import TRAINING_KEYS, BaselineError, Config
-from datasets.clips import Clip
-from datasets.feature_cache import LogMels
-from files import atomic_path
+from config import BaselineError, Config
+from files import atomic_path, move
 from tools.training.generators import generator_states, set_generator_states
+from tools.training.identity import AFTER_EPOCHS, code_has_changed, differences
+from tools.training.model_files import is_record_of, read_record
 from tools.training.paths import RunPaths
 
-FORMAT = 2
+FORMAT = 3
 DIGEST_LENGTH = hashlib.sha256().digest_size
-SHOWN_CLIPS = 3  # clips named in a message
 
 log = logging.getLogger("baseline")
 
 
 class DamagedCheckpointError(BaselineError):
     """A file that is not a complete checkpoint of this version."""
-
-
-def training_identity(config: Config, clips: Sequence[Clip], log_mels: LogMels) -> dict[str, Any]:
-    """What the course of a training depends on: its parameters, and each clip with the checksum of its features."""
-    frames = np.split(log_mels.frames, np.cumsum(log_mels.lengths)[:-1])
-    checksums = {clip.name: hashlib.sha256(f).hexdigest()[:16] for clip, f in zip(clips, frames, strict=True)}
-    return config.as_dict(TRAINING_KEYS) | {"clips": checksums}
 
 
 class TrainingState:
@@ -103,40 +94,71 @@ class TrainingState:
         with atomic_path(path) as temporary:
             temporary.write_bytes(body + hashlib.sha256(body).digest())
 
-    def resume(self, config: Config, paths: RunPaths) -> None:
-        """Load the checkpoint that --restart asks for. Without one, or if it is damaged, start from scratch.
+    def start(self, config: Config, paths: RunPaths) -> None:
+        """Resume from the checkpoint if --restart asks for it. Otherwise no finished epochs of another run are lost.
+
+        Without a checkpoint, or with a damaged one, training starts from scratch.
 
         Raises:
-            BaselineError: it is of another training, or --checkpoint_path cannot be used.
+            BaselineError: the checkpoint is of another training, --checkpoint_path cannot be used, or epochs or a model
+                would be lost that only the user can give up.
         """
         if config.checkpoint_path:
-            self.load(config.checkpoint_path, config.epochs)
+            self._load(_read(config.checkpoint_path), config.checkpoint_path)
         elif paths.checkpoint.exists():
             try:
-                self.load(paths.checkpoint, config.epochs)
+                contents = _read(paths.checkpoint)
             except DamagedCheckpointError as error:
                 log.warning("%s Training starts from scratch.", str(error).removesuffix(" Train without --restart."))
+                return
+            if config.restart:
+                self._load(contents, paths.checkpoint)
+            else:
+                self._keep(contents, paths)
+        elif paths.model.exists() and not paths.config_record.exists():
+            raise BaselineError(
+                f"{paths.model} was not trained here: no {paths.config_record.name} is beside it. Move it away, or "
+                "train with another -tag."
+            )
+        elif config.restart and (record := read_record(paths)) and not is_record_of(record, self._identity):
+            self._check(record, paths.model)
 
-    def load(self, path: Path, epochs: int) -> None:
-        """Load a checkpoint.
+    def _keep(self, contents: dict[str, Any], paths: RunPaths) -> None:
+        """Keep the checkpoint of an unfinished training, or ask what to do with it if it is one of this training."""
+        if is_record_of(read_record(paths), contents["identity"]):  # finished: its model is beside it
+            return
+        n_epochs = len(contents["history"])
+        if contents["identity"] == self._identity:
+            raise BaselineError(
+                f"{paths.checkpoint} has {n_epochs} finished epochs of this training. Resume it with --restart. To "
+                "train from scratch, remove the file."
+            )
+        move(paths.checkpoint, paths.old_checkpoint)
+        log.info("%d epochs of another training are kept in %s", n_epochs, paths.old_checkpoint)
 
-        Args:
-            epochs: how many there will be in all.
+    def _check(self, identity: dict[str, Any], path: Path) -> None:
+        """Raise a BaselineError if `identity` is not of this training. The number of epochs may differ."""
+        found = differences({"clips": {}, "code": {}, **identity}, {**self._identity, "epochs": identity.get("epochs")})
+        if found:
+            raise BaselineError(
+                f"{path} is of another training: {'; '.join(found)}. "
+                "Restart with the same parameters, clips and code, or train without --restart."
+            )
+
+    def _load(self, contents: dict[str, Any], path: Path) -> None:
+        """Take over the contents of a checkpoint.
 
         Raises:
-            DamagedCheckpointError: it is damaged, or of another version. Nothing has changed.
-            BaselineError: it cannot be read, is of another training or of more epochs, or does not fit the network.
+            BaselineError: it is of another training or of more epochs, or does not fit the network.
         """
-        contents = _read(path)
-        differences = _differences(contents["identity"], self._identity)
-        if differences:
+        before, now = contents["identity"]["code"], self._identity["code"]
+        later = [name for name in {**before, **now} if name.startswith(AFTER_EPOCHS)]
+        unchanged = {name: now[name] for name in later if name in now}
+        code = {name: text for name, text in before.items() if name not in later} | unchanged
+        self._check(contents["identity"] | {"code": code}, path)
+        if len(contents["history"]) > self._identity["epochs"]:
             raise BaselineError(
-                f"{path} is of another training: {'; '.join(differences)}. "
-                "Restart with the same parameters and clips, or train without --restart."
-            )
-        if len(contents["history"]) > epochs:
-            raise BaselineError(
-                f"{path} has {len(contents['history'])} epochs, more than --epochs {epochs}. "
+                f"{path} has {len(contents['history'])} epochs, more than --epochs {self._identity['epochs']}. "
                 "Choose at least as many, or train without --restart."
             )
         try:
@@ -157,7 +179,9 @@ class TrainingState:
                 " ".join(f"{key} {self._environment.get(key)}" for key in changed),
             )
         self.history, self.batch_losses = contents["history"], contents["batch_losses"]
-        log.info("resuming after epoch %d", self.epoch)
+        changed = sorted(name for name in later if before.get(name) != now.get(name))
+        again = f"; {code_has_changed(changed)}: covariances and thresholds are computed with it" if changed else ""
+        log.info("resuming after epoch %d%s", self.epoch, again)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -173,7 +197,8 @@ def _read(path: Path) -> dict[str, Any]:
         values = [value for row in (*contents["history"], contents["batch_losses"]) for value in row]
         if contents["format"] != FORMAT or not all(map(math.isfinite, values)):
             raise ValueError(f"format {contents['format']}, not {FORMAT}")
-        if not isinstance(contents["identity"]["clips"], dict) or not isinstance(contents["environment"], dict):
+        identity, environment = contents["identity"], contents["environment"]
+        if not all(isinstance(part, dict) for part in (identity["clips"], identity["code"], environment)):
             raise ValueError("no description of the training")
     except Exception as error:  # complete, but written by another program
         raise DamagedCheckpointError(
@@ -181,18 +206,3 @@ def _read(path: Path) -> dict[str, Any]:
             "Train without --restart."
         ) from error
     return contents
-
-
-def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A few words for each parameter that differs, and for clips that differ."""
-    lines = [f"--{k} was {before.get(k)}, now {v}" for k, v in now.items() if k != "clips" and before.get(k) != v]
-    old, new = before["clips"], now["clips"]
-    for names, words in (
-        (sorted(old.keys() - new.keys(), key=str), "gone"),
-        (sorted(new.keys() - old.keys()), "new"),
-        (sorted(name for name in old.keys() & new.keys() if old[name] != new[name]), "changed"),
-    ):
-        if names:
-            more = f" and {len(names) - SHOWN_CLIPS} more" if len(names) > SHOWN_CLIPS else ""
-            lines.append(f"clips (or their features) {words}: {' '.join(map(str, names[:SHOWN_CLIPS]))}{more}")
-    return lines if lines or list(old) == list(new) else ["the clips were in another order"]

@@ -3,10 +3,7 @@
 B: vectors in a batch, D: values of a vector.
 """
 
-import ast
-import inspect
 import logging
-import textwrap
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fingerprints import fingerprint_of_function
 from tools.training.adam import Adam
 from tools.training.buffered_step import BufferedStep
 from tools.training.generators import generator_states, set_generator_states
@@ -51,7 +49,7 @@ def fastest_form(training_step: Callable, network: nn.Module, optimizer: Any, x:
         x: (B, D) a batch to try it on. Other sizes and levels are derived from it.
     """
     step = partial(training_step, network, optimizer)
-    if code_of(training_step) != code_of(known_step):
+    if fingerprint_of_function(training_step) != fingerprint_of_function(known_step):
         log.info("training_step was edited: it runs as it is written, without its faster form")
         return step
     if type(optimizer) is not Adam:
@@ -72,24 +70,9 @@ def _is_plain(network: nn.Module) -> bool:
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     if any(getattr(module, name) for module in network.modules() for name in hooks):
         return False
-    if code_of(type(network).forward) != code_of(known_forward):
+    if fingerprint_of_function(type(network).forward) != fingerprint_of_function(known_forward):
         return False
     return type(network.encoder) is type(network.decoder) is nn.Sequential
-
-
-def code_of(function: Callable) -> str:
-    """The arguments and statements of a function as text, without comments, docstring, annotations and blank lines.
-
-    An empty text if its source is unknown.
-    """
-    try:
-        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-    except (OSError, TypeError, ValueError, SyntaxError):
-        return ""
-    statements = definition.body[1:] if ast.get_docstring(definition) else definition.body
-    decorators = [ast.unparse(decorator) for decorator in definition.decorator_list]
-    arguments = [argument.arg for argument in definition.args.args]
-    return "\n".join([*decorators, *arguments, *map(ast.unparse, statements)])
 
 
 def _equal(step: Step, fast: Step, network: nn.Module, optimizer: Adam, x: torch.Tensor) -> bool:

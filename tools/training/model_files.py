@@ -1,7 +1,8 @@
 """The files of a trained model: model.pth, score_distribution.json, config.yaml, log.csv.
 
-config.yaml is the record of the training. Both records name the weights that they belong to by their SHA-256, so that
-files of two trainings are never used together. Loading runs no code from a file: weights_only=True, JSON, safe YAML.
+config.yaml is the record of the training: parameters, device, versions, git revision, code and clips. Both records
+name the weights that they belong to by their SHA-256, so that files of two trainings are never used together. Loading
+runs no code from a file: weights_only=True, JSON, safe YAML.
 """
 
 import hashlib
@@ -10,7 +11,7 @@ import json
 import logging
 import math
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -22,15 +23,20 @@ from torch import nn
 
 from config import MODEL_KEYS, BaselineError, Config
 from datasets.catalog import Machine
+from datasets.clips import Clip
+from datasets.feature_cache import LogMels
 from files import alone, atomic_paths, csv_text
+from fingerprints import Code, git_revision
 from networks import make_network
 from networks.scores import SCORES
 from networks.threshold import Gamma
+from tools.training.identity import code_has_changed, scoring_code
 from tools.training.paths import RunPaths
 
 log = logging.getLogger("baseline")
 
 CALIBRATIONS = ("batch", "clip")  # whose scores a distribution is fitted to
+LOADER, DUMPER = (getattr(yaml, f"CSafe{kind}", getattr(yaml, f"Safe{kind}")) for kind in ("Loader", "Dumper"))
 PACKAGES = ("numpy", "scipy", "librosa", "soundfile")
 Distributions = dict[str, dict[str, Gamma | None]]  # calibration → score → distribution of normal scores
 
@@ -70,8 +76,9 @@ def save_model(
             "torch": str(torch.__version__),  # includes the CUDA version of the build
             **{name: version(name) for name in PACKAGES},
         },
-        "training_sha256": _training_checksum(identity, config.epochs),
+        "git_revision": git_revision(),
         "model_sha256": checksum,
+        **identity,  # the longest is last
     }
     files = paths.loss_log, paths.model, paths.score_distribution, paths.config_record
     # All are written before the first is renamed: a full disk leaves the old ones together.
@@ -80,10 +87,10 @@ def save_model(
         model_file.write_bytes(weights)
         text = json.dumps(fits | {"model_sha256": checksum}, indent=1)
         distribution_file.write_text(text + "\n", encoding="utf-8")
-        record_file.write_text(yaml.safe_dump(record, sort_keys=False), encoding="utf-8")
+        record_file.write_text(yaml.dump(record, Dumper=DUMPER, sort_keys=False), encoding="utf-8")
 
 
-def is_trained(paths: RunPaths, identity: dict[str, Any], epochs: int) -> bool:
+def is_trained(paths: RunPaths, identity: dict[str, Any]) -> bool:
     """Whether exactly this training is finished: its files belong together and have a distribution of each score."""
     try:
         with alone(paths.model_lock):
@@ -91,25 +98,36 @@ def is_trained(paths: RunPaths, identity: dict[str, Any], epochs: int) -> bool:
     except BaselineError:
         return False
     complete = fits is not None and all(set(fits.get(name, ())) == set(SCORES) for name in CALIBRATIONS)
-    trained = record is not None and record.get("training_sha256") == _training_checksum(identity, epochs)
-    return trained and complete and paths.loss_log.exists()
+    return is_record_of(record, identity) and complete and paths.loss_log.exists()
+
+
+def is_record_of(record: dict[str, Any] | None, identity: dict[str, Any]) -> bool:
+    """Whether config.yaml is that of just this training."""
+    return record is not None and all(record.get(key) == value for key, value in identity.items())
 
 
 @dataclass(frozen=True)
 class TrainedModel:
     """A trained network and what its files say about it."""
 
+    name: str  # of its directory
     network: nn.Module
     threshold: float | None  # above it a clip is anomalous; None: unknown
-    sampling_rate: int | None  # of the training clips, Hz; None: unknown
     checksum: str  # SHA-256 of model.pth
+    record: dict[str, Any]  # config.yaml; empty if it is missing
+    code: Code  # that scores clips, as it is now
+
+    @property
+    def sampling_rate(self) -> int | None:
+        """That of the training clips, Hz; None: unknown."""
+        return self.record.get("sampling_rate")
 
 
 def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedModel:
     """The trained model of a machine type, or of some of its sections.
 
-    model.pth may be a state dict of the published baseline, without the other files. Then threshold and sampling rate
-    are None: there will be scores but no decisions.
+    model.pth may be a state dict of the published baseline, without the other files. Then there will be scores but no
+    decisions. There are none either if the code that scores clips has changed since the training, with a warning.
 
     Raises:
         BaselineError: there is no model, or it does not fit this configuration.
@@ -124,12 +142,7 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedMode
     with alone(paths.model_lock, needed=False):
         record, fits, weights = _read_files(paths)
     if record is not None:
-        now = config.as_dict(MODEL_KEYS)
-        differences = [f"--{key} {record.get(key)} (now {now[key]})" for key in now if record.get(key) != now[key]]
-        if differences:
-            raise BaselineError(
-                f"{paths.model} was trained with {', '.join(differences)}. Test with the same, or train again."
-            )
+        _check_record(record, config, machine, paths)
 
     network = make_network(config.model, config.frames * config.n_mels, config.n_mels)
     try:
@@ -139,24 +152,66 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedMode
         raise BaselineError(f"{paths.model}: not the weights of a {config.model} ({reason}). Train again.") from error
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
         raise BaselineError(f"{paths.model}: some of its weights are not finite numbers. Train again.")
-    if fits is None:
-        log.warning("%s is missing: anomaly scores are written, decisions cannot be made.", paths.score_distribution)
-    elif config.score not in fits.get(config.calibration, ()):
-        log.warning(
-            "%s has no %s distribution of %s: no decisions. Train with --restart to add it.",
-            *(paths.score_distribution, config.calibration, config.score),
-        )
-    rate, checksum = record and record.get("sampling_rate"), hashlib.sha256(weights).hexdigest()
-    return TrainedModel(network, _threshold(fits, config, paths), rate, checksum)
+    code, threshold = scoring_code(config), None
+    if reason := _why_no_threshold(record, fits, code, config, paths):
+        log.warning("%s: no decisions.", reason)
+    else:
+        threshold = _threshold(fits, config, paths)
+    checksum = hashlib.sha256(weights).hexdigest()
+    return TrainedModel(paths.model_name, network, threshold, checksum, record or {}, code)
 
 
-def read_threshold(config: Config, paths: RunPaths) -> float | None:
-    """The decision threshold of a model, or None if there is no distribution of its normal scores.
+def check_clips(model: TrainedModel, clips: Sequence[Clip], log_mels: LogMels) -> None:
+    """Check that test clips have the training clips' sampling rate. A warning names those that are training clips.
 
     Raises:
-        BaselineError: the file of the distributions cannot be used.
+        BaselineError: they have another one.
     """
-    return _threshold(_read_distributions(paths), config, paths)
+    if model.sampling_rate not in (None, log_mels.sampling_rate):
+        raise BaselineError(
+            f"{clips[0].path}: sampling rate {log_mels.sampling_rate} Hz, but the model was trained on clips with "
+            f"{model.sampling_rate} Hz."
+        )
+    trained = {*model.record.get("clips", {}).values()}
+    known = [str(clip.path) for clip, checksum in zip(clips, log_mels.checksums, strict=True) if checksum in trained]
+    if known:
+        log.warning("%d test clips are training clips, too, such as %s: their scores say little", len(known), known[0])
+
+
+def _check_record(record: dict[str, Any], config: Config, machine: Machine, paths: RunPaths) -> None:
+    """Raise a BaselineError if a model was trained with other parameters than the test's, or on other sections."""
+    now = config.as_dict(MODEL_KEYS)
+    differing = [f"--{key} {record.get(key)} (now {now[key]})" for key in now if record.get(key) != now[key]]
+    if differing:
+        raise BaselineError(
+            f"{paths.model} was trained with {', '.join(differing)}. Test with the same, or train again."
+        )
+    use_ids = record.get("use_ids") or []
+    trained = {f"{number:02d}" for number in use_ids} or {*machine.sections}
+    if unheard := sorted({*machine.section_names(config.use_ids)} - trained):
+        raise BaselineError(
+            f"{paths.model} was not trained on section {' '.join(unheard)}. Test those that it was trained on: "
+            f"--use_ids {' '.join(map(str, use_ids))}."
+        )
+
+
+def _why_no_threshold(
+    record: dict[str, Any] | None, fits: dict[str, Any] | None, code: Code, config: Config, paths: RunPaths
+) -> str:
+    """Why there is no decision threshold that goes with the scores; empty if there is one."""
+    if record is None:
+        return f"{paths.config_record} is missing, so it is not known with which parameters and code it was trained"
+    changed = [name for name in code if record.get("code", {}).get(name) != code[name]]
+    if changed:
+        return f"{paths.model} was trained with other code than it is tested with: {code_has_changed(changed)}"
+    if fits is None:
+        return f"{paths.score_distribution} is missing"
+    if config.score not in fits.get(config.calibration, ()):
+        return (
+            f"{paths.score_distribution} has no {config.calibration} distribution of {config.score}. Train with "
+            "--restart to add it"
+        )
+    return ""
 
 
 def read_record(paths: RunPaths) -> dict[str, Any] | None:
@@ -165,7 +220,14 @@ def read_record(paths: RunPaths) -> dict[str, Any] | None:
     Raises:
         BaselineError: it cannot be read.
     """
-    return _read(paths.config_record, yaml.safe_load)
+
+    def parse(text: str) -> dict[str, Any]:
+        record = yaml.load(text, LOADER)
+        if not all(isinstance(record.get(key, {}), dict) for key in ("clips", "code", "versions")):
+            raise ValueError("clips, code and versions must be keys and values")
+        return record
+
+    return _read(paths.config_record, parse)
 
 
 def _read_distributions(paths: RunPaths) -> dict[str, Any] | None:
@@ -217,7 +279,3 @@ def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> 
         return threshold
     except (TypeError, ValueError, AttributeError) as error:
         raise BaselineError(f"{paths.score_distribution} cannot be used ({error}). Train again.") from error
-
-
-def _training_checksum(identity: dict[str, Any], epochs: int) -> str:
-    return hashlib.sha256(json.dumps({"epochs": epochs, **identity}, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,197 @@
+"""Fingerprints of code and of files: they tell whether a result belongs to what is there now.
+
+A fingerprint of code is one of its syntax tree. Comments, docstrings, annotations and layout do not count.
+"""
+
+import ast
+import hashlib
+import inspect
+import subprocess
+import textwrap
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from config import ROOT
+
+LENGTH = 16  # hexadecimal digits
+# Tables of all networks and of all scores. A new line in them changes no other network or score.
+REGISTRIES = ("NETWORKS", "SCORES")
+# These read parameters, whose values are compared, and write files.
+NOT_FOLLOWED = ("config", "files", "fingerprints")
+WHOLE = "*"  # in place of a name: all that a module defines
+
+Code = dict[str, str]  # such as `networks/autoencoder.py: AutoEncoder` → fingerprint
+
+
+def fingerprint_of(contents: bytes) -> str:
+    """The fingerprint of a file's contents."""
+    return hashlib.sha256(contents).hexdigest()[:LENGTH]
+
+
+def sha256_of(path: Path) -> str:
+    """The whole SHA-256 of a file, as sha256sum prints it."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def fingerprint_of_function(function: Callable) -> str:
+    """The fingerprint of a function without its name, or an empty text if its source is unknown."""
+    try:
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
+        definition = _Bare().visit(definition)
+        return _fingerprint([definition.args, *definition.decorator_list, *definition.body])
+    except (OSError, TypeError, ValueError, SyntaxError, AttributeError):
+        return ""
+
+
+def code_behind(*roots: Any, without: Collection[str] = ()) -> Code:
+    """The functions, classes and variables of this project that functions or classes use, directly or not.
+
+    Names are followed from definition to definition and through imports, but not through REGISTRIES: their entries that
+    matter are `roots`. What is found by a text, with getattr say, is missed.
+
+    Args:
+        without: modules and packages that have no part in the values.
+    """
+    code: Code = {}
+    waiting, seen = [place for root in roots for place in _places_of(root)], set()
+    while waiting:
+        place = waiting.pop()
+        if place in seen or place[1] in REGISTRIES or _is_below(place[0], (*NOT_FOLLOWED, *without)):
+            continue
+        seen.add(place)
+        path, name = place
+        module = _read_module(path)
+        if name == WHOLE:
+            waiting += [(path, defined) for defined in module.definitions]
+        elif name in module.definitions:
+            statements = module.definitions[name]
+            imports = [module.imports[used] for used in _names_in(statements) if used in module.imports]
+            code[f"{path.relative_to(ROOT)}: {name}"] = _fingerprint([*statements, *imports])
+            for statement in (*statements, *imports, *module.unnamed):
+                waiting += module.used_by(statement)
+            if module.unnamed:
+                code[f"{path.relative_to(ROOT)}"] = _fingerprint(module.unnamed)
+        elif name in module.imports:  # imported from there, though it is defined elsewhere
+            waiting += module.used_by(module.imports[name])
+    return dict(sorted(code.items()))
+
+
+def git_revision() -> str | None:
+    """The project's git revision, with `-dirty` if files of it have changed since; None if it is not known."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class _Bare(ast.NodeTransformer):
+    """Takes docstrings and annotations out of a syntax tree."""
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        for field in ("annotation", "returns", "type_comment"):
+            if getattr(node, field, None) is not None:
+                setattr(node, field, None)
+        body = getattr(node, "body", None)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module) and body:
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(getattr(first.value, "value", None), str):
+                del body[0]
+        return node
+
+
+class _Module:
+    """A file of the project: the statements behind each name that it defines."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.definitions: dict[str, list[ast.stmt]] = {}
+        self.imports: dict[str, ast.stmt] = {}
+        self.unnamed: list[ast.stmt] = []  # such as torch.set_default_dtype(...)
+        for statement in _Bare().visit(ast.parse(path.read_bytes())).body:
+            if isinstance(statement, ast.Import | ast.ImportFrom):
+                self.imports |= {(alias.asname or alias.name).split(".")[0]: statement for alias in statement.names}
+            elif isinstance(statement, ast.If) and {"__name__", "TYPE_CHECKING"} & {*_names_in([statement.test])}:
+                continue  # for a command, or for annotations
+            elif names := _bound_by(statement):
+                for name in names:
+                    self.definitions.setdefault(name, []).append(statement)
+            else:
+                self.unnamed.append(statement)
+
+    def used_by(self, statement: ast.stmt) -> Iterator[tuple[Path, str]]:
+        """The places of the project that the names and imports in a statement stand for."""
+        for name in _names_in([statement]):
+            if name in self.definitions:
+                yield self.path, name
+            elif name in self.imports:
+                yield from self.used_by(self.imports[name])
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    yield from ((path, WHOLE) for path in _files_of(alias.name))
+            elif isinstance(node, ast.ImportFrom):
+                folder = self.path.parents[node.level - 1].relative_to(ROOT).parts if node.level else ()
+                package = ".".join([*folder, *filter(None, [node.module])])
+                for alias in node.names:
+                    submodule = _files_of(f"{package}.{alias.name}")
+                    yield from ((path, WHOLE) for path in submodule)
+                    yield from ((path, alias.name) for path in _files_of(package) if not submodule)
+
+
+@cache
+def _read_module(path: Path) -> _Module:
+    return _Module(path)
+
+
+def _places_of(root: Any) -> Iterator[tuple[Path, str]]:
+    """The file and the name of a function or class of the project."""
+    while isinstance(root, partial):
+        root = root.func
+    root = inspect.unwrap(root) if hasattr(root, "__qualname__") else type(root)
+    path = Path(inspect.getsourcefile(root) or "").resolve()
+    name = root.__qualname__.split(".")[0]
+    if path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts:
+        yield path, name if name in _read_module(path).definitions else WHOLE
+
+
+def _files_of(module: str) -> list[Path]:
+    """The file of a module of the project; empty for other modules."""
+    place = ROOT.joinpath(*module.split("."))
+    return [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()][:1]
+
+
+def _is_below(path: Path, modules: Sequence[str]) -> bool:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
+def _names_in(statements: Sequence[ast.AST]) -> list[str]:
+    nodes = (node for statement in statements for node in ast.walk(statement))
+    return sorted({node.id for node in nodes if isinstance(node, ast.Name)})
+
+
+def _bound_by(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a module defines."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {statement.name}
+    names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    inner = (node for node in ast.walk(statement) if isinstance(node, ast.FunctionDef | ast.ClassDef))
+    return names | {node.name for node in inner}
+
+
+def _fingerprint(nodes: Sequence[ast.AST]) -> str:
+    return fingerprint_of(_text(list(nodes)).encode())
+
+
+def _text(node: Any) -> str:
+    """A syntax tree as text, the same with each version of Python (ast.dump's and ast.unparse's are not)."""
+    if isinstance(node, list):
+        return f"[{','.join(map(_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = (f"{name}={_text(value)}" for name, value in ast.iter_fields(node) if value not in (None, []))
+    return f"{type(node).__name__}({','.join(fields)})"

@@ -1,0 +1,147 @@
+"""Which results may stand in one table: those whose tests, trainings and clips belong together.
+
+The seeds of a system must share all parameters of training and test, the code, and the clips. So must the machine
+types, but for the clips. The scores of a tag must share the training. What differs from most others is left out; of
+equally many, the older. Results of another model than the one there now are left out, too.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from config import ONLY_TEST_KEYS, TRAINING_KEYS, BaselineError, Config
+from fingerprints import sha256_of
+from tools.results.runs import Run, system_of
+from tools.results.test_records import read_test_record
+from tools.training.identity import code_has_changed
+from tools.training.paths import RunPaths
+
+Place = tuple[Config, str, str]  # the configuration of a run, machine type, section
+SHARED_BY_SEEDS = [key for key in TRAINING_KEYS if key != "seed"]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The results of one section in one run, and the record of their test."""
+
+    run: Run
+    machine: str
+    section: str
+    record: dict[str, Any]
+    written: float  # when, in seconds
+
+    @property
+    def place(self) -> "Place":
+        return self.run.config, self.machine, self.section
+
+    def made_from(self, part: str) -> dict[str, Any]:
+        """What must be equal in all results of a group."""
+        training = self.record["training"]
+        return {
+            "training": {key: training.get(key) for key in SHARED_BY_SEEDS} | training.get("code", {}),
+            "test": {key: self.record.get(key) for key in ONLY_TEST_KEYS} | self.record["code"],
+            "pAUC": {"max_fpr": self.record["max_fpr"]},
+            "training clips": {"clips": training.get("clips")},
+            "test clips": {name: row for name, row in self.record["clips"].items() if row[0] == self.section},
+        }[part]
+
+
+# What must agree → which results must: those of one tag, and so on.
+GROUPS: dict[str, Callable[[Tested], Any]] = {
+    "training": lambda tested: tested.run.config.model_name_suffix,
+    "test": lambda tested: tested.run.system,
+    "pAUC": lambda tested: None,
+    "training clips": lambda tested: (tested.run.config.model_name_suffix, *tested.place[1:]),
+    "test clips": lambda tested: (tested.run.system, *tested.place[1:]),
+}
+
+
+def keep_what_belongs_together(
+    runs: Sequence[Run], wanted: Mapping[str, Any] | None = None
+) -> tuple[list[Run], list[str]]:
+    """The runs without the results that do not belong to the others, and a line for each reason.
+
+    Args:
+        wanted: parameters of training or test that results must have; others are left out without a word.
+    """
+    reasons: dict[Place, str] = {}  # run, machine type, section → why it is left out
+    unknown: dict[Place, str] = {}  # likewise, of what stays
+    tests = []
+    for run, machine, section in _sections(runs):
+        paths = run.paths(run.machines[machine])
+        try:
+            record = read_test_record(paths, section)
+        except BaselineError as error:
+            reasons[run.config, machine, section] = str(error)
+            continue
+        if record is None:
+            unknown[run.config, machine, section] = (
+                "there is no record of the test: its model and parameters are not known"
+            )
+            continue
+        tested = Tested(run, machine, section, record, paths.anomaly_scores(section).stat().st_mtime)
+        if any({**record["training"], **record}.get(key) != value for key, value in (wanted or {}).items()):
+            reasons[run.config, machine, section] = ""
+        elif _is_outdated(tested, paths):
+            reasons[run.config, machine, section] = "tested with an older model than the one there now. Test again"
+        else:
+            tests.append(tested)
+    reasons |= find_strangers(tests)
+    kept = [
+        run.without(frozenset((machine, section) for of, machine, section in reasons if of == run.config))
+        for run in runs
+    ]
+    return kept, [*_lines(reasons, " left out"), *_lines(unknown, "")]
+
+
+def find_strangers(tests: Sequence[Tested]) -> dict[Place, str]:
+    """Run, machine type and section of the results that do not belong to the others → in what they differ."""
+    strangers: dict[Place, str] = {}
+    left = sorted(tests, key=lambda tested: -tested.written)
+    for part, group_of in GROUPS.items():
+        groups: dict[Any, list[Tested]] = {}
+        for tested in left:
+            groups.setdefault(group_of(tested), []).append(tested)
+        for group in groups.values():
+            texts = [json.dumps(tested.made_from(part), sort_keys=True) for tested in group]
+            usual = Counter(texts).most_common(1)[0][0]
+            for tested, text in zip(group, texts, strict=True):
+                if text != usual:
+                    difference = _difference(json.loads(text), json.loads(usual), part)
+                    strangers[tested.place] = difference
+        left = [tested for tested in left if tested.place not in strangers]
+    return strangers
+
+
+def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str]]:
+    for run in runs:
+        for machine, section in dict.fromkeys(key[:2] for key in run.metrics().index):
+            yield run, machine, section
+
+
+def _is_outdated(tested: Tested, paths: RunPaths) -> bool:
+    model = paths.model_dir.with_name(tested.record["model"]) / paths.model.name
+    return model.exists() and sha256_of(model) != tested.record["model_sha256"]
+
+
+def _difference(found: Mapping[str, Any], usual: Mapping[str, Any], part: str) -> str:
+    if part.endswith("clips"):
+        return f"other {part} than the others"
+    names = sorted(key for key in {**found, **usual} if found.get(key) != usual.get(key))
+    code = [name for name in names if ".py" in name]
+    texts = [f"--{key} {found.get(key)}, not {usual.get(key)}" for key in names if key not in code]
+    return "; ".join([*texts, *([code_has_changed(code)] if code else [])])
+
+
+def _lines(reasons: Mapping[Place, str], what: str) -> list[str]:
+    """One line for each reason and run."""
+    places: dict[tuple[Config, str], list[str]] = {}
+    for (config, machine, section), reason in reasons.items():
+        if reason:
+            places.setdefault((config, reason), []).append(f"{machine} {section}")
+    return [
+        f"{system_of(config)}, seed {config.seed}: {', '.join(names)}{what}: {reason}."
+        for (config, reason), names in places.items()
+    ]

@@ -1,0 +1,108 @@
+"""test_<machine>.json beside the results of a test: the model, parameters, code and clips that made them."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from config import TEST_KEYS, TRAINING_KEYS, BaselineError, Config
+from datasets.clips import Clip
+from datasets.feature_cache import LogMels
+from files import write_text
+from fingerprints import code_behind, fingerprint_of
+from tools.training.identity import NO_PART
+from tools.training.model_files import TrainedModel
+from tools.training.paths import RunPaths
+
+# Of a model's config.yaml.
+TRAINING_FACTS = (*TRAINING_KEYS, "use_ids", "sampling_rate", "device", "versions", "git_revision", "code")
+
+
+def make_test_record(
+    config: Config, clips: Sequence[Clip], log_mels: LogMels, model: TrainedModel, test: Callable[..., Any]
+) -> dict[str, Any]:
+    """The record of a test, but for its files.
+
+    Args:
+        test: the function that tests.
+    """
+    training = {key: model.record[key] for key in TRAINING_FACTS if key in model.record}
+    if "clips" in model.record:
+        training["clips"] = fingerprint_of(json.dumps(model.record["clips"]).encode())
+    return config.as_dict(TEST_KEYS) | {
+        "model": model.name,
+        "threshold": model.threshold,
+        "model_sha256": model.checksum,
+        "training": training,
+        "code": model.code | code_behind(test, without=NO_PART),
+        "clips": {
+            f"{clip.path.parent.name}/{clip.name}": [clip.section, clip.is_target, clip.is_anomaly, checksum]
+            for clip, checksum in zip(clips, log_mels.checksums, strict=True)
+        },
+    }
+
+
+def write_test_record(paths: RunPaths, record: dict[str, Any]) -> None:
+    """Write the record. It comes last: with it, the test is finished."""
+    sections = sorted({section for section, *_ in record["clips"].values()})
+    write_text(paths.test_record, json.dumps(record | {"files": _checksums(paths, sections)}, indent=1) + "\n")
+
+
+def read_test_record(paths: RunPaths, section: str) -> dict[str, Any] | None:
+    """The record of the test that wrote the scores of a section; None if there is no such record.
+
+    Raises:
+        BaselineError: a record cannot be read, or scores or decisions are not those that their test wrote.
+    """
+    found = _checksums(paths, [section])
+    is_other = False
+    for path in paths.test_records(section):
+        record = _read(path)
+        files = {name: checksum for name, checksum in record["files"].items() if name in _names(paths, section)}
+        if files == found:
+            return record
+        is_other = is_other or bool(files)
+    if is_other:
+        raise BaselineError(
+            f"{paths.anomaly_scores(section)} or its decisions are not what their test wrote. Test again."
+        )
+    return None
+
+
+def recorded_clips(record: dict[str, Any], section: str, directory: Path) -> tuple[list[Clip], list[str]]:
+    """The clips of a section and their checksums, in the order of the CSVs; the files themselves may be gone.
+
+    Args:
+        directory: of the machine type's clips.
+    """
+    rows = [(name, row) for name, row in record["clips"].items() if row[0] == section]
+    clips = [
+        Clip(directory / name, section, is_target, is_anomaly, "test") for name, (_, is_target, is_anomaly, _) in rows
+    ]
+    return clips, [checksum for _, (*_, checksum) in rows]
+
+
+def _names(paths: RunPaths, section: str) -> list[str]:
+    return [paths.anomaly_scores(section).name, paths.decisions(section).name]
+
+
+def _checksums(paths: RunPaths, sections: Sequence[str]) -> dict[str, str]:
+    files = (paths.result_dir / name for section in sections for name in _names(paths, section))
+    return {path.name: fingerprint_of(path.read_bytes()) for path in files if path.exists()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A record; one without `training` is of an older version, and says nothing of its files."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if "training" not in record:
+            return {"files": {}}
+        texts, tables = dict.fromkeys(("model", "model_sha256"), str), ("files", "training", "code", "clips")
+        kinds = texts | dict.fromkeys(tables, dict) | {"max_fpr": float | int}
+        if not all(isinstance(record[key], kind) for key, kind in kinds.items()):
+            raise ValueError("not a record of a test")
+        if not all(len(row) == 4 for row in record["clips"].values()):
+            raise ValueError("its clips are not complete")
+        return record
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise BaselineError(f"{path} cannot be read ({repr(error)[:300]}). Test again.") from error

@@ -1,0 +1,76 @@
+"""What a training and a test depend on: parameters, clips and code; and in what two of them differ."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from config import TRAINING_KEYS, Config
+from datasets.clips import Clip
+from datasets.feature_cache import NO_PART_IN_FEATURES, LogMels, compute_log_mels
+from datasets.frames import Vectors
+from fingerprints import Code, code_behind
+from networks import find_network, make_network, residual
+from networks.scores import SCORES
+
+# They write and show results, and have no part in the values.
+NO_PART = (
+    *(*NO_PART_IN_FEATURES, "datasets.download", "tools.results"),
+    *(f"tools.training.{name}" for name in ("checkpoint", "console", "device", "identity", "model_files", "paths")),
+)
+# What is computed after the last epoch. With other code here, --restart computes it again, and no epoch.
+AFTER_EPOCHS = ("networks/scores.py", "networks/threshold.py")
+SHOWN = 3  # clips or names that a message tells
+
+
+def training_identity(
+    config: Config, clips: Sequence[Clip], log_mels: LogMels, train: Callable[..., Any]
+) -> dict[str, Any]:
+    """What a training depends on: its parameters, each clip's name and checksum, and the code.
+
+    Args:
+        train: the function that trains.
+    """
+    checksums = {clip.name: checksum for clip, checksum in zip(clips, log_mels.checksums, strict=True)}
+    code = code_behind(train, find_network(config.model), *SCORES.values(), without=NO_PART)
+    return config.as_dict(TRAINING_KEYS) | {"clips": checksums, "code": code}
+
+
+def scoring_code(config: Config) -> Code:
+    """The code that makes an anomaly score of a clip with a trained model: features, vectors, network, score."""
+    roots = compute_log_mels, Vectors, make_network, residual, find_network(config.model), SCORES[config.score]
+    return code_behind(*roots, without=NO_PART)
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """A few words for each parameter that differs, for clips and for code; see training_identity."""
+    lines = [
+        f"--{key} was {before.get(key)}, now {value}"
+        for key, value in now.items()
+        if key not in ("clips", "code") and before.get(key) != value
+    ]
+    old, new = before["clips"], now["clips"]
+    for names, words in (
+        (sorted(old.keys() - new.keys(), key=str), "gone"),
+        (sorted(new.keys() - old.keys()), "new"),
+        (sorted(name for name in old.keys() & new.keys() if old[name] != new[name]), "changed"),
+    ):
+        if names:
+            lines.append(f"clips {words}: {_first(names)}")
+    if list(old) != list(new) and old == new:
+        lines.append("the clips were in another order")
+    old, new = before["code"], now["code"]
+    changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return lines + ([code_has_changed(changed)] if changed else [])
+
+
+def code_has_changed(names: Iterable[str]) -> str:
+    """`networks/autoencoder.py has changed (AutoEncoder, _layer)` for names as in fingerprints.Code."""
+    by_file: dict[str, list[str]] = {}
+    for name in names:
+        file, _, definition = name.partition(": ")
+        by_file.setdefault(file, []).append(definition or "its top level")
+    return ", ".join(f"{file} has changed ({_first(definitions)})" for file, definitions in by_file.items())
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{' '.join(map(str, names[:SHOWN]))}{more}"
