@@ -22,9 +22,10 @@ if __name__ == "__main__":
 
 import yaml
 
-from config import TRAINING_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
+from config import BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Dataset, find_dataset
 from files import atomic_path
+from tools.results.belonging import keep_what_belongs_together
 from tools.results.official import means_over_sections
 from tools.results.runs import Run, run_of_directory
 from tools.results.submission_rules import DECISIONS, SCORES, TASK, find_problems, read_package, released_clips
@@ -92,6 +93,8 @@ def meta_data(
             f"{path}: {system['name']}: {system['results']} is not a results folder of this project, so that "
             f"`{'` and `'.join(missing)}` cannot be worked out. Add what is missing."
         )
+    if run is not None:
+        _check_records(run, is_needed=bool(missing))
     values = {**wanted, **system, **{key: worked_out[key](run) for key in missing}}
     return {
         "submission": {"label": label, **{key: values[key] for key in ("name", "abbreviation", "authors")}},
@@ -105,6 +108,27 @@ def meta_data(
     }
 
 
+def _check_records(run: Run, is_needed: bool) -> None:
+    """Check that the evaluation results, and those on the development data, were made by one system.
+
+    Args:
+        is_needed: whether meta data are worked out from them; else it is a warning.
+    """
+    runs, lines = keep_what_belongs_together([run, _dev_run(run)])
+    if is_needed and any(run.left_out for run in runs):
+        raise BaselineError(
+            "\n".join(lines)
+            + "\nTrain and test both splits with the same code and parameters, or add `complexity` and "
+            "`development_results` to the system."
+        )
+    for line in lines:
+        log.warning("%s", line)
+
+
+def _dev_run(run: Run) -> Run:
+    return Run(replace(run.config, dev=True, eval=False), run.dataset)
+
+
 def complexity(run: Run) -> dict[str, Any]:
     """The number of trained parameters, and the multiply-accumulate operations for a clip of CLIP_SECONDS."""
     import torch
@@ -112,17 +136,18 @@ def complexity(run: Run) -> dict[str, Any]:
 
     from networks import make_network
 
-    record = _record(run)
-    if record is None:
+    records = (run.record(machine, section) for machine in run.machines.values() for section in machine.sections)
+    training = next((record["training"] for record in records if record and record["training"]), None)
+    if training is None:
         raise BaselineError(
-            f"{run.system}: no model in {run.config.model_directory}, so that its complexity cannot be worked out. Say "
-            "--model_directory, or add `complexity` to the system."
+            f"{run.system}: no record of a test says which model it had, so that its complexity cannot be worked out. "
+            "Test again, or add `complexity` to the system."
         )
-    network = make_network(record["model"], record["frames"] * record["n_mels"], record["n_mels"]).eval()
-    n_frames = 1 + CLIP_SECONDS * record["sampling_rate"] // record["hop_length"]
-    n_vectors = 1 + (n_frames - record["frames"]) // record["frame_hop_length"]
+    network = make_network(training["model"], training["frames"] * training["n_mels"], training["n_mels"]).eval()
+    n_frames = 1 + CLIP_SECONDS * training["sampling_rate"] // training["hop_length"]
+    n_vectors = 1 + (n_frames - training["frames"]) // training["frame_hop_length"]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(n_vectors, record["frames"] * record["n_mels"]))
+        network(torch.zeros(n_vectors, training["frames"] * training["n_mels"]))
     parameters = sum(values.numel() for values in network.parameters() if values.requires_grad)
     macs = counter.get_total_flops() / 2
     return {"total_parameters": parameters, "MACS": f"{macs / 1e6:.1f} M"}
@@ -130,13 +155,7 @@ def complexity(run: Run) -> dict[str, Any]:
 
 def development_results(run: Run) -> dict[str, dict[str, float]]:
     """The same system's results on each machine type of the development data, in percent; an error if some miss."""
-    dev_run = Run(replace(run.config, dev=True, eval=False), run.dataset)
-    records = [_record(run), _record(dev_run)]
-    if all(records):
-        differing = [key for key in ("epochs", *TRAINING_KEYS) if records[0].get(key) != records[1].get(key)]
-        if differing:
-            text = "%s: models of development and evaluation data differ in %s."
-            log.warning(text, run.system, ", ".join(differing))
+    dev_run = _dev_run(run)
     means = means_over_sections(dev_run.metrics(), run.dataset, "dev")["value"]
     metrics = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC"}
     found = {
@@ -151,14 +170,6 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
             f"{run.dataset.script('01_train', 'dev')} and the test with the same options, or add `development_results`."
         )
     return found
-
-
-def _record(run: Run) -> dict[str, Any] | None:
-    """The record of the training of a run's first model that has one, or None."""
-    from tools.training.model_files import read_record
-
-    models = (paths for machine in run.machines.values() for paths in run.models(machine))
-    return next(filter(None, map(read_record, models)), None)
 
 
 def write_package(files: Mapping[str, bytes], path: Path) -> None:

@@ -70,29 +70,27 @@ def keep_what_belongs_together(
     unknown: dict[Place, str] = {}  # likewise, of what stays
     tests = []
     for run, machine, section in _sections(runs):
-        paths = run.paths(run.machines[machine])
+        place, paths = (run.config, machine, section), run.paths(run.machines[machine])
         try:
             record = read_test_record(paths, section)
         except BaselineError as error:
-            reasons[run.config, machine, section] = str(error)
+            reasons[place] = str(error)
             continue
         if record is None:
-            unknown[run.config, machine, section] = (
-                "there is no record of the test: its model and parameters are not known"
-            )
+            unknown[place] = "no record of the test, so its model and parameters are not known"
             continue
         tested = Tested(run, machine, section, record, paths.anomaly_scores(section).stat().st_mtime)
         if any({**record["training"], **record}.get(key) != value for key, value in (wanted or {}).items()):
-            reasons[run.config, machine, section] = ""
+            reasons[place] = ""
         elif _is_outdated(tested, paths):
-            reasons[run.config, machine, section] = "tested with an older model than the one there now. Test again"
+            reasons[place] = "tested with an older model than the one there now. Test again"
         else:
             tests.append(tested)
     reasons |= find_strangers(tests)
-    kept = [
-        run.without(frozenset((machine, section) for of, machine, section in reasons if of == run.config))
-        for run in runs
-    ]
+    kept = []
+    for run in runs:
+        left_out = frozenset((machine, section) for config, machine, section in reasons if config == run.config)
+        kept.append(replace(run, left_out=left_out))
     return kept, [*_lines(reasons, " left out"), *_lines(unknown, "")]
 
 
@@ -116,9 +114,14 @@ def find_strangers(tests: Sequence[Tested]) -> dict[Place, str]:
 
 
 def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str]]:
+    """Run, machine type and section of all results."""
     for run in runs:
-        for machine, section in dict.fromkeys(key[:2] for key in run.metrics().index):
-            yield run, machine, section
+        with_metrics = {key[:2] for key in run.metrics().index}
+        for machine in run.machines.values():
+            for section in machine.sections:
+                has_scores = run.paths(machine).anomaly_scores(section).exists()
+                if has_scores or (machine.name, section) in with_metrics:
+                    yield run, machine.name, section
 
 
 def _is_outdated(tested: Tested, paths: RunPaths) -> bool:
