@@ -15,9 +15,12 @@ import pytest
 import soundfile
 
 import train
-from config import load_config
+from config import TEST_KEYS, load_config
 from datasets.catalog import find_machine
 from tools import make_demo_data
+from tools.results.score_files import SectionScores, write_metrics, write_section
+from tools.results.test_records import write_test_record
+from tools.training.paths import RunPaths
 
 ROOT = Path(__file__).resolve().parents[1]
 RAW = Path("dcase2024t2", "dev_data", "raw")
@@ -114,6 +117,31 @@ def run(command: list, cwd: Path, **environment: str) -> subprocess.CompletedPro
     return subprocess.run(
         list(map(str, command)), cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=240
     )
+
+
+def write_test(paths: RunPaths, *results: SectionScores, **changes) -> None:
+    """The files of a test, but for plots, as train.py leaves them.
+
+    Args:
+        changes: of the record.
+    """
+    record = paths.config.as_dict(TEST_KEYS) | {
+        "model": paths.model_name,
+        "model_sha256": "ab12",
+        "threshold": None,
+        "training": {"clips": "c"},
+        "code": {},
+        "clips": {
+            f"test/{clip.name}": [clip.section, clip.is_target, clip.is_anomaly, "a1"]
+            for result in results
+            for clip in result.clips
+        },
+    }
+    for result in results:
+        write_section(paths, result)
+    if all(result.labelled for result in results):
+        write_metrics(paths, results)
+    write_test_record(paths, record | changes)
 
 
 def make_clips(data: Path, machines: list[str], *options: str) -> None:

@@ -23,14 +23,15 @@ SOURCES = [
 BELOW = {
     "config": set(),
     "files": {"config"},
+    "fingerprints": {"config"},
     "networks": {"config"},
-    "datasets": {"config", "files"},
+    "datasets": {"config", "files", "fingerprints"},
     "datasets.download": {"config", "files", "datasets"},
     "tools.setup": set(),
-    "tools.training": {"config", "files", "datasets", "networks"},
-    "tools.results": {"config", "files", "datasets", "networks", "tools.training"},
-    "train": {"config", "files", "datasets", "datasets.download", "networks", "tools.training", "tools.results"},
+    "tools.training": {"config", "files", "fingerprints", "datasets", "networks"},
+    "tools.results": {"config", "files", "fingerprints", "datasets", "networks", "tools.training"},
 }
+BELOW["train"] = {*BELOW}
 BELOW["tools"] = {*BELOW}  # the commands
 SLOW = {"torch", "librosa", "matplotlib", "sklearn", "scipy", "seaborn", "pandas", "soundfile", "requests", "joblib"}
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}

@@ -1,12 +1,14 @@
 """Bootstrap intervals against scikit-learn and SciPy, and against cases worked out by hand."""
 
 import csv
-import logging
+import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
+from conftest import write_test
 from sklearn.metrics import roc_auc_score
 
 from config import load_config
@@ -22,7 +24,7 @@ from tools.results.bootstrap import (
     weighted_auc,
 )
 from tools.results.runs import Run
-from tools.results.score_files import SectionScores, write_metrics, write_section
+from tools.results.score_files import SectionScores
 
 MACHINES = ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
 METRICS = ["AUC (source)", "AUC (target)", "pAUC"]
@@ -40,7 +42,7 @@ def scored_section(generator, distance=1.0, noise=0.0, clips=40, digits=None) ->
     scores = generator.standard_normal(len(parsed)) + distance * np.array([clip.is_anomaly for clip in parsed])
     scores += noise * np.random.default_rng(99).standard_normal(len(parsed))
     rounded = np.round(scores, digits) if digits is not None else scores
-    return SectionScores("00", parsed, (100 + rounded).tolist(), [0] * len(parsed))
+    return SectionScores("00", parsed, (100 + rounded).tolist(), [0] * len(parsed), 0.1)
 
 
 @pytest.mark.parametrize("max_fpr", [1, 0.1, 0.05, 1 / 3])
@@ -62,9 +64,9 @@ def test_metrics_of_the_clips_themselves(monkeypatch):
     monkeypatch.setattr("tools.results.bootstrap.draw_counts", lambda groups, *_: np.ones((1, len(groups)), int))
     section = scored_section(np.random.default_rng(3), digits=1)
     names = [*METRICS, "pAUC (source)", "pAUC (target)"]
-    found = resample_metrics(section, "fan", names, 0.1, 1)
+    found = resample_metrics(section, "fan", names, 1)
     assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
-        {name: section.metrics(0.1)[name] for name in names}
+        {name: section.metrics()[name] for name in names}
     )
 
 
@@ -73,8 +75,8 @@ def test_which_clips_are_drawn_depends_on_the_section_alone():
     section = scored_section(np.random.default_rng(3))
 
     def resample(scores=section.scores, step=1, machine="fan", name="00"):
-        result = SectionScores(name, section.clips[::step], scores[::step], None)
-        return resample_metrics(result, machine, ["pAUC"], 0.1, 20)["pAUC"].tolist()
+        result = SectionScores(name, section.clips[::step], scores[::step], None, 0.1)
+        return resample_metrics(result, machine, ["pAUC"], 20)["pAUC"].tolist()
 
     first = resample()
     assert len(set(first)) > 10
@@ -117,16 +119,14 @@ def write_system(directory, score, seed, distance, noise=0.0, tag="", machines=M
     run = Run(load_config(["--dataset", "DCASE2024T2", "-d", *arguments]), find_dataset("DCASE2024T2"))
     for number, name in enumerate(machines):
         section = scored_section(np.random.default_rng(number), distance, noise * seed)
-        paths = run.paths(run.machines[name])
-        write_section(paths, section)
-        write_metrics(paths, [section], 0.1)
+        write_test(run.paths(run.machines[name]), section)
     return run
 
 
-def resampled_values(runs, resamples, max_fpr=0.1):
+def resampled_values(runs, resamples):
     """System → (metric, column) → its values in each resample."""
     systems = {}
-    for (system, metric, column, _), row in resample_systems(runs, max_fpr, resamples).iterrows():
+    for (system, metric, column, _), row in resample_systems(runs, resamples).iterrows():
         systems.setdefault(system, {})[metric, column] = row.to_numpy()
     return systems
 
@@ -200,25 +200,39 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
 WITHOUT_FAN = {(metric, name) for name in MACHINES if name != "fan" for metric in [*METRICS, "official score"]}
 
 
+def change_metrics(paths):
+    paths.metrics.write_text(re.sub(r",0\.\d", ",0.9", paths.metrics.read_text(), count=1))
+
+
+def change_scores(paths):
+    path = paths.anomaly_scores("00")
+    path.write_text(path.read_text().replace(",1", ",9", 1))
+
+
+def forget_labels(paths):
+    record = json.loads(paths.test_record.read_text())
+    record["clips"] = {name: [section, False, None, key] for name, (section, _, _, key) in record["clips"].items()}
+    paths.test_record.write_text(json.dumps(record))
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda text: text.replace(",1", ",9", 1), "result_fan.csv does not go with the anomaly scores beside it"),
-        (lambda text: text + text.splitlines()[0], "a clip is there twice"),
-        (lambda text: text.replace("_source_test_normal_0000_x", "_0000"), "the labels of its clips are not known"),
+        (change_metrics, "result_fan.csv does not go with the anomaly scores beside it"),
+        (change_scores, "or its decisions are not what their test wrote"),
+        (forget_labels, "did not know the labels of its clips"),
+        (lambda paths: paths.test_record.unlink(), "there is no record of its test"),
+        (lambda paths: paths.test_record.write_text('{"training": 0}'), "test_fan.json cannot be read"),
     ],
 )
 def test_scores_that_do_not_go_with_the_metrics(tmp_path, caplog, change, words):
     """The machine type is left out, and with it all means that it counts in."""
     run = write_system(tmp_path, "MSE", 1, 1.0)
-    path = run.paths(run.machines["fan"]).anomaly_scores("00")
-    run.paths(run.machines["fan"]).decisions("00").write_text("damaged")  # they are not needed
     assert len(resampled_values([run], 5)["MSE"]) == 9 * 4
-    path.write_text(change(path.read_text()))
+    change(run.paths(run.machines["fan"]))
     assert set(resampled_values([run], 5)["MSE"]) == WITHOUT_FAN
     assert "MSE, seed 1, fan: no intervals: " in caplog.text
     assert words in caplog.text
-    assert resampled_values([run], 5, max_fpr=0.2) == {}  # not the pAUC of the test
 
 
 def test_value_and_interval_are_of_the_same_seeds(tmp_path, capsys, caplog):
@@ -236,23 +250,13 @@ def test_value_and_interval_are_of_the_same_seeds(tmp_path, capsys, caplog):
     assert {row["column"] for row in differences} == set(MACHINES) - {"fan"}
 
 
-def test_other_clips_are_not_compared(tmp_path, capsys, caplog):
-    """One machine type's clips are others, by one name: no difference there, nor of the means that it counts in."""
+def test_other_clips_are_not_compared(tmp_path, capsys):
+    """One machine type's clips have other contents: no difference there, nor of the means that it counts in."""
     write_system(tmp_path, "MSE", 1, 0.7)
-    runs = [write_system(tmp_path, "MAHALA", seed, 1.0) for seed in (1, 2)]
-
-    def rename(run, old, new):
-        for kind in ("anomaly_scores", "decisions"):
-            path = getattr(run.paths(run.machines["fan"]), kind)("00")
-            path.write_text(path.read_text().replace(old, new))
-
-    for run in runs:
-        rename(run, "normal_0000_x", "normal_0000_y")
+    run = write_system(tmp_path, "MAHALA", 1, 1.0)
+    record = run.paths(run.machines["fan"]).test_record
+    record.write_text(record.read_text().replace('"a1"', '"b2"', 1))
     _, differences = summarize_all(tmp_path, 20)
     text = capsys.readouterr().out
     assert "MAHALA and MSE were tested on different clips: their difference is not known." in text
     assert {row["column"] for row in differences} == set(MACHINES) - {"fan"}
-    rename(runs[0], "normal_0000_y", "normal_0000_z")
-    with caplog.at_level(logging.WARNING):
-        assert set(resampled_values(runs, 5)["MAHALA"]) == WITHOUT_FAN
-    assert "MAHALA, pAUC fan: the seeds were tested on different clips" in caplog.text

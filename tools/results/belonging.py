@@ -6,6 +6,7 @@ equally many, the older. Results of another model than the one there now are lef
 """
 
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,6 @@ class Tested:
     machine: str
     section: str
     record: dict[str, Any]
-    written: float  # when, in seconds
 
     @property
     def place(self) -> "Place":
@@ -79,7 +79,7 @@ def keep_what_belongs_together(
         if record is None:
             unknown[place] = "no record of the test, so its model and parameters are not known"
             continue
-        tested = Tested(run, machine, section, record, paths.anomaly_scores(section).stat().st_mtime)
+        tested = Tested(run, machine, section, record)
         if any({**record["training"], **record}.get(key) != value for key, value in (wanted or {}).items()):
             reasons[place] = ""
         elif _is_outdated(tested, paths):
@@ -97,7 +97,7 @@ def keep_what_belongs_together(
 def find_strangers(tests: Sequence[Tested]) -> dict[Place, str]:
     """Run, machine type and section of the results that do not belong to the others → in what they differ."""
     strangers: dict[Place, str] = {}
-    left = sorted(tests, key=lambda tested: -tested.written)
+    left = sorted(tests, key=lambda tested: -tested.record.get("written", math.inf))
     for part, group_of in GROUPS.items():
         groups: dict[Any, list[Tested]] = {}
         for tested in left:

@@ -69,7 +69,7 @@ def _write_metrics_and_plots(
     title = f"{machine.dataset.name} {machine.name}, {paths.config.score}"
     if labelled:
         run = Run(paths.config, machine.dataset)
-        tests = [Tested(run, machine.name, result.section, records[result.section], 0) for result in labelled]
+        tests = [Tested(run, machine.name, result.section, records[result.section]) for result in labelled]
         strangers = find_strangers(tests)
         for (_, _, section), reason in strangers.items():
             log.warning("%s: section %s has %s. No means are written.", paths.metrics.name, section, reason)

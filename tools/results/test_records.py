@@ -49,20 +49,18 @@ def write_test_record(paths: RunPaths, record: dict[str, Any]) -> None:
 
 
 def read_test_record(paths: RunPaths, section: str) -> dict[str, Any] | None:
-    """The record of the test that wrote the scores of a section; None if there is no such record.
+    """The record of the test that wrote the scores of a section, and when (seconds); None if there is no such record.
 
     Raises:
         BaselineError: a record cannot be read, or scores or decisions are not those that their test wrote.
     """
-    found = _checksums(paths, [section])
-    is_other = False
-    for path in paths.test_records(section):
-        record = _read(path)
-        files = {name: checksum for name, checksum in record["files"].items() if name in _names(paths, section)}
-        if files == found:
+    found = _checksums(paths, [section])  # of those files that are still there
+    records = [_read(path) for path in paths.test_records(section)]
+    records = [record for record in records if paths.anomaly_scores(section).name in record["files"]]
+    for record in records:
+        if all(record["files"].get(name) == checksum for name, checksum in found.items()):
             return record
-        is_other = is_other or bool(files)
-    if is_other:
+    if records:
         raise BaselineError(
             f"{paths.anomaly_scores(section)} or its decisions are not what their test wrote. Test again."
         )
@@ -103,6 +101,6 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("not a record of a test")
         if not all(len(row) == 4 for row in record["clips"].values()):
             raise ValueError("its clips are not complete")
-        return record
+        return record | {"written": path.stat().st_mtime}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise BaselineError(f"{path} cannot be read ({repr(error)[:300]}). Test again.") from error
