@@ -179,7 +179,7 @@ class Tiny(torch.nn.Module):
         return self.out(self.layers(x))
 
 
-IDENTITY = {"seed": 1, "learning_rate": 0.001, "clips": {"a.wav": "0" * 16}}
+IDENTITY = {"seed": 1, "learning_rate": 0.001, "epochs": 3, "clips": {"a.wav": "0" * 16}, "code": {"a.py: f": "1"}}
 
 
 def tiny_state() -> TrainingState:

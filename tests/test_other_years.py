@@ -79,7 +79,8 @@ def test_each_layout_is_trained_and_tested(tmp_path, dataset, machine, names, se
             assert [("anomaly" in name) for name in scored] == sorted("anomaly" in name for name in scored)
 
 
-def test_clips_of_another_section_that_are_gone_cost_only_its_metrics(tmp_path, capsys):
+def test_other_sections_keep_what_their_own_test_found(tmp_path, capsys):
+    """Their clips may be gone; with another --max_fpr their pAUC stays, and there are no means."""
     workspace, clips = Workspace(tmp_path), tmp_path / "data" / "dcase2022t2" / "dev_data" / "raw" / "bearing"
     write_clips(clips, names_of_later_years(["00", "01"]), 1)
     for section in ("0", "1"):
@@ -87,10 +88,20 @@ def test_clips_of_another_section_that_are_gone_cost_only_its_metrics(tmp_path, 
         workspace.run_here(*options, machine="bearing", dataset="DCASE2022T2")
     found = workspace.results / "dev_data" / "baseline_MSE" / "DCASE2022T2" / "seed13711" / "result_bearing.csv"
     assert [row["section"] for row in csv.DictReader(found.open())][:2] == ["00", "01"]
+    before = found.read_text().splitlines()
     for path in clips.glob("*test/section_00_*"):
         path.unlink()
-    workspace.run_here("--test_only", "--use_ids", "1", machine="bearing", dataset="DCASE2022T2")
-    assert "section 00 is left out: " in capsys.readouterr().err
+    options = ["--test_only", "--use_ids", "1"]
+    workspace.run_here(*options, machine="bearing", dataset="DCASE2022T2")
+    assert found.read_text().splitlines() == before
+    workspace.run_here(*options, "--max_fpr", "0.5", machine="bearing", dataset="DCASE2022T2")
+    assert "result_bearing.csv: section 00 has --max_fpr 0.1, not 0.5. No means are written." in capsys.readouterr().err
+    rows = found.read_text().splitlines()
+    assert rows[1] == before[1]
+    assert rows[3].split(",") == ["arithmetic mean", *["nan"] * rows[0].count(",")]
+    found.with_name("anomaly_score_bearing_section_00_test.csv").write_text("damaged")
+    workspace.run_here(*options, machine="bearing", dataset="DCASE2022T2")
+    assert "section 00 is left out of result_bearing.csv: " in capsys.readouterr().err
     assert [row["section"] for row in csv.DictReader(found.open())] == ["01", "arithmetic mean", "harmonic mean"]
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import RAW, Workspace, write_wav
+from conftest import RAW, Workspace, write_test, write_wav
 
 from config import BaselineError, load_config
-from datasets.catalog import find_machine, machine_of_path
+from datasets.catalog import find_dataset, find_machine, machine_of_path
 from datasets.clips import parse_clip
 from datasets.log_mel import band_centers
 from networks import make_network
@@ -22,6 +22,7 @@ from networks.scores import SCORES, contributions
 from tools import plot_reconstruction
 from tools.plot_reconstruction import model_paths, ranked_clips, reconstruct
 from tools.results.runs import Run
+from tools.results.score_files import SectionScores
 from tools.training.console import run_command
 from tools.training.model_files import load_model
 from tools.training.paths import run_paths
@@ -157,9 +158,9 @@ def test_sections_with_models_of_their_own(tmp_path):
     with pytest.raises(BaselineError, match="section 03 is not one of --use_ids 4."):
         model_paths(config_of_04, machine, "03")
     for section in ("03", "04"):
-        path = run_paths(config, machine, ()).anomaly_scores(section)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(f"section_{section}_{k:04d}.wav,{score}\n" for k, score in enumerate([1, 5, 2, 4, 3])))
+        clips = [parse_clip(Path(f"section_{section}_{k:04d}.wav")) for k in range(5)]
+        paths = run_paths(config, machine, (section,))
+        write_test(paths, SectionScores(section, clips, [1, 5, 2, 4, 3], None, 0.1))
     for settings, sections in ((config, ["03", "04"]), (config_of_04, ["04"])):
         clips = ranked_clips(Run(settings, machine.dataset), machine, 1)  # without labels: two of all
         assert [clip.name for clip in clips] == [f"section_{s}_{k}.wav" for s in sections for k in ("0001", "0000")]
@@ -236,8 +237,10 @@ def test_silence_and_a_score_of_zero(tested, tmp_path, monkeypatch):
 def test_clips_without_a_rank(tested, capsys):
     """Training clips, whose plots have a directory of their own; scores of another model, not tested yet."""
     training_clip, clip = tested.clip("section_00_source_train_normal_0001*"), tested.clip(CLIP)
-    path = tested.result() / "anomaly_score_fan_section_00_test.csv"
-    path.write_text("".join(f"{name},{value + 1}\n" for name, value in read_scores(tested).items()))
+    config = load_config(["--dataset", "DCASE2024T2fan", "-d", *tested.options])
+    run = Run(config, find_dataset("DCASE2024T2"))
+    found = run.section(run.machines["fan"], "00")
+    write_test(run.paths(run.machines["fan"]), replace(found, scores=[score + 1 for score in found.scores]))
     assert draw(tested, training_clip, clip) == 0
     captured = capsys.readouterr()
     assert ", rank" not in captured.out

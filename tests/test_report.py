@@ -4,12 +4,13 @@ import csv
 import os
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from conftest import Workspace
+from conftest import Workspace, write_test
 from test_bootstrap import write_system
 
 from config import load_config
@@ -17,7 +18,7 @@ from datasets.catalog import find_dataset
 from datasets.clips import parse_clip
 from tools import plot_reconstruction, summarize
 from tools.results.runs import Run
-from tools.results.score_files import SectionScores, write_metrics, write_section
+from tools.results.score_files import SectionScores, write_metrics
 
 VOID = {"meta", "img", "br", "link", "input"}
 
@@ -129,13 +130,16 @@ def test_reconstructions_of_this_model_only(tested, caplog):
     assert "1 plots are older than the scores, and left out" in caplog.text
 
 
+def change_section(run, **changes):
+    machine = run.machines["fan"]
+    write_test(run.paths(machine), replace(run.section(machine, "00"), **changes))
+
+
 def test_several_seeds_and_clips_that_are_gone(tmp_path):
     workspace = Workspace(tmp_path)
-    for seed in (1, 2):
-        write_system(workspace.results, "MSE", seed, 1.0, noise=0.3)
+    _, run = [write_system(workspace.results, "MSE", seed, 1.0, noise=0.3) for seed in (1, 2)]
     write_system(workspace.results, "MAHALA", 1, 1.0, machines=["fan"])
-    decisions = workspace.result("MSE", "seed2") / "decision_result_fan_section_00_test.csv"
-    decisions.write_text(decisions.read_text().replace(",0\n", ",1\n", 1))
+    change_section(run, decisions=[1, *[0] * 39])
     page = report(workspace)
     rows = page.clip_rows()
     assert not [attributes for attributes in page.attributes("a") if attributes.get("class") == "play"]
@@ -158,11 +162,12 @@ def test_several_sections(tmp_path):
     for section in machine.sections:
         names = [f"section_{section}_{domain}_test_normal_0001_x.wav" for domain in ("source", "target")]
         names += [name.replace("normal", "anomaly") for name in names]
-        results.append(SectionScores(section, [parse_clip(Path(name)) for name in names], [1.0, 2.0, 3.0, 4.0], None))
-        write_section(run.paths(machine), results[-1])
-    write_metrics(run.paths(machine), results, 0.1)
-    scores = "section_02_0001.wav,3\nsection_02_target_test_0001.wav,2\nsection_02_source_test_normal_0001.wav,1\n"
-    run.paths(machine).anomaly_scores("02").write_text(scores)
+        clips = [parse_clip(Path(name)) for name in names]
+        results.append(SectionScores(section, clips, [1.0, 2.0, 3.0, 4.0], None, 0.1))
+    write_metrics(run.paths(machine), results)
+    names = ["section_02_0001.wav", "section_02_target_test_0001.wav", "section_02_source_test_normal_0001.wav"]
+    unlabelled = SectionScores("02", [parse_clip(Path(name)) for name in names], [3.0, 2.0, 1.0], None, 0.1)
+    write_test(run.paths(machine), *results[:2], unlabelled)
     page = report(workspace, dataset="DCASE2022T2")
     assert page.texts("h3")[1:] == [f"Clips of section {section}, ranked" for section in machine.sections]
     assert "fan: percent of its sections" in page.texts("caption")
@@ -174,11 +179,10 @@ def test_several_sections(tmp_path):
 def test_hostile_names_stay_text(tmp_path, trained):
     """A tag and a clip's attributes may hold what would be markup."""
     workspace = Workspace(tmp_path, trained.data)
-    write_system(workspace.results, "MSE", 1, 1.0, tag="<script>alert(1)<")
-    directory = next((workspace.results / "dev_data/baseline_MSE/DCASE2024T2").glob("seed1_*"))
-    for kind in ("anomaly_score", "decision_result"):
-        path = directory / f"{kind}_fan_section_00_test.csv"
-        path.write_text(path.read_text().replace("normal_0000_x.wav", "normal_0000_\"><img src='x'>.wav"))
+    run = write_system(workspace.results, "MSE", 1, 1.0, tag="<script>alert(1)<")
+    clips = run.section(run.machines["fan"], "00").clips
+    clips[0] = replace(clips[0], path=Path("section_00_source_test_normal_0000_\"><img src='x'>.wav"))
+    change_section(run, clips=clips)
     page = report(workspace)
     assert "MSE <script>alert(1)<" in page.texts("td")
     assert len(page.texts("script")) == 1

@@ -15,13 +15,8 @@ import yaml
 from conftest import RAW, ROOT, Workspace, make_clips, write_wav
 from sklearn.metrics import roc_auc_score
 
-from config import BaselineError, load_config
-from datasets.catalog import find_machine
-from datasets.clips import find_clips
-from tools.results.machine_results import _threshold_of_other_model
-from tools.results.score_files import read_sections
+from config import BaselineError
 from tools.training.console import open_console, open_log_file
-from tools.training.paths import run_paths
 
 SCORE_FILE = "anomaly_score_fan_section_00_test.csv"
 SHORT = ["--epochs", "1", "--train_only"]
@@ -294,23 +289,6 @@ def test_a_file_that_cannot_be_written_in_full(trained, workspace):
     assert "Traceback" not in finished.stderr
     assert "Exception ignored" not in finished.stderr
     assert {path.name for path in workspace.model().iterdir()} == {"train.log", ".training.lock"}
-
-
-def test_damaged_files_of_another_section_cost_only_what_is_in_them(trained, workspace, caplog):
-    shutil.copytree(trained.models, workspace.models)
-    shutil.copytree(trained.results, workspace.results)
-    config = load_config(["--dataset", "DCASE2024T2fan", "-d", *workspace.options])
-    machine = find_machine("DCASE2024T2fan", "dev")
-    paths = run_paths(config, machine, ("00",))
-    clips = find_clips(machine, trained.data, "test", ("00",))
-    clips.sort(key=lambda clip: clip.is_anomaly)
-    assert [each.section for each in read_sections(paths, {"00": clips})] == ["00"]
-    paths.anomaly_scores("00").write_text("a clip,nan\n")
-    assert read_sections(paths, {"00": clips}) == []
-    assert "section 00 is left out: " in caplog.text
-    paths.score_distribution.write_text("{")
-    assert _threshold_of_other_model("00", config, machine) is None
-    assert "section 00 is drawn without its decision threshold: " in caplog.text
 
 
 def test_names_of_files_do_not_move_the_cursor(capsys, tmp_path):

@@ -2,25 +2,29 @@
 
 import copy
 import itertools
+import json
 import re
 import shutil
+from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, Workspace, no_handlers_left
+from conftest import ROOT, Workspace, no_handlers_left, write_test
 from plain_evaluator import evaluate
 
 from config import load_config
 from datasets.catalog import find_dataset
+from datasets.clips import Clip
 from networks import make_network
 from tools import make_submission, summarize
-from tools.results.metrics import section_metrics
 from tools.results.runs import Run
+from tools.results.score_files import SectionScores
 from tools.results.submission_rules import find_problems, read_package
 from tools.training.console import run_command
+from tools.training.paths import run_paths
 
 DATASET = find_dataset("DCASE2024T2")
 MACHINES = list(DATASET.machines["eval"])
@@ -34,8 +38,14 @@ COMPLEXITY = {"total_parameters": 267928, "MACS": "81.6 M"}
 
 
 def write_rows(path, values):
+    """A label file of the organisers."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{name},{value}\n" for name, value in zip(NAMES, values, strict=True)))
+
+
+def paths_of(workspace, machine, score, split="dev"):
+    arguments = ["--dataset", "DCASE2024T2", f"-{split[0]}", *workspace.options, "--score", score]
+    return run_paths(load_config(arguments), DATASET.machines[split][machine], ("00",))
 
 
 def write_results(workspace):
@@ -51,13 +61,10 @@ def write_results(workspace):
             if split == "eval":
                 write_rows(labels / f"ground_truth_data/ground_truth_{name}", is_anomaly.astype(int))
                 write_rows(labels / f"ground_truth_domain/ground_truth_{name}", is_target.astype(int))
-            directory = workspace.result(score, split=split)
-            write_rows(directory / f"anomaly_score_{name}", scores)
-            write_rows(directory / f"decision_result_{name}", decisions)
-            metrics = section_metrics(is_anomaly, is_target, scores, decisions, 0.1)
-            rows = [["section", *metrics], ["00", *metrics.values()]]
-            text = "".join(",".join(map(str, row)) + "\n" for row in rows)
-            (directory / f"result_{machine}.csv").write_text(text)
+            labels_of_clips = zip(NAMES, is_target.tolist(), is_anomaly.tolist(), strict=True)
+            clips = [Clip(Path("test", clip), "00", *facts, None) for clip, *facts in labels_of_clips]
+            result = SectionScores("00", clips, scores.tolist(), decisions.tolist(), 0.1)
+            write_test(paths_of(workspace, machine, score, split), result)
 
 
 @pytest.fixture(scope="module")
@@ -155,18 +162,24 @@ def test_complexity_of_the_network(trained):
     assert found["total_parameters"] == sum(values.numel() for values in parameters) - 2 * 128 * 128
 
 
-def test_development_models_of_another_training_are_named(evaluation, tmp_path, capsys):
+def test_results_that_were_made_otherwise_are_refused(evaluation, wanted, tmp_path, capsys):
+    """Development results of other parameters, scores of an older model: no package, unless all is said by hand."""
+    (tmp_path / "results").unlink()
+    shutil.copytree(evaluation.results, tmp_path / "results")
+    record = tmp_path / "results/dev_data/baseline_MSE/DCASE2024T2/seed13711/test_fan.json"
+    contents = json.loads(record.read_text())
+    record.write_text(json.dumps(contents | {"training": contents["training"] | {"learning_rate": 0.1}}))
+    (tmp_path / "submission.yaml").write_text(yaml.safe_dump(wanted))
+    assert submit(evaluation, tmp_path / "submission.yaml") == 1
+    errors = capsys.readouterr().err
+    assert "MSE, seed 13711: fan 00 left out: --learning_rate 0.1, not None." in errors
+    assert "or add `complexity` and `development_results`" in errors
     models = Workspace(tmp_path)
-    arguments = [evaluation.directory / "submission.yaml", "--output", tmp_path / "a.zip"]
-    for epochs, said in ((8, ""), (100, "warning: MSE: models of development and evaluation data differ in epochs.")):
-        for directory, n in ((models.model("HairDryer", split="eval"), 8), (models.model("fan"), epochs)):
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / "model.pth").touch()
-            (directory / "config.yaml").write_text(f"epochs: {n}\nseed: 1\n")
-        assert submit(evaluation, *arguments, "--model_directory", models.models) == 0
-        errors = capsys.readouterr().err
-        assert said in errors
-        assert bool(said) == bool(errors)
+    models.model("HairDryer", split="eval").mkdir(parents=True)
+    (models.model("HairDryer", split="eval") / "model.pth").write_bytes(b"newer")
+    arguments = [evaluation.directory / "submission.yaml", "--model_directory", models.models]
+    assert submit(evaluation, *arguments, "--output", tmp_path / "a.zip") == 1
+    assert "HairDryer 00 left out: tested with an older model than the one there now" in capsys.readouterr().err
 
 
 def test_results_of_another_experiment_seed_and_tag(evaluation, wanted, tmp_path, capsys):
@@ -217,7 +230,7 @@ def use(wanted, results):
         (lambda w: use(w, "eval_data/baseline_MSE/DCASE2024T2/seed1"), "no anomaly_score_*.csv there. Run ./02a"),
         (lambda w: use(w, "elsewhere"), "`development_results` cannot be worked out."),
         (lambda w: w.update(report="missing.pdf"), "No such file or directory"),
-        (lambda w: w["systems"][0].pop("complexity"), "complexity cannot be worked out. Say --model_directory"),
+        (lambda w: w["systems"][0].pop("complexity"), "its complexity cannot be worked out. Test again"),
     ],
 )
 def test_what_is_wrong_with_the_file_is_said_and_nothing_written(evaluation, wanted, tmp_path, capsys, change, error):

@@ -245,7 +245,7 @@ def test_of_these_seeds_only(tmp_path, capsys, monkeypatch):
     assert "percent, seeds 1, 10;" in text
     assert "warning: MSE: no results of seed 7, 8, which SEEDS names." in text
     monkeypatch.setenv("SEEDS", "3")
-    with pytest.raises(BaselineError, match=r"no result_<machine>.csv of SEEDS='3' to summarize"):
+    with pytest.raises(BaselineError, match=r"no result_<machine>.csv with SEEDS='3' to summarize"):
         summarize.main(["DCASE2024T2", "-d", "--result_directory", str(tmp_path)])
 
 

@@ -100,6 +100,14 @@ def _rank(clip: Clip, value: float, tested: SectionScores | None) -> str:
     return f", rank {1 + sum(score > last for score in scores.values())} of {len(scores)}"
 
 
+def _tested(run: Run, machine: Machine, clip: Clip) -> SectionScores | None:
+    try:
+        return run.section(machine, clip.section)
+    except BaselineError as error:
+        log.warning("%s: no rank: %s", clip.name, error)
+        return None
+
+
 def model_paths(config: Config, machine: Machine, section: str) -> RunPaths:
     """The files of the model that scores clips of this section: its own model, or the one of all sections.
 
@@ -190,7 +198,7 @@ def main(arguments: list[str] | None = None) -> bool:
         try:
             if path in plotted:
                 raise BaselineError(f"{clip.path}: another clip's plot has the same name. Plot it with --output.")
-            tested = run.section(machine, clip.section) if is_tested else None
+            tested = _tested(run, machine, clip) if is_tested else None
             reconstruction = reconstruct(clip, channel, config, models[clip.section], tested)
             plot_reconstruction(path, reconstruction)
             log.info("%s -> %s", reconstruction.title.splitlines()[-1], path)
