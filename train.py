@@ -20,7 +20,6 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
@@ -50,8 +49,11 @@ LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_los
 log = logging.getLogger("baseline")
 
 
-def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
+def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device, unless_trained: bool) -> None:
     """Train on the normal clips; write the model, its score distributions, log.csv and config.yaml.
+
+    Args:
+        unless_trained: do not train again if this training is finished.
 
     Raises:
         BaselineError: something that the user can correct.
@@ -79,7 +81,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
     identity = training_identity(config, clips, log_mels, train)
-    if config.restart and not config.checkpoint_path and is_trained(paths, identity):
+    if unless_trained and is_trained(paths, identity):
         log.info("trained already, %d epochs -> %s", config.epochs, shown(paths.model_dir))
         return
 
@@ -254,7 +256,8 @@ def run(config: Config, machine: Machine) -> None:
     if steps["train"]:
         make_writable_directory(paths.model_dir)
         with alone(paths.training_lock, "waiting for another run that trains the same model") as waited:
-            train(replace(config, restart=True) if waited else config, machine, paths, device)
+            unless_trained = (config.restart or waited) and not config.checkpoint_path
+            train(config, machine, paths, device, unless_trained)
     if steps["test"]:
         test(config, machine, paths, device)
 

@@ -126,7 +126,7 @@ def test_reconstructions_of_this_model_only(tested, caplog):
     page = report(tested)
     assert f"MSE: {clip.stem}" not in page.texts("figcaption")
     assert len(page.clip_rows()) == 16
-    assert "MAHALA, fan: no list of clips: " in caplog.text
+    assert "MAHALA, seed 13711: fan 00 left out: " in page.text
     assert "1 plots are older than the scores, and left out" in caplog.text
 
 

@@ -89,7 +89,7 @@ def test_distributions_of_a_new_score_are_added(trained, resumable, caplog):
     path = resumable.model() / "score_distribution.json"
     path.write_text(json.dumps({"model_sha256": json.loads(path.read_text())["model_sha256"]}))
     resumable.run_here("--test_only")
-    assert "has no batch distribution of MSE: no decisions. Train with --restart to add it" in caplog.text
+    assert "has no batch distribution of MSE. Train with --restart to add it." in caplog.text
     restart(resumable)
     assert_equal_models(resumable, trained)
 

@@ -114,12 +114,18 @@ def test_features_are_cached_where_it_is_said(workspace, demo_data):
     assert len(list((workspace.directory / "scratch" / RAW.parent / "processed" / "fan").glob("log_mel_*.npz"))) == 2
 
 
-def test_a_picture_that_cannot_be_drawn_costs_nothing_else(trained, tmp_path, capsys):
+def test_a_picture_that_cannot_be_drawn_costs_nothing_else(trained, tmp_path, capsys, monkeypatch):
     workspace = Workspace(tmp_path, trained.data)
     shutil.copytree(trained.models, workspace.models)
     (workspace.result() / "anomaly_score_fan.png").mkdir(parents=True)  # in the picture's place
+    older = workspace.result() / "roc_fan.png"
+    older.write_bytes(b"of another test")
+    monkeypatch.setattr("tools.results.plots.plot_roc", None)
     workspace.run_here("--test_only")
-    assert "anomaly_score_fan.png could not be drawn" in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "anomaly_score_fan.png could not be drawn" in errors
+    assert "roc_fan.png could not be drawn" in errors
+    assert not older.exists()
     assert (workspace.result() / "result_fan.csv").exists()
 
 

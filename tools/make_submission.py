@@ -137,7 +137,7 @@ def complexity(run: Run) -> dict[str, Any]:
     from networks import make_network
 
     records = (run.record(machine, section) for machine in run.machines.values() for section in machine.sections)
-    training = next((record["training"] for record in records if record and record["training"]), None)
+    training = next((record["training"] for record in records if record and "model" in record["training"]), None)
     if training is None:
         raise BaselineError(
             f"{run.system}: no record of a test says which model it had, so that its complexity cannot be worked out. "

@@ -1,9 +1,11 @@
 """Save a plot, or warn: matplotlib is imported only here, where a plot is needed."""
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Any
 
+from config import BaselineError
 from files import remove
 
 log = logging.getLogger("baseline")
@@ -18,4 +20,5 @@ def save_plot(function: str, path: Path, *arguments: Any) -> None:
     except Exception as error:
         log.warning("%s could not be drawn: %s", path, error)
         log.debug("", exc_info=True)
-        remove(path)
+        with contextlib.suppress(BaselineError):
+            remove(path)

@@ -104,7 +104,7 @@ class TrainingState:
                 would be lost that only the user can give up.
         """
         if config.checkpoint_path:
-            self._load(_read(config.checkpoint_path), config.checkpoint_path)
+            self.load(config.checkpoint_path)
         elif paths.checkpoint.exists():
             try:
                 contents = _read(paths.checkpoint)
@@ -122,6 +122,15 @@ class TrainingState:
             )
         elif config.restart and (record := read_record(paths)) and not is_record_of(record, self._identity):
             self._check(record, paths.model)
+
+    def load(self, path: Path) -> None:
+        """Load a checkpoint.
+
+        Raises:
+            DamagedCheckpointError: it is damaged, or of another version. Nothing has changed.
+            BaselineError: it cannot be read, is of another training or of more epochs, or does not fit the network.
+        """
+        self._load(_read(path), path)
 
     def _keep(self, contents: dict[str, Any], paths: RunPaths) -> None:
         """Keep the checkpoint of an unfinished training, or ask what to do with it if it is one of this training."""

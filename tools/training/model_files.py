@@ -154,7 +154,7 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedMode
         raise BaselineError(f"{paths.model}: some of its weights are not finite numbers. Train again.")
     code, threshold = scoring_code(config), None
     if reason := _why_no_threshold(record, fits, code, config, paths):
-        log.warning("%s: no decisions.", reason)
+        log.warning("no decisions: %s.", reason)
     else:
         threshold = _threshold(fits, config, paths)
     checksum = hashlib.sha256(weights).hexdigest()
