@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from config import ROOT
+from config import ROOT, BaselineError
 
 LENGTH = 16  # hexadecimal digits
 # Tables of all networks and of all scores. A new line in them changes no other network or score.
@@ -53,7 +53,20 @@ def code_behind(*roots: Any, without: Collection[str] = ()) -> Code:
 
     Args:
         without: modules and packages that have no part in the values.
+
+    Raises:
+        BaselineError: it was edited since this process first asked, so that it is not the code that runs.
     """
+    code = _follow(roots, without, _first_contents)
+    if any(_contents(ROOT / file) != _first_contents(ROOT / file) for file in {name.split(": ")[0] for name in code}):
+        now = _follow(roots, without, _contents)
+        edited = sorted({name.split(": ")[0] for name, _ in code.items() ^ now.items()})
+        if edited:
+            raise BaselineError(f"{', '.join(edited)}: edited since this run began. Start it again.")
+    return code
+
+
+def _follow(roots: Sequence[Any], without: Collection[str], contents_of: Callable[[Path], bytes]) -> Code:
     code: Code = {}
     waiting, seen = [place for root in roots for place in _places_of(root)], set()
     while waiting:
@@ -62,7 +75,7 @@ def code_behind(*roots: Any, without: Collection[str] = ()) -> Code:
             continue
         seen.add(place)
         path, name = place
-        module = _read_module(path)
+        module = _parse(path, contents_of(path))
         if name == WHOLE:
             waiting += [(path, defined) for defined in module.definitions]
         elif name in module.definitions:
@@ -75,6 +88,8 @@ def code_behind(*roots: Any, without: Collection[str] = ()) -> Code:
                 code[f"{path.relative_to(ROOT)}"] = _fingerprint(module.unnamed)
         elif name in module.imports:  # imported from there, though it is defined elsewhere
             waiting += module.used_by(module.imports[name])
+        else:  # the module makes it in another way
+            waiting.append((path, WHOLE))
     return dict(sorted(code.items()))
 
 
@@ -106,12 +121,16 @@ class _Bare(ast.NodeTransformer):
 class _Module:
     """A file of the project: the statements behind each name that it defines."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, contents: bytes):
         self.path = path
         self.definitions: dict[str, list[ast.stmt]] = {}
         self.imports: dict[str, ast.stmt] = {}
         self.unnamed: list[ast.stmt] = []  # such as torch.set_default_dtype(...)
-        for statement in _Bare().visit(ast.parse(path.read_bytes())).body:
+        try:
+            tree = ast.parse(contents)
+        except SyntaxError as error:
+            raise BaselineError(f"{path}, line {error.lineno}: {error.msg}. Correct it.") from error
+        for statement in _Bare().visit(tree).body:
             if isinstance(statement, ast.Import | ast.ImportFrom):
                 self.imports |= {(alias.asname or alias.name).split(".")[0]: statement for alias in statement.names}
             elif isinstance(statement, ast.If) and {"__name__", "TYPE_CHECKING"} & {*_names_in([statement.test])}:
@@ -142,9 +161,16 @@ class _Module:
                     yield from ((path, alias.name) for path in _files_of(package) if not submodule)
 
 
+def _contents(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+_first_contents = cache(_contents)
+
+
 @cache
-def _read_module(path: Path) -> _Module:
-    return _Module(path)
+def _parse(path: Path, contents: bytes) -> _Module:
+    return _Module(path, contents)
 
 
 def _places_of(root: Any) -> Iterator[tuple[Path, str]]:
@@ -153,9 +179,8 @@ def _places_of(root: Any) -> Iterator[tuple[Path, str]]:
         root = root.func
     root = inspect.unwrap(root) if hasattr(root, "__qualname__") else type(root)
     path = Path(inspect.getsourcefile(root) or "").resolve()
-    name = root.__qualname__.split(".")[0]
     if path.is_file() and path.is_relative_to(ROOT) and "site-packages" not in path.parts:
-        yield path, name if name in _read_module(path).definitions else WHOLE
+        yield path, root.__qualname__.split(".")[0]
 
 
 def _files_of(module: str) -> list[Path]:
@@ -171,7 +196,7 @@ def _is_below(path: Path, modules: Sequence[str]) -> bool:
 
 def _names_in(statements: Sequence[ast.AST]) -> list[str]:
     nodes = (node for statement in statements for node in ast.walk(statement))
-    return sorted({node.id for node in nodes if isinstance(node, ast.Name)})
+    return sorted({node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)})
 
 
 def _bound_by(statement: ast.stmt) -> set[str]:

@@ -187,6 +187,32 @@ def test_checkpoint_of_another_training_is_refused(trained, workspace):
         workspace.run_here(*options, checkpoint)
 
 
+def test_finished_epochs_are_not_lost_without_restart(resumable, capsys):
+    """Those of this training are asked for, those of another one kept."""
+    for name in ("config.yaml", "model.pth"):
+        (resumable.model() / name).unlink()
+    checkpoint = (resumable.model() / "checkpoint.pth").read_bytes()
+    with pytest.raises(
+        BaselineError, match=r"checkpoint.pth has 3 finished epochs of this training. Resume it with --re"
+    ):
+        resumable.run_here("--epochs", "3", "--train_only")
+    assert (resumable.model() / "checkpoint.pth").read_bytes() == checkpoint
+    resumable.run_here("--epochs", "1", "--train_only", "-lr", "0.01")
+    assert "3 epochs of another training are kept in " in capsys.readouterr().out
+    assert (resumable.model() / "checkpoint_old.pth").read_bytes() == checkpoint
+
+
+def test_weights_that_a_user_has_put_there_are_not_overwritten(trained, workspace):
+    workspace.data = trained.data
+    workspace.model().mkdir(parents=True)
+    (workspace.model() / "model.pth").write_bytes(b"mine")
+    with pytest.raises(
+        BaselineError, match=r"model.pth was not trained here: no config.yaml is beside it. Move it away"
+    ):
+        workspace.run_here("--epochs", "1", "--train_only")
+    assert (workspace.model() / "model.pth").read_bytes() == b"mine"
+
+
 # --- Signals
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from config import BaselineError, Config
 from files import atomic_path, move
 from tools.training.generators import generator_states, set_generator_states
-from tools.training.identity import AFTER_EPOCHS, code_has_changed, differences
+from tools.training.identity import code_has_changed, differences, identity_of_epochs
 from tools.training.model_files import is_record_of, read_record
 from tools.training.paths import RunPaths
 
@@ -134,9 +134,10 @@ class TrainingState:
 
     def _keep(self, contents: dict[str, Any], paths: RunPaths) -> None:
         """Keep the checkpoint of an unfinished training, or ask what to do with it if it is one of this training."""
-        if is_record_of(read_record(paths), contents["identity"]):  # finished: its model is beside it
+        record, n_epochs = read_record(paths) or {}, len(contents["history"])
+        other = differences(identity_of_epochs(record), identity_of_epochs(contents["identity"]))
+        if record.get("epochs") == n_epochs and not other:  # finished: the model is beside it
             return
-        n_epochs = len(contents["history"])
         if contents["identity"] == self._identity:
             raise BaselineError(
                 f"{paths.checkpoint} has {n_epochs} finished epochs of this training. Resume it with --restart. To "
@@ -147,7 +148,7 @@ class TrainingState:
 
     def _check(self, identity: dict[str, Any], path: Path) -> None:
         """Raise a BaselineError if `identity` is not of this training. The number of epochs may differ."""
-        found = differences({"clips": {}, "code": {}, **identity}, {**self._identity, "epochs": identity.get("epochs")})
+        found = differences(identity_of_epochs(identity), identity_of_epochs(self._identity))
         if found:
             raise BaselineError(
                 f"{path} is of another training: {'; '.join(found)}. "
@@ -160,11 +161,7 @@ class TrainingState:
         Raises:
             BaselineError: it is of another training or of more epochs, or does not fit the network.
         """
-        before, now = contents["identity"]["code"], self._identity["code"]
-        later = [name for name in {**before, **now} if name.startswith(AFTER_EPOCHS)]
-        unchanged = {name: now[name] for name in later if name in now}
-        code = {name: text for name, text in before.items() if name not in later} | unchanged
-        self._check(contents["identity"] | {"code": code}, path)
+        self._check(contents["identity"], path)
         if len(contents["history"]) > self._identity["epochs"]:
             raise BaselineError(
                 f"{path} has {len(contents['history'])} epochs, more than --epochs {self._identity['epochs']}. "
@@ -188,7 +185,7 @@ class TrainingState:
                 " ".join(f"{key} {self._environment.get(key)}" for key in changed),
             )
         self.history, self.batch_losses = contents["history"], contents["batch_losses"]
-        changed = sorted(name for name in later if before.get(name) != now.get(name))
+        changed = sorted({name for name, _ in contents["identity"]["code"].items() ^ self._identity["code"].items()})
         again = f"; {code_has_changed(changed)}: covariances and thresholds are computed with it" if changed else ""
         log.info("resuming after epoch %d%s", self.epoch, again)
 

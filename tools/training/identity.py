@@ -34,6 +34,12 @@ def training_identity(
     return config.as_dict(TRAINING_KEYS) | {"clips": checksums, "code": code}
 
 
+def identity_of_epochs(identity: dict[str, Any]) -> dict[str, Any]:
+    """The same without the code that runs after the last epoch, and without the number of epochs."""
+    code = {name: text for name, text in identity.get("code", {}).items() if not name.startswith(AFTER_EPOCHS)}
+    return {key: value for key, value in identity.items() if key != "epochs"} | {"code": code}
+
+
 def scoring_code(config: Config) -> Code:
     """The code that makes an anomaly score of a clip with a trained model: features, vectors, network, score."""
     roots = compute_log_mels, Vectors, make_network, residual, find_network(config.model), SCORES[config.score]
@@ -47,7 +53,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for key, value in now.items()
         if key not in ("clips", "code") and before.get(key) != value
     ]
-    old, new = before["clips"], now["clips"]
+    old, new = before.get("clips", {}), now["clips"]
     for names, words in (
         (sorted(old.keys() - new.keys(), key=str), "gone"),
         (sorted(new.keys() - old.keys()), "new"),
@@ -57,7 +63,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
             lines.append(f"clips {words}: {_first(names)}")
     if list(old) != list(new) and old == new:
         lines.append("the clips were in another order")
-    old, new = before["code"], now["code"]
+    old, new = before.get("code", {}), now["code"]
     changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
     return lines + ([code_has_changed(changed)] if changed else [])
 
