@@ -23,13 +23,13 @@ def run(x: int) -> int:
     """Runs."""
     # a comment
     from parts.late import scale
-    return part(x) + LIMIT + scale(SCORES) + parts.shapes.Shape(x).size
+    return part(x) + LIMIT + scale(SCORES) + parts.shapes.Shape(x).n
 
 def unused(x):
     return x
 ''',
     "parts/__init__.py": "def helper(x):\n    return x\n\ndef not_used(x):\n    return x\n",
-    "parts/shapes.py": "class Base:\n    pass\n\nclass Shape(Base):\n    def __init__(self, n):\n        self.size = n\n",
+    "parts/shapes.py": "class Base:\n    pass\n\nclass Shape(Base):\n    def __init__(self, n):\n        self.n = n\n",
     "parts/late.py": "from parts.deep import FACTOR\nimport json\nprint\n\ndef scale(x):\n    return FACTOR\n",
     "parts/deep.py": "FACTOR = 2\n",
     "outside.py": "def helper(x):\n    return 2 * x\n",
