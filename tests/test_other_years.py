@@ -2,12 +2,14 @@
 
 import csv
 import itertools
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 from conftest import Workspace, copy_project, write_wav
 
+from config import BaselineError
 from datasets.catalog import find_dataset
 from tools import summarize
 
@@ -103,6 +105,21 @@ def test_other_sections_keep_what_their_own_test_found(tmp_path, capsys):
     workspace.run_here(*options, machine="bearing", dataset="DCASE2022T2")
     assert "section 00 is left out of result_bearing.csv: " in capsys.readouterr().err
     assert [row["section"] for row in csv.DictReader(found.open())] == ["01", "arithmetic mean", "harmonic mean"]
+
+
+def test_a_model_is_tested_on_sections_that_it_was_trained_on(tmp_path, capsys):
+    workspace = Workspace(tmp_path)
+    write_clips(tmp_path / "data/dcase2022t2/dev_data/raw/bearing", names_of_later_years(["00", "01", "02"]), 1)
+    options = {"machine": "bearing", "dataset": "DCASE2022T2"}
+    workspace.run_here("--epochs", "1", "--batch_size", "64", "--use_ids", "0", "1", "--train_only", **options)
+    for use_ids in ([], ["--use_ids", "1", "2"]):
+        with pytest.raises(BaselineError, match=r"was not trained on section 02. Test .*: --use_ids 0 1"):
+            workspace.run_here("--test_only", *use_ids, **options)
+    trained = next((tmp_path / "data/dcase2022t2/dev_data/raw/bearing/train").glob("section_00_source*"))
+    heard = trained.parents[1] / "test" / "section_00_source_test_normal_0900_x.wav"
+    shutil.copy(trained, heard)
+    workspace.run_here("--test_only", "--use_ids", "0", "1", **options)
+    assert f"1 test clips are training clips, too, such as {heard}" in capsys.readouterr().err
 
 
 # --- A new year

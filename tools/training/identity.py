@@ -11,9 +11,9 @@ from fingerprints import Code, code_behind
 from networks import find_network, make_network, residual
 from networks.scores import SCORES
 
-# They write and show results, and have no part in the values.
+# They read and write files and show results, and have no part in the values.
 NO_PART = (
-    *(*NO_PART_IN_FEATURES, "datasets.download", "tools.results"),
+    *("datasets.catalog", "datasets.download", "datasets.labels", "datasets.workers", "tools.results"),
     *(f"tools.training.{name}" for name in ("checkpoint", "console", "device", "identity", "model_files", "paths")),
 )
 # What is computed after the last epoch. With other code here, --restart computes it again, and no epoch.
@@ -43,7 +43,7 @@ def identity_of_epochs(identity: dict[str, Any]) -> dict[str, Any]:
 def scoring_code(config: Config) -> Code:
     """The code that makes an anomaly score of a clip with a trained model: features, vectors, network, score."""
     roots = compute_log_mels, Vectors, make_network, residual, find_network(config.model), SCORES[config.score]
-    return code_behind(*roots, without=NO_PART)
+    return code_behind(*roots, without=(*NO_PART, *NO_PART_IN_FEATURES))
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -103,7 +103,7 @@ def is_trained(paths: RunPaths, identity: dict[str, Any]) -> bool:
 
 def is_record_of(record: dict[str, Any] | None, identity: dict[str, Any]) -> bool:
     """Whether config.yaml is that of just this training."""
-    return record is not None and all(record.get(key) == value for key, value in identity.items())
+    return record is not None and json.dumps({key: record.get(key) for key in identity}) == json.dumps(identity)
 
 
 @dataclass(frozen=True)
