@@ -146,7 +146,7 @@ def test_several_seeds_and_clips_that_are_gone(tmp_path):
     means = {name: (float(first[name]) + float(second[name])) / 2 for name in first}
     assert [row[1] for row in rows] == sorted(means, key=means.get, reverse=True)
     assert float(rows[0][5]) == pytest.approx(max(means.values()), rel=1e-4)
-    assert sorted(row[6] for row in rows) == ["anomaly 1 of 2", *["normal"] * 39]
+    assert sorted(row[6] for row in rows) == ["anomaly 1 of 2", *["normal"] * 79]
     assert {tuple(row[7:]) for row in page.clip_rows("machine-slider")} == {("", "", "")}  # MAHALA has no scores of it
 
 

@@ -8,7 +8,7 @@ from scipy.stats import gamma as gamma_distribution
 from config import BaselineError, UsageError
 from networks import find_network, make_network
 from networks.scores import ResidualCovariances, find_score
-from networks.threshold import Gamma, fit_gamma
+from networks.threshold import Gamma, fit_gamma, warn_of_few
 
 M, P = 6, 3
 
@@ -133,3 +133,10 @@ def test_covariances_that_are_not_finite():
 @pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0], [1.0, float("nan")], [1.0, float("inf")]])
 def test_no_distribution(scores):
     assert fit_gamma(scores) is None
+
+
+def test_a_threshold_of_few_scores_is_warned_of(caplog):
+    warn_of_few({"MSE": [1.0] * 20, "MAHALA": [1.0] * 20}, "batch")
+    assert caplog.text == ""
+    warn_of_few({"MSE": [1.0] * 20, "MAHALA": [1.0] * 19}, "clip")
+    assert "the decision threshold rests on only 19 normal scores (--calibration clip)" in caplog.text
