@@ -30,7 +30,7 @@ MACHINES = ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"
 METRICS = ["AUC (source)", "AUC (target)", "pAUC"]
 
 
-def scored_section(generator, distance=1.0, noise=0.0, clips=40, digits=None) -> SectionScores:
+def scored_section(generator, distance=1.0, noise=0.0, clips=80, digits=None) -> SectionScores:
     """Clips of both domains and labels; anomalies score higher by `distance`; `noise` tells systems apart."""
     names = [
         f"section_00_{domain}_test_{label}_{number:04d}_x.wav"
@@ -113,12 +113,12 @@ def test_chance_by_hand(differences, difference, p):
     assert chance_of(np.array(differences), difference) == pytest.approx(p, abs=1e-3)
 
 
-def write_system(directory, score, seed, distance, noise=0.0, tag="", machines=MACHINES):
+def write_system(directory, score, seed, distance, noise=0.0, tag="", machines=MACHINES, few=()):
     """A run's results, as train.py writes them; the clips' difficulty is the same in all systems."""
     arguments = ["--result_directory", str(directory), "--score", score, "--seed", str(seed), "-tag", tag]
     run = Run(load_config(["--dataset", "DCASE2024T2", "-d", *arguments]), find_dataset("DCASE2024T2"))
     for number, name in enumerate(machines):
-        section = scored_section(np.random.default_rng(number), distance, noise * seed)
+        section = scored_section(np.random.default_rng(number), distance, noise * seed, 76 if name in few else 80)
         write_test(run.paths(run.machines[name]), section)
     return run
 
@@ -195,6 +195,26 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         hits += low <= truth <= high
     assert scipy.stats.binom.cdf(hits, 200, 0.95) > 0.001  # 95 % are not ruled out
     assert hits < 200
+
+
+@pytest.mark.parametrize("few", [["fan", "valve"], MACHINES])
+def test_few_clips_carry_no_interval_and_no_difference(tmp_path, capsys, caplog, few):
+    """With 19 normal clips of each domain; pAUC, of both, has 38. One line names the machine types."""
+    for score, distance in (("MSE", 0.1), ("MAHALA", 3)):
+        write_system(tmp_path, score, 1, distance, few=few)
+    intervals, differences = summarize_all(tmp_path, 20)
+    for rows in (intervals, differences):
+        assert {row["column"] for row in rows if row["metric"] == "pAUC"} == {"h-mean", "a-mean", *MACHINES}
+        assert {row["column"] for row in rows if row["metric"] != "pAUC"} == {*MACHINES} - {*few}
+    line = "no intervals, nor differences: fewer than 20 normal or 20 anomalous test clips."
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == [f"{', '.join(few)}: {line}"]
+    text = capsys.readouterr().out
+    official = [line.split()[-1] for line in text.splitlines() if line.startswith(("MSE  ", "MAHALA  "))]
+    assert official[-2:] == ["–", "–"]
+    assert "No interval and no difference: a machine type has fewer than 20 normal or 20 anomalous test clips" in text
+    assert "larger than chance" in text
+    assert "MAHALA − MSE" not in text
 
 
 WITHOUT_FAN = {(metric, name) for name in MACHINES if name != "fan" for metric in [*METRICS, "official score"]}

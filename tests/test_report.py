@@ -139,7 +139,7 @@ def test_several_seeds_and_clips_that_are_gone(tmp_path):
     workspace = Workspace(tmp_path)
     _, run = [write_system(workspace.results, "MSE", seed, 1.0, noise=0.3) for seed in (1, 2)]
     write_system(workspace.results, "MAHALA", 1, 1.0, machines=["fan"])
-    change_section(run, decisions=[1, *[0] * 39])
+    change_section(run, decisions=[1, *[0] * 79])
     page = report(workspace)
     rows = page.clip_rows()
     assert not [attributes for attributes in page.attributes("a") if attributes.get("class") == "play"]
@@ -150,7 +150,7 @@ def test_several_seeds_and_clips_that_are_gone(tmp_path):
     means = {name: (float(first[name]) + float(second[name])) / 2 for name in first}
     assert [row[1] for row in rows] == sorted(means, key=means.get, reverse=True)
     assert float(rows[0][5]) == pytest.approx(max(means.values()), rel=1e-4)
-    assert sorted(row[6] for row in rows) == ["anomaly 1 of 2", *["normal"] * 39]
+    assert sorted(row[6] for row in rows) == ["anomaly 1 of 2", *["normal"] * 79]
     assert {tuple(row[7:]) for row in page.clip_rows("machine-slider")} == {("", "", "")}  # MAHALA has no scores of it
 
 

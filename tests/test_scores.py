@@ -1,14 +1,19 @@
 """Scores, covariances and thresholds against slow, obvious computations."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from scipy.stats import gamma as gamma_distribution
 
-from config import BaselineError, UsageError
+from config import BaselineError, UsageError, load_config
+from datasets.catalog import find_machine
 from networks import find_network, make_network
 from networks.scores import ResidualCovariances, find_score
 from networks.threshold import Gamma, fit_gamma
+from tools.training.model_files import _threshold
+from tools.training.paths import run_paths
 
 M, P = 6, 3
 
@@ -133,3 +138,12 @@ def test_covariances_that_are_not_finite():
 @pytest.mark.parametrize("scores", [[], [1.0], [2.0, 2.0, 2.0], [1.0, float("nan")], [1.0, float("inf")]])
 def test_no_distribution(scores):
     assert fit_gamma(scores) is None
+
+
+def test_a_threshold_of_few_scores_is_warned_of(caplog):
+    config = load_config(["--dataset", "DCASE2024T2fan", "-d"])
+    paths = run_paths(config, find_machine("DCASE2024T2fan", "dev"), ("00",))
+    for n, is_warned in ((20, False), (19, True)):
+        fit = fit_gamma(np.random.default_rng(0).normal(300, 10, n).tolist())
+        assert _threshold({"batch": {"MSE": asdict(fit)}}, config, paths) == fit.threshold(0.9)
+        assert ("rests on only 19 normal scores (--calibration batch)" in caplog.text) == is_warned

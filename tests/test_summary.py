@@ -178,17 +178,27 @@ def test_every_published_row_is_of_a_machine_type_of_the_catalog():
 
 
 def test_what_lies_outside():
-    """± 2 standard deviations, the published ones, or else ours; a value without either, or without ours."""
-    columns = list("abcdef")
+    """± 2 standard deviations, the published ones, or else ours; a value without either, or without ours.
+
+    Deviations of fewer than three trainings do not count.
+    """
+    columns = list("abcdefgh")
     published = pd.DataFrame({"score": "MSE", "metric": "AUC", "column": columns, "published": 0.7})
-    published = published.assign(**{"published std": [0.01] * 3 + [math.nan] * 2 + [0.01], "trials": 5, "source": "x"})
+    published = published.assign(**{"published std": [0.01] * 3 + [math.nan] * 2 + [0.01] * 2 + [math.nan]})
+    published = published.assign(trials=[5] * 6 + [2, 1], source="x")
     ours = pd.DataFrame(
-        {"mean": [0.7199, 0.6799, math.nan, 0.72, 0.5, 0.7], "std": [math.nan] * 3 + [0.0099, math.nan, 0.5]},
+        {
+            "mean": [0.7199, 0.6799, math.nan, 0.72, 0.5, 0.7, 0.5, 0.5],
+            "std": [math.nan] * 3 + [0.0099, math.nan, 0.5, 0.01, 0.01],
+        },
         pd.MultiIndex.from_product([["MSE x"], ["AUC"], columns], names=KEYS),
     )
-    found = compare({"MSE x": "MSE", "MAHALA": "MAHALA"}, ours, published)
+    n_seeds = {"d": 3, "g": 3, "h": 2}
+    seeds = [("MSE x", seed, "AUC", column) for column in columns for seed in range(n_seeds.get(column, 1))]
+    by_seed = pd.DataFrame({"value": 0.7}, pd.MultiIndex.from_tuples(seeds, names=["system", "seed", *KEYS[1:]]))
+    found = compare({"MSE x": "MSE", "MAHALA": "MAHALA"}, by_seed, ours, published)
     outside = found["outside"].droplevel(["system", "metric"]).dropna()
-    assert dict(outside) == {"a": 0, "b": 1, "d": 1, "f": 0}
+    assert dict(outside) == {"a": 0, "b": 1, "d": 1, "f": 0, "g": 1}
     assert found["difference"]["MSE x", "AUC", "b"] == pytest.approx(-0.0201)
 
 

@@ -10,6 +10,7 @@ from tools.results.official import FIGURE, means_over_sections, summary_metrics
 
 PUBLISHED = ROOT / "datasets" / "published_results.csv"
 DEVIATIONS = 2  # standard deviations that a value may be from what was published
+FEWEST_TRAININGS = 3  # trainings that a standard deviation must be of
 
 
 def read_published(dataset: Dataset, split: str) -> pd.DataFrame:
@@ -42,22 +43,27 @@ def _add_means(values: pd.DataFrame, dataset: Dataset, split: str) -> pd.DataFra
     return everything.groupby(["metric", "column"], sort=False, as_index=False).last()[values.columns]
 
 
-def compare(scores: Mapping[str, str], statistics: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+def compare(
+    scores: Mapping[str, str], by_seed: pd.DataFrame, statistics: pd.DataFrame, published: pd.DataFrame
+) -> pd.DataFrame:
     """Our values beside those published for the same score.
 
     Args:
         scores: system → score.
+        by_seed: (system, seed, metric, column) → value.
         statistics: (system, metric, column) → mean and std over our seeds.
 
     Returns:
         (system, metric, column) → a table. `outside`: whether the difference is larger than DEVIATIONS standard
-        deviations, the published ones, or else those of our seeds; missing if neither is known.
+        deviations, the published ones, or else those of our seeds; missing if neither is of FEWEST_TRAININGS trainings.
     """
     systems = pd.DataFrame({"system": list(scores.keys()), "score": list(scores.values())})
     table = systems.merge(published, on="score").merge(statistics.reset_index(), on=FIGURE, how="left")
     table = table.rename(columns={"mean": "ours"})
     table["difference"] = table["ours"] - table["published"]
-    limit = DEVIATIONS * table["published std"].fillna(table["std"])
+    seeds = by_seed["value"].groupby(FIGURE).count().reindex(pd.MultiIndex.from_frame(table[FIGURE])).to_numpy()
+    ours = table["std"].where(seeds >= FEWEST_TRAININGS)
+    limit = DEVIATIONS * table["published std"].where(table["trials"] >= FEWEST_TRAININGS).fillna(ours)
     is_known = limit.notna() & table["difference"].notna()
     table["outside"] = (table["difference"].abs() > limit).astype("Int64").where(is_known)
     columns = ["ours", "std", "published", "published std", "difference", "outside", "trials", "source"]

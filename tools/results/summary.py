@@ -111,7 +111,7 @@ def summarize(
     intervals = find_intervals(resampled, statistics["mean"])
     differences = find_differences(resampled, statistics["mean"])
     scores = {run.system: run.config.score for run in runs}
-    comparisons = compare(scores, statistics, read_published(dataset, config.split))
+    comparisons = compare(scores, by_seed, statistics, read_published(dataset, config.split))
     return Summary(config, dataset, seeds, runs, left_out, by_seed, statistics, intervals, differences, comparisons)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tools.results.bootstrap import CHANCE, LEVEL
+from tools.results.bootstrap import CHANCE, FEWEST_CLIPS, LEVEL
 from tools.results.official import COLUMNS, OFFICIAL, summary_metrics
-from tools.results.published import DEVIATIONS
+from tools.results.published import DEVIATIONS, FEWEST_TRAININGS
 from tools.results.summary import Summary
 
 MISSING = "–"  # in place of a value
@@ -83,13 +83,19 @@ def statistic_cells(summary: Summary) -> pd.Series:
 
 
 def _official_table(summary: Summary) -> Table | None:
-    """The official scores with their intervals, and the differences between systems; None if none is known."""
+    """The official scores with their intervals, and the differences between systems; None if no score is known."""
     means, intervals, differences = (
         _rows(table, metric=OFFICIAL, column=summary.official_column)
         for table in (summary.statistics, summary.intervals, summary.differences)
     )
-    rows = [[system, percent(means["mean"][system]), _interval(row), "", ""] for system, row in intervals.iterrows()]
+    rows = [
+        [system, percent(mean), _interval(intervals.loc[system]) if system in intervals.index else MISSING, "", ""]
+        for system, mean in means["mean"].dropna().items()
+    ]
     notes = ["Resampled are clips, the same ones for all systems, and not seeds: those of a system are averaged."]
+    if len(intervals) < len(rows):
+        few = f"a machine type has fewer than {FEWEST_CLIPS} normal or {FEWEST_CLIPS} anomalous test clips"
+        notes.append(f"No interval and no difference: {few}, or its scores cannot be used (see the warnings).")
     for first, second in itertools.combinations(intervals.index, 2):
         if (second, first) not in differences.index:
             notes.append(f"{second} and {first} were tested on different clips: their difference is not known.")
@@ -141,8 +147,9 @@ def _published_note(system: str, comparisons: pd.DataFrame) -> str:
     trainings = f"mean of {trials} trainings" if trials > 1 else "one training"
     note = f"{system}: published, {trainings}: {source}. "
     if judged.empty:
-        return note + "Of one training and one of ours it cannot be said which figures lie outside: run with SEEDS."
-    basis = "" if trials > 1 else f" (± {DEVIATIONS} std of our seeds)"
+        few = f"fewer than {FEWEST_TRAININGS} trainings, published or of ours"
+        return note + f"Of {few}, it cannot be said which figures lie outside: run with SEEDS."
+    basis = "" if trials >= FEWEST_TRAININGS else f" (± {DEVIATIONS} std of our seeds)"
     return note + f"{judged.sum()} of {len(judged)} published figures lie outside{basis}."
 
 

@@ -29,7 +29,7 @@ from files import alone, atomic_paths, csv_text
 from fingerprints import Code, git_revision
 from networks import make_network
 from networks.scores import SCORES
-from networks.threshold import Gamma
+from networks.threshold import FEWEST_SCORES, Gamma
 from tools.training.identity import code_has_changed, scoring_code
 from tools.training.paths import RunPaths
 
@@ -273,9 +273,19 @@ def _read_files(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any] 
 def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> float | None:
     try:
         fit = (fits or {}).get(config.calibration, {}).get(config.score)
-        threshold = None if fit is None else Gamma(**fit).threshold(config.decision_threshold)
-        if threshold is not None and not math.isfinite(threshold):
+        if fit is None:
+            return None
+        distribution = Gamma(**fit)
+        threshold = distribution.threshold(config.decision_threshold)
+        if not math.isfinite(threshold):
             raise ValueError(f"{config.score}: {fit} has no finite threshold")
+        if distribution.n_scores is not None and distribution.n_scores < FEWEST_SCORES:
+            log.warning(
+                "the decision threshold rests on only %d normal scores (--calibration %s): false alarms may be far "
+                "from what is meant. It needs %d: add clips, train with a smaller --batch_size, or try the other "
+                "--calibration.",
+                *(distribution.n_scores, config.calibration, FEWEST_SCORES),
+            )
         return threshold
     except (TypeError, ValueError, AttributeError) as error:
         raise BaselineError(f"{paths.score_distribution} cannot be used ({error}). Train again.") from error
