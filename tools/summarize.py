@@ -18,7 +18,7 @@ from tools.results.draw import save_plot
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
 from tools.results.tables import Table, all_tables, latex
-from tools.training.console import open_console, run_command
+from tools.training.console import log, open_console, run_command
 
 RESAMPLES = 1000
 FILTERS = tuple(dict.fromkeys(("score", "seed", "model_name_suffix", *TRAINING_KEYS, *TEST_KEYS)))
@@ -79,6 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
 
         write_report(summary, directory / "report.html")
         print(f"-> {directory / 'report.html'}")
+    elif (directory / "report.html").exists():
+        log.warning("%s is of an earlier summary: --report writes it again", directory / "report.html")
 
 
 if __name__ == "__main__":

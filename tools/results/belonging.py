@@ -80,7 +80,9 @@ def keep_what_belongs_together(
             unknown[place] = "no record of the test, so its model and parameters are not known"
             continue
         tested = Tested(run, machine, section, record)
-        if any({**record["training"], **record}.get(key) != value for key, value in (wanted or {}).items()):
+        if not _is_of_run(record, run.config):
+            reasons[place] = "copied from elsewhere: its record is of another --seed or --score"
+        elif any({**record["training"], **record}.get(key) != value for key, value in (wanted or {}).items()):
             reasons[place] = ""
         elif _is_outdated(tested, paths):
             reasons[place] = "tested with an older model than the one there now. Test again"
@@ -122,6 +124,10 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str]]:
                 has_scores = run.paths(machine).anomaly_scores(section).exists()
                 if has_scores or (machine.name, section) in with_metrics:
                     yield run, machine.name, section
+
+
+def _is_of_run(record: Mapping[str, Any], config: Config) -> bool:
+    return record.get("score") == config.score and record["training"].get("seed", config.seed) == config.seed
 
 
 def _is_outdated(tested: Tested, paths: RunPaths) -> bool:

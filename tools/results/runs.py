@@ -1,5 +1,6 @@
 """The runs whose results are in a result directory, and their metrics as a table."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ from tools.training.paths import RunPaths, run_paths
 
 if TYPE_CHECKING:
     import pandas as pd
+
+log = logging.getLogger("baseline")
 
 SEED_AND_TAG = re.compile(r"seed(0|[1-9]\d*)(?:_(.*))?")  # the name of a run's directory, see RunPaths
 
@@ -111,8 +114,11 @@ def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> li
 
     root, runs = config.result_directory / f"{config.split}_data", []
     for score in SCORES:
-        directories = (root / f"{config.export_dir}_{score}" / dataset.name).glob("seed*")
-        names = [name for d in directories if (name := SEED_AND_TAG.fullmatch(d.name))]
+        directories = list((root / f"{config.export_dir}_{score}" / dataset.name).glob("seed*"))
+        names = [name for d in directories if d.name.isprintable() and (name := SEED_AND_TAG.fullmatch(d.name))]
+        if len(names) < len(directories):
+            others = sorted(str(d) for d in directories if d.name not in {name[0] for name in names})
+            log.warning("left out, as it is not named like a run, seed<number>_<tag>: %s", ", ".join(others))
         for tag, seed in sorted((name[2] or "", int(name[1])) for name in names):
             if not seeds or seed in seeds:
                 runs.append(Run(replace(config, score=score, seed=seed, model_name_suffix=tag), dataset))

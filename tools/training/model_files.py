@@ -201,7 +201,9 @@ def _why_no_threshold(
     """Why there is no decision threshold that goes with the scores; empty if there is one."""
     if record is None:
         return f"{paths.config_record} is missing, so it is not known with which parameters and code it was trained"
-    changed = [name for name in code if record.get("code", {}).get(name) != code[name]]
+    if "code" not in record:
+        return f"{paths.config_record} is of an earlier version, and does not say with which code it was trained"
+    changed = [name for name in code if record["code"].get(name) != code[name]]
     if changed:
         return f"{paths.model} was trained with other code than it is tested with: {code_has_changed(changed)}"
     if fits is None:
