@@ -80,6 +80,15 @@ def test_results_of_an_older_model_are_left_out(tmp_path):
     assert "tested with an older model than the one there now. Test again" in words
 
 
+def test_results_that_were_copied_from_another_run_are_left_out(tmp_path):
+    run = write_system(tmp_path, "MSE", 1, 1.0)
+    change(run, "fan", training={"seed": 2})
+    change(run, "valve", score="MAHALA")
+    places, words = left_out([run])
+    assert places == [(0, "fan"), (0, "valve")]
+    assert words.endswith("copied from elsewhere: its record is of another --seed or --score.")
+
+
 def test_results_without_a_record_stay_and_are_named(tmp_path):
     run = write_system(tmp_path, "MSE", 1, 1.0)
     run.paths(run.machines["fan"]).test_record.unlink()

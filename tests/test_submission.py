@@ -186,7 +186,7 @@ def test_results_of_another_experiment_seed_and_tag(evaluation, wanted, tmp_path
     """Its results on the development data are found by the same names; with a part of them nothing is built."""
     run = "my_MSE_net_MAHALA/DCASE2024T2/seed7_a_b"
     for split in ("dev", "eval"):
-        shutil.copytree(evaluation.result("MSE", split=split), tmp_path / f"mine/{split}_data/{run}")
+        shutil.copytree(evaluation.result("MAHALA", split=split), tmp_path / f"mine/{split}_data/{run}")
     wanted["systems"] = [wanted["systems"][0] | {"results": f"mine/eval_data/{run}"}]
     (tmp_path / "submission.yaml").write_text(yaml.safe_dump(wanted))
     assert submit(evaluation, tmp_path / "submission.yaml") == 0
