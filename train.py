@@ -209,7 +209,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     from networks.scores import find_score
     from tools.results.machine_results import write_results
     from tools.results.test_records import make_test_record
-    from tools.training.model_files import check_clips, load_model
+    from tools.training.trained_model import check_clips, load_model
 
     model = load_model(config, machine, paths)
     network = model.network.to(device).eval()

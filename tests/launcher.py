@@ -29,7 +29,7 @@ from datasets import download, feature_cache, frames  # noqa: F401
 from datasets.catalog import find_machine
 from tools import summarize
 from tools.results import machine_results, plots, summary, tables  # noqa: F401
-from tools.training import checkpoint, device, fast_step, model_files  # noqa: F401
+from tools.training import checkpoint, device, fast_step, model_files, trained_model  # noqa: F401
 
 
 def run(arguments: list[str]) -> int:

@@ -34,8 +34,9 @@ from networks.threshold import Gamma
 from tools.results.submission_rules import find_problems, read_package
 from tools.training.adam import Adam
 from tools.training.checkpoint import TrainingState
-from tools.training.model_files import load_model, save_model
+from tools.training.model_files import save_model
 from tools.training.paths import run_paths
+from tools.training.trained_model import load_model
 
 FAN = find_machine("DCASE2024T2fan", "dev")
 CPU = torch.device("cpu")

@@ -18,7 +18,7 @@ from datasets import catalog
 from datasets.catalog import find_dataset, find_machine
 from datasets.clips import find_clips
 from tools import import_clips, score_clips
-from tools.training import model_files
+from tools.training import trained_model
 
 
 @pytest.fixture
@@ -230,11 +230,11 @@ def test_scores_are_those_of_the_test(trained, tmp_path, name, capsys):
 
 def test_a_score_equal_to_the_threshold_is_normal(trained, tmp_path, monkeypatch):
     clip, file = write_wav(tmp_path / "a.wav"), tmp_path / "scores.csv"
-    load_model = model_files.load_model
+    load_model = trained_model.load_model
     score(trained, clip, "--csv", file)
     value = float(next(csv.DictReader(file.open()))["score"])
     for threshold, decision in ((value, "0"), (np.nextafter(value, 0), "1"), (None, "")):
-        monkeypatch.setattr(model_files, "load_model", lambda *a, t=threshold: replace(load_model(*a), threshold=t))
+        monkeypatch.setattr(trained_model, "load_model", lambda *a, t=threshold: replace(load_model(*a), threshold=t))
         score(trained, clip, "--csv", file)
         assert file.read_text() == f"clip,score,decision\n{clip},{value},{decision}\n"
 

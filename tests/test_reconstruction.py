@@ -24,8 +24,8 @@ from tools.plot_reconstruction import model_paths, ranked_clips, reconstruct
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.training.console import run_command
-from tools.training.model_files import load_model
 from tools.training.paths import run_paths
+from tools.training.trained_model import load_model
 
 P, M, K = 5, 4, 30
 FAN = ("--dataset", "DCASE2024T2fan", "-d")

@@ -132,7 +132,7 @@ def test_a_picture_that_cannot_be_drawn_costs_nothing_else(trained, tmp_path, ca
 def test_a_score_equal_to_the_threshold_is_normal(trained, workspace, monkeypatch):
     scores = [float(score) for _, score in csv.reader((trained.result() / SCORE_FILE).open())]
     threshold = sorted(scores)[7]
-    monkeypatch.setattr("tools.training.model_files._threshold", lambda *_: threshold)
+    monkeypatch.setattr("tools.training.trained_model._threshold", lambda *_: threshold)
     workspace.data, workspace.models = trained.data, trained.models
     workspace.run_here("--test_only", "--max_fpr", "0.5")
     row = next(csv.DictReader((workspace.result() / "result_fan.csv").open()))

@@ -12,8 +12,8 @@ from datasets.catalog import find_machine
 from networks import find_network, make_network
 from networks.scores import ResidualCovariances, find_score
 from networks.threshold import Gamma, fit_gamma
-from tools.training.model_files import _threshold
 from tools.training.paths import run_paths
+from tools.training.trained_model import _threshold
 
 M, P = 6, 3
 

@@ -33,7 +33,7 @@ from tools.training.paths import RunPaths, run_paths
 
 if TYPE_CHECKING:
     from tools.results.plots import Reconstruction
-    from tools.training.model_files import TrainedModel
+    from tools.training.trained_model import TrainedModel
 
 OPTIONS = (
     *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "dataset_directory", "model_directory"),
@@ -179,7 +179,7 @@ def main(arguments: list[str] | None = None) -> bool:
 
     from networks.scores import find_score
     from tools.results.plots import plot_reconstruction
-    from tools.training.model_files import load_model
+    from tools.training.trained_model import load_model
 
     find_score(config.score)  # an unknown name is an error before any work
     machine = find_machine(config.dataset, config.split)

@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> bool:
 
     from networks import residual
     from networks.scores import find_score
-    from tools.training.model_files import load_model
+    from tools.training.trained_model import load_model
 
     model = load_model(config, machine, run_paths(config, machine, machine.section_names(config.use_ids)))
     network, threshold = model.network.eval(), model.threshold

@@ -12,8 +12,8 @@ from files import write_text
 from fingerprints import code_behind, fingerprint_of
 from tools.results.metrics import section_metrics
 from tools.training.identity import NO_PART
-from tools.training.model_files import TrainedModel
 from tools.training.paths import RunPaths
+from tools.training.trained_model import TrainedModel
 
 # Of a model's config.yaml.
 TRAINING_FACTS = (*TRAINING_KEYS, "use_ids", "sampling_rate", "device", "versions", "git_revision", "code")

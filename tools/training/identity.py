@@ -12,9 +12,10 @@ from networks import find_network, make_network, residual
 from networks.scores import SCORES
 
 # They read and write files and show results, and have no part in the values.
+OF_TRAINING = ("checkpoint", "console", "device", "identity", "model_files", "paths", "trained_model")
 NO_PART = (
     *("datasets.catalog", "datasets.download", "datasets.labels", "datasets.workers", "tools.results"),
-    *(f"tools.training.{name}" for name in ("checkpoint", "console", "device", "identity", "model_files", "paths")),
+    *(f"tools.training.{name}" for name in OF_TRAINING),
 )
 # What is computed after the last epoch. With other code here, --restart computes it again, and no epoch.
 AFTER_EPOCHS = ("networks/scores.py", "networks/threshold.py")
