@@ -48,7 +48,7 @@ def test_files_of_a_model(trained):
     assert log[0] == "loss,val_loss,recon_loss,recon_loss_source,recon_loss_target"
     assert len(log) == 4
     fits = json.loads((trained.model() / "score_distribution.json").read_text())
-    assert set(fits["batch"]["MSE"]) == set(fits["batch"]["MAHALA"]) == {"shape", "loc", "scale"}
+    assert set(fits["batch"]["MSE"]) == set(fits["batch"]["MAHALA"]) == {"shape", "loc", "scale", "n_scores"}
 
 
 @pytest.mark.parametrize("score", ["MSE", "MAHALA"])
