@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,23 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def check_replaceable(path: Path, is_ours: Callable[[Path], bool] = lambda _: False) -> None:
+    """Check a file that a user has named for output: it does not exist, is empty, or this command wrote it.
+
+    Args:
+        is_ours: tells by the contents of a file whether the command wrote it; it may raise OSError.
+
+    Raises:
+        BaselineError: somebody else wrote it, or it is no file.
+    """
+    with contextlib.suppress(OSError):
+        if not path.exists() or (path.is_file() and (path.stat().st_size == 0 or is_ours(path))):
+            return
+    raise BaselineError(
+        f"{path} exists, and nothing shows that this command wrote it: it stays. Name another file, or move it away."
+    )
 
 
 def remove(path: Path) -> None:

@@ -270,6 +270,10 @@ def test_models_that_are_not_there(trained, tmp_path):
         score(trained, clip, "--seed", "5")
     with pytest.raises(BaselineError, match="no such file"):
         score(trained, tmp_path / "none.wav")
+    content = clip.read_bytes()
+    with pytest.raises(BaselineError, match=r"a\.wav exists"):
+        score(trained, clip, "--csv", clip)
+    assert clip.read_bytes() == content
     with pytest.raises(UsageError, match="a directory"):
         score(trained, clip, "--csv", tmp_path)
 

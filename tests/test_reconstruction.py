@@ -174,6 +174,7 @@ def test_sections_with_models_of_their_own(tmp_path):
         ("{clip} --ranked 1", "name either clips, or how many", 2),
         ("{clip} {clip} --output a.png", "takes one clip", 2),
         ("{clip} --output a.jpg", "ends in .png or .pdf or .svg", 2),
+        ("{clip} --output {plot}", "mine.png exists", 1),
         ("{clip} {valve}", "clips of several machine types: DCASE2024T2fan, DCASE2024T2valve", 2),
         ("{valve}", "no trained model", 1),
         ("{clip} --score MAHLA", "unknown score 'MAHLA'. Did you mean 'MAHALA'?", 2),
@@ -182,7 +183,12 @@ def test_sections_with_models_of_their_own(tmp_path):
     ],
 )
 def test_wrong_arguments(tested, capsys, arguments, error, status):
-    places = {"other": write_wav(tested.directory / "a.wav"), "clip": tested.clip(CLIP)}
+    places = {
+        "other": write_wav(tested.directory / "a.wav"),
+        "clip": tested.clip(CLIP),
+        "plot": tested.directory / "mine.png",
+    }
+    places["plot"].write_text("mine")
     assert draw(tested, *arguments.format(**places, valve=tested.clip(CLIP, "valve")).split()) == status
     message = capsys.readouterr().err
     assert error in message

@@ -38,7 +38,7 @@ from datasets.clips import find_clips
 from datasets.feature_cache import compute_log_mels
 from datasets.frames import Vectors
 from datasets.log_mel import FLOOR
-from files import write_text
+from files import check_replaceable, write_text
 from networks import make_network
 from tools import make_demo_data
 from tools.training.adam import Adam
@@ -264,13 +264,25 @@ def measure(size: dict, output: Path) -> None:
     write_text(output, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
+def _is_record(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).keys() == {"machine", "size", "figures"}
+    except (ValueError, AttributeError):
+        return False
+
+
 def main(arguments: list[str] | None = None) -> int:
     """See the top of this file."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="few and short measurements: a rough idea in a minute")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="file to write (%(default)s)")
     options = parser.parse_args(arguments)
-    return run_command(lambda: measure(QUICK if options.quick else FULL, options.json))
+
+    def command() -> None:
+        check_replaceable(options.json, _is_record)
+        measure(QUICK if options.quick else FULL, options.json)
+
+    return run_command(command)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from config import MODEL_KEYS, BaselineError, Config, UsageError, number, option
 from datasets.catalog import Machine, find_machine, machine_of_path
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, parse_clip
 from datasets.log_mel import band_centers
+from files import check_replaceable
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.score_clips import clip_vectors
@@ -168,6 +169,8 @@ def main(arguments: list[str] | None = None) -> bool:
     options, config = parse_options(parser, arguments)
     if options.output and (len(options.clips) != 1 or options.output.suffix.lower() not in FORMATS):
         raise UsageError(f"--output {options.output}: takes one clip, and a name that ends in {' or '.join(FORMATS)}.")
+    if options.output:
+        check_replaceable(options.output)
 
     from networks.scores import find_score
     from tools.results.plots import plot_reconstruction
