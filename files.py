@@ -98,7 +98,7 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     return text.getvalue()
 
 
-def check_replaceable(path: Path, is_ours: Callable[[Path], bool] = lambda _: False) -> None:
+def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
     """Check a file that a user has named for output: it does not exist, is empty, or this command wrote it.
 
     Args:

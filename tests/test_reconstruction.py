@@ -211,7 +211,8 @@ def test_a_bad_clip_does_not_stop_the_others(tested, tmp_path, capsys):
 @pytest.mark.parametrize(("suffix", "start"), [(".pdf", b"%PDF"), (".svg", b"<?xml"), (".png", b"\x89PNG")])
 def test_any_clip_any_format(tested, tmp_path, suffix, start):
     clip, plot = write_wav(tmp_path / "$\\foo$ %_^ 録音.wav", seconds=2, channels=2), tmp_path / f"plot{suffix}"
-    assert draw(tested, clip, *FAN, "--channel", "2", "--output", plot, "--frame_hop_length", 1) == 0
+    for _ in range(2):  # its own plot is replaced
+        assert draw(tested, clip, *FAN, "--channel", "2", "--output", plot, "--frame_hop_length", 1) == 0
     assert plot.read_bytes().startswith(start)
 
 

@@ -169,13 +169,13 @@ def main(arguments: list[str] | None = None) -> bool:
     options, config = parse_options(parser, arguments)
     if options.output and (len(options.clips) != 1 or options.output.suffix.lower() not in FORMATS):
         raise UsageError(f"--output {options.output}: takes one clip, and a name that ends in {' or '.join(FORMATS)}.")
-    if options.output:
-        check_replaceable(options.output)
 
     from networks.scores import find_score
-    from tools.results.plots import plot_reconstruction
+    from tools.results.plots import is_plot, plot_reconstruction
     from tools.training.model_files import load_model
 
+    if options.output:
+        check_replaceable(options.output, is_plot)
     find_score(config.score)  # an unknown name is an error before any work
     machine = find_machine(config.dataset, config.split)
     run = Run(config, machine.dataset)
