@@ -18,7 +18,7 @@ from tools.results.draw import save_plot
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
 from tools.results.tables import Table, all_tables, latex
-from tools.training.console import open_console, run_command
+from tools.training.console import open_console, run_command, show
 
 RESAMPLES = 1000
 
@@ -65,14 +65,14 @@ def main(arguments: list[str] | None = None) -> None:
     make_writable_directory(directory)
     tables = all_tables(summary)
     write_tables(summary, tables.values(), directory)
-    print("\n".join(table.text() for name, table in tables.items() if name != "intervals"))
-    print(f"-> {directory}")
+    show("\n".join(table.text() for name, table in tables.items() if name != "intervals"))
+    show(f"-> {directory}")
     draw_chart(summary, directory / "summary.png")
     if options.report:
         from tools.results.report import write_report
 
         write_report(summary, directory / "report.html")
-        print(f"-> {directory / 'report.html'}")
+        show(f"-> {directory / 'report.html'}")
 
 
 if __name__ == "__main__":
