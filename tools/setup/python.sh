@@ -14,7 +14,4 @@ need_packages() { # a word in place of a traceback where the environment has not
     echo "which makes $root/.venv, or install $root/requirements.txt into an environment of yours and name its Python: PYTHON=..." >&2
     exit 1
 }
-# Standard output and error may be closed (by cron, systemd, `>&-`): nothing can be printed then.
-{ true 3>&1; } 2>/dev/null || exec >/dev/null
-true 3>&2 || exec 2>/dev/null
 export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"

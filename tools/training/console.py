@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -127,7 +128,7 @@ def show(text: str, stream: TextIO | None = None) -> None:
 def _open_streams() -> None:
     """Open standard input, output and error if they are closed, as cron and systemd may do; print any file name."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
+        if _is_closed(getattr(sys, name), mode):
             stream = Path(os.devnull).open(mode)  # noqa: SIM115, for as long as the program runs
             os.set_inheritable(stream.fileno(), True)
             setattr(sys, name, stream)
@@ -156,6 +157,16 @@ class _LinesWithLevel(_Lines):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
         level = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
         return level + super().formatMessage(record)
+
+
+def _is_closed(stream: TextIO | None, mode: str) -> bool:
+    if stream is None:
+        return True
+    try:  # Bash opens its script, to read, in the place of a closed standard output
+        flags = fcntl.fcntl(stream.fileno(), fcntl.F_GETFL)
+        return mode == "w" and flags & os.O_ACCMODE == os.O_RDONLY
+    except (OSError, ValueError):  # not a file, in a notebook or a test
+        return False
 
 
 def open_console(name: str = "") -> None:
