@@ -5,8 +5,10 @@ import csv
 import errno
 import fcntl
 import io
+import itertools
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -113,6 +115,21 @@ def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
     raise BaselineError(
         f"{path} exists, and nothing shows that this command wrote it: it stays. Name another file, or move it away."
     )
+
+
+def set_aside(path: Path, away: Path) -> bool:
+    """Move a file that may be a user's to `away` (or `away.1`, ...), before another takes its place; whether it exists.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    if not path.exists():
+        return False
+    names = itertools.chain([away.name], (f"{away.name}.{number}" for number in itertools.count(1)))
+    away = next(away.with_name(name) for name in names if not away.with_name(name).exists())
+    away.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, away)  # perhaps to another disk
+    return True
 
 
 def remove(path: Path) -> None:
