@@ -20,7 +20,7 @@ from datasets.catalog import find_machine
 from datasets.clips import find_clips
 from tools.results.machine_results import _threshold_of_other_model
 from tools.results.score_files import read_sections
-from tools.training.console import open_console, open_log_file
+from tools.training.console import open_console, open_log_file, run_command
 from tools.training.paths import run_paths
 
 SCORE_FILE = "anomaly_score_fan_section_00_test.csv"
@@ -320,6 +320,33 @@ def test_names_of_files_do_not_move_the_cursor(capsys, tmp_path):
     assert capsys.readouterr().err == "warning: fan: \\x1b[2J\\x07\\x9b31ma\\r\\nb.wav\n"
     assert (tmp_path / "train.log").read_text().endswith("\\x9b31ma\\r\\nb.wav\n")
     assert (tmp_path / "train.log").read_text().count("\n") == 1
+
+
+def test_no_password_and_no_control_character_is_printed(capsys, tmp_path):
+    """Before a console is open, too, and in tracebacks on the terminal and in the log."""
+
+    def fail(error):
+        raise error
+
+    for error in (BaselineError("http://me:p@ss@host/x \x1b[2J"), ValueError("http://me:p@ss@host/x \x1b[2J")):
+        run_command(lambda error=error: fail(error))
+    open_log_file(tmp_path / "train.log")
+    run_command(lambda: fail(ValueError("https://token@host/x \x1b[2J")))
+    for text in (capsys.readouterr().err, (tmp_path / "train.log").read_text()):
+        assert text.count("://***@host/x \\x1b[2J") == text.count("://")
+        assert "Traceback" in text
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "1</dev/null", "2</dev/null"])
+def test_closed_streams(closed):
+    """As those of some cron jobs and services. Bash opens its script, to read, in their place."""
+    code = """
+from tqdm import tqdm
+from tools.training.console import log, open_console, run_command, show
+run_command(lambda: [open_console(), log.info("a"), log.error("b"), show("c"), *tqdm("de")]) and exit(3)
+"""
+    command = f"'{sys.executable}' -c '{code}' {closed}"
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True).returncode == 0
 
 
 def test_errors_end_with_a_message_and_a_status(workspace):
