@@ -218,14 +218,14 @@ def main(script: str, purpose: str, dataset: str, options: str, *given: str) -> 
     restart = ["--restart"] if "--train_only" in options and "--restart" not in given else []
     resume = f"To resume: {seeds}{shlex.join([script, *given, *restart])}"
 
+    if {"-h", "--help"} & set(given):
+        return run_command(lambda: show(usage(script, purpose, dataset)))
+    if wrong := run_command(lambda: bool(read_arguments(given, dataset))):
+        show(usage(script, purpose, dataset), sys.stderr)
+        return wrong
+
     def command() -> bool:
-        if {"-h", "--help"} & set(given):
-            show(usage(script, purpose, dataset))
-            return True
-        try:
-            name, arguments = read_arguments(given, dataset)
-        except UsageError as error:
-            raise UsageError(f"{error}\n{usage(script, purpose, dataset)}") from error
+        name, arguments = read_arguments(given, dataset)
         return run_models(script, name, [*options.split(), *arguments])
 
     return run_command(command, resume)

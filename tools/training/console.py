@@ -104,7 +104,7 @@ def _say(level: int, message: str) -> None:
     if log.handlers:
         log.log(level, "%s", message)
     else:
-        show(f"error: {message}" if level == logging.ERROR else message, sys.stderr)
+        show(one_line(f"error: {message}" if level == logging.ERROR else message), sys.stderr)
 
 
 # --- Lines on the terminal and in the log file
@@ -116,6 +116,11 @@ def printable(text: str) -> str:
     Names of files may hold characters that move the cursor, clear the screen, or set the title.
     """
     return CONTROL_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], without_password(text))
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks: a file's name may look like another line."""
+    return message.replace("\n", "\\n")
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
@@ -147,7 +152,7 @@ class _Console(logging.Handler):
 
 class _Lines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
-        return super().formatMessage(record).replace("\n", "\\n")  # a file's name may look like another line
+        return one_line(super().formatMessage(record))
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))  # with a traceback
