@@ -6,11 +6,13 @@ import difflib
 import math
 import operator
 import os
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import yaml
 
@@ -32,6 +34,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
     return f" Did you mean '{by_lower_case[matches[0]]}'?" if matches else ""
+
+
+def without_password(text: str) -> str:
+    """A text with `***` in place of user names, passwords and tokens in addresses: https://***@mirror.example.org."""
+    return re.sub(r"(?<=://)\S*@", "***@", text)  # up to the last @, which a password may hold, too
 
 
 # --- Kinds of values: text from baseline.yaml or the command line → value
@@ -186,18 +193,22 @@ class Config:
         return "dev" if self.dev else "eval"
 
     def as_dict(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
-        """The parameters (those of `keys`, default all) as plain values that YAML and JSON can hold."""
+        """The parameters (those of `keys`, default all) as plain values that YAML and JSON can hold, for records.
+
+        A password in an address is left out.
+        """
         values = {key: getattr(self, key) for key in keys or FIELDS}
-        plain = {Path: str, tuple: list}
+        plain = {Path: str, tuple: list, str: without_password}
         return {k: next((to(v) for kind, to in plain.items() if isinstance(v, kind)), v) for k, v in values.items()}
 
     def as_arguments(self, leave_out: Iterable[str] = ()) -> list[str]:
         """The command line that gives exactly this configuration, whatever baseline.yaml contains by then."""
         arguments = []
-        for key, value in self.as_dict(key for key in FIELDS if key not in leave_out).items():
+        for key in (key for key in FIELDS if key not in leave_out):
+            value = getattr(self, key)
             if FIELDS[key].metadata["kind"] is None:
                 arguments += [f"--{key}"] if value else []
-            elif isinstance(value, list):
+            elif isinstance(value, tuple):
                 arguments += [f"--{key}", *map(str, value)] if value else []
             else:
                 arguments.append(f"--{key}={'null' if value is None else value}")
@@ -376,8 +387,22 @@ def _check_together(config: Config) -> None:
         raise UsageError(f"--win_length {config.win_length} must not be larger than --n_fft {config.n_fft}.")
     if config.fmax is not None and config.fmax <= config.fmin:
         raise UsageError(f"--fmax {config.fmax} must be larger than --fmin {config.fmin}.")
-    if config.download_url is not None and not config.download_url.startswith(("http://", "https://")):
-        raise UsageError(f"--download_url {config.download_url}: not an address such as https://mirror.example.org.")
+    if config.download_url is not None and not _is_address(config.download_url):
+        shown = re.split("[?#]", config.download_url.rpartition("@")[2])[0]  # without a password or token
+        raise UsageError(
+            f"--download_url {shown}: not an address such as https://mirror.example.org, without ? and #. A user name "
+            "and a password belong in ~/.netrc; before an @ they are written with %2F for /, %3F for ?, %23 for #."
+        )
+
+
+def _is_address(text: str) -> bool:
+    """Whether text is the address of a server, to which paths can be added."""
+    try:
+        parts = urlsplit(text)
+        is_server = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        return False
+    return bool(is_server) and not re.search(r"[?#\s]", text) and "@" not in parts.path
 
 
 class _Parser(argparse.ArgumentParser):

@@ -5,10 +5,12 @@ import csv
 import errno
 import fcntl
 import io
+import itertools
 import logging
 import os
+import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +98,38 @@ def csv_text(rows: Iterable[Iterable[Any]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
+    """Check a file that a user has named for output: it does not exist, is empty, or this command wrote it.
+
+    Args:
+        is_ours: tells by the contents of a file whether the command wrote it; it may raise OSError.
+
+    Raises:
+        BaselineError: somebody else wrote it, or it is no file.
+    """
+    with contextlib.suppress(OSError):
+        if not path.exists() or (path.is_file() and (path.stat().st_size == 0 or is_ours(path))):
+            return
+    raise BaselineError(
+        f"{path} exists, and nothing shows that this command wrote it: it stays. Name another file, or move it away."
+    )
+
+
+def set_aside(path: Path, away: Path) -> bool:
+    """Move a file that may be a user's to `away` (or `away.1`, ...), before another takes its place; whether it exists.
+
+    Raises:
+        OSError: it cannot be moved.
+    """
+    if not path.exists():
+        return False
+    names = itertools.chain([away.name], (f"{away.name}.{number}" for number in itertools.count(1)))
+    away = next(away.with_name(name) for name in names if not away.with_name(name).exists())
+    away.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(path, away)  # perhaps to another disk
+    return True
 
 
 def remove(path: Path) -> None:

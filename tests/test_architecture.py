@@ -131,6 +131,16 @@ assert not logging.getLogger().handlers and not logging.getLogger("baseline").ha
     assert logging.getLogger("baseline").handlers == []
 
 
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith(("tools", "train"))])
+def test_commands_print_through_the_console(module):
+    """show() and the log leave out control characters of names, and passwords."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    if module == "tools.each_machine":  # its plan is a file
+        tree.body = [node for node in tree.body if getattr(node, "name", "") != "print_plan"]
+    prints = [node.lineno for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "print"]
+    assert not prints or module == "tools.setup.environment"  # needs no packages
+
+
 def test_help_does_not_wait_for_slow_imports():
     code = (
         "import runpy, sys\n"

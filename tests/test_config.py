@@ -77,6 +77,13 @@ def test_as_arguments_says_all_of_a_configuration(tmp_path, options):
     assert load_config(config.as_arguments(), tmp_path / "gone.yaml") == config  # or half written
 
 
+@pytest.mark.parametrize("user", ["me:pass", "me:p@ss", "me:p%40ss", "token"])
+def test_passwords_are_for_runs_and_not_for_records(user):
+    config = load_config([*MINIMUM, "--download_url", f"https://{user}@host/x"])
+    assert config.as_dict()["download_url"] == "https://***@host/x"
+    assert f"--download_url=https://{user}@host/x" in config.as_arguments()
+
+
 def test_command_line_goes_before_the_file():
     config = load_config(
         [*MINIMUM, "-lr", "1e-2", "--epochs=7", "-tag", "wide", "--fmax", "8000", "--use_ids", "0", "2"]
@@ -147,6 +154,8 @@ def test_relative_directories(tmp_path, monkeypatch):
         (["-e"], ["either -d", "-e"]),
         (["--train_only", "--test_only"], ["--train_only and --test_only"]),
         (["--download_url", "zenodo.org"], ["--download_url zenodo.org", "https://"]),
+        (["--download_url", "http://me:pa/ss@host"], ["--download_url host: not an address", ".netrc"]),
+        (["--download_url", "https://host/?token=pass"], ["--download_url https://host/: not an address"]),
     ],
 )
 def test_wrong_arguments(arguments, words):

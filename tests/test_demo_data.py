@@ -86,7 +86,7 @@ def test_same_seed_same_clips(tmp_path, capsys):
     assert len(b) == 14
     assert all(a[name] == b[name] != c[name] for name in b)
     assert len({*a.values()}) == len(a)
-    with pytest.raises(BaselineError, match=r"valve holds .* other options. Remove it, or choose another --dataset_d"):
+    with pytest.raises(BaselineError, match=r"valve holds .* other options. Move it away, or choose another"):
         make(tmp_path / "b", "--seed", "1", machines=["valve"])
     leftover = tmp_path / "b" / RAW / ".fan.partial" / "train" / "clip.wav"  # of a run that was killed
     leftover.parent.mkdir(parents=True)

@@ -125,6 +125,7 @@ def test_damaged_clips_are_repaired_and_others_stay(published, tmp_path, raw, ca
     assert f"1 clips, such as train/{surplus.name}, are not from dev_fan.zip" in caplog.text
     surplus.unlink()
     assert_complete(tmp_path)
+    assert files_below(tmp_path / SPLIT / "replaced") == {f"fan/{CLIPS[0]}": FILES[CLIPS[0]][::-1]}  # maybe a user's
 
 
 # --- A server that misbehaves
@@ -255,6 +256,7 @@ def test_archives_brought_by_hand(published, tmp_path, raw, archives, caplog):
     assert not raw.exists()
     (archives / "dev_fan.zip").write_bytes(ARCHIVE)
     assert_succeeds(published, tmp_path)
+    assert files_below(tmp_path / SPLIT / "replaced") == {"dev_fan.zip": ARCHIVE[:-5000]}
 
 
 # --- Disks and archives

@@ -14,10 +14,10 @@ import time
 import pytest
 from conftest import ROOT
 
-from config import seeds_of_environment
+from config import UsageError, seeds_of_environment
 from datasets.catalog import find_dataset
 from tools import each_machine
-from tools.each_machine import count_jobs, find_models, main, run_side_by_side, run_train
+from tools.each_machine import count_jobs, find_models, main, print_plan, run_side_by_side, run_train
 
 TRAIN = ["--train_only", "-d"]
 # A program that runs two of three commands at a time, ends with the loop's exit status, and is sent signals.
@@ -84,6 +84,11 @@ def test_wrong_variables(monkeypatch, capsys, variable, text, arguments, words):
     monkeypatch.setenv(variable, text)
     assert main("01.sh", "Trains", "DCASE2024T2", "--train_only", "-d", *arguments) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_plan_holds_no_password():
+    with pytest.raises(UsageError, match="Slurm would store its password in a file. Put it into ~/.netrc"):
+        print_plan("DCASE2024T2", "-d", "--download_url", "https://me:pass@host")
 
 
 def test_how_many_at_a_time(monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from config import BaselineError
-from files import alone, atomic_path, atomic_paths, remove, write_csv, write_text
+from files import alone, atomic_path, atomic_paths, check_replaceable, remove, write_csv, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -140,3 +140,16 @@ def test_a_directory_in_the_place_of_a_file_is_found_before_any_is_replaced(tmp_
     assert set(tmp_path.iterdir()) == {first, second}
     with pytest.raises(BaselineError, match="cannot write .*b.txt"):
         remove(second)
+
+
+def test_only_files_of_this_command_are_replaced(tmp_path):
+    ours, empty, other = (tmp_path / name for name in ("ours", "empty", "other"))
+    ours.write_text("clip,score")
+    empty.touch()
+    other.write_text("clip,label")
+    os.mkfifo(tmp_path / "fifo")
+    for path in (ours, empty, tmp_path / "new"):
+        check_replaceable(path, lambda path: "score" in path.read_text())
+    for path in (other, tmp_path / "fifo", tmp_path):
+        with pytest.raises(BaselineError, match=f"{path} exists, .* Name another file, or move it away"):
+            check_replaceable(path, lambda path: "score" in path.read_text())

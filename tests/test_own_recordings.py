@@ -1,5 +1,6 @@
 """A user's own recordings: from folders of wavs to a dataset, a summary, and scores of any clip."""
 
+import contextlib
 import csv
 import re
 import shutil
@@ -175,13 +176,54 @@ def test_imports_replace_each_other_only_if_told(own_catalog, tmp_path, monkeypa
         patch.setattr(Path, "rename", interrupted)
         run_import(tmp_path, "--train", second, "--replace")
     assert n_clips() == 3
-    (directory.parent / ".Pump.abc").mkdir()  # as a kill between its two renames leaves it
-    directory.rename(directory.parent / ".Pump.abc/old")
+    (directory.parent / ".Pump.abc.import").mkdir()  # as a kill between its two renames leaves it
+    directory.rename(directory.parent / ".Pump.abc.import/old")
     with pytest.raises(BaselineError, match="is there already.*--replace"):
         run_import(tmp_path, "--train", second)
     assert n_clips() == 3
+    with monkeypatch.context() as patch, pytest.raises(BaselineError, match="cannot write"):
+        patch.setattr(import_clips, "catalog_file", lambda _: own_catalog / "workshop.yaml/x")  # cannot be written
+        run_import(tmp_path, "--train", second, "--replace")
+    assert n_clips() == 3
     run_import(tmp_path, "--train", second, "--replace")
     assert n_clips() == 2
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "train/section_00_source_train_normal_0009_mine.wav", ".Pump.old/a.wav"])
+def test_imports_never_delete_what_they_did_not_write(own_catalog, tmp_path, name):
+    directory = run_import(tmp_path, "--train", record(tmp_path / "recordings", 2))
+    path = (directory.parent if "old" in name else directory) / name
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(write_wav(tmp_path / "mine.wav"), path)
+    with contextlib.nullcontext() if "old" in name else pytest.raises(BaselineError, match=f"{name} was not written"):
+        run_import(tmp_path, "--train", tmp_path / "recordings", "--replace")
+    assert path.exists()
+    with pytest.raises(BaselineError, match="lies in .* Move the recordings to another place"):
+        run_import(tmp_path, "--train", directory / "train", "--replace")
+
+
+def test_two_copies_of_the_project_share_a_dataset(own_catalog, tmp_path):
+    run_import(tmp_path, "--train", record(tmp_path / "recordings", 2))
+    (own_catalog / "workshop.yaml").rename(own_catalog / "renamed.yaml")
+    run_import(tmp_path, "--train", tmp_path / "recordings", machine="Saw")  # found, and not written twice
+    assert not (own_catalog / "workshop.yaml").exists()
+    (own_catalog / "renamed.yaml").unlink()
+    with pytest.raises(BaselineError, match=r"by another copy of the project: its workshop.yaml .*--replace"):
+        run_import(tmp_path, "--train", tmp_path / "recordings")
+
+
+def test_catalog_files_of_others_stay(own_catalog, tmp_path):
+    facts = (own_catalog / "dcase2024t2.yaml").read_text().replace("DCASE2024T2", "Lab").replace("dcase2024t2", "lab")
+    path, folder = own_catalog / "pumps.yaml", record(tmp_path / "recordings", 1)
+    path.write_text(facts)
+    for dataset, words in (("Pumps", "describes the dataset Lab"), ("Lab", "names are those of the dataset Lab")):
+        with pytest.raises(UsageError, match=words):
+            run_import(tmp_path, "--train", folder, dataset=dataset)
+    facts = re.sub(r"(?m)^  archives:\n(    .*\n)+", "", facts)
+    path.write_text(facts)
+    with pytest.raises(UsageError, match="pumps.yaml was not written by import_clips.py"):
+        run_import(tmp_path, "--train", folder, dataset="Lab")
+    assert path.read_text() == facts
 
 
 @pytest.mark.parametrize(
@@ -270,6 +312,10 @@ def test_models_that_are_not_there(trained, tmp_path):
         score(trained, clip, "--seed", "5")
     with pytest.raises(BaselineError, match="no such file"):
         score(trained, tmp_path / "none.wav")
+    content = clip.read_bytes()
+    with pytest.raises(BaselineError, match=r"a\.wav exists"):
+        score(trained, clip, "--csv", clip)
+    assert clip.read_bytes() == content
     with pytest.raises(UsageError, match="a directory"):
         score(trained, clip, "--csv", tmp_path)
 

@@ -16,7 +16,7 @@ from conftest import RAW, ROOT, Workspace, make_clips, write_wav
 from sklearn.metrics import roc_auc_score
 
 from config import BaselineError
-from tools.training.console import open_console, open_log_file
+from tools.training.console import open_console, open_log_file, run_command
 
 SCORE_FILE = "anomaly_score_fan_section_00_test.csv"
 SHORT = ["--epochs", "1", "--train_only"]
@@ -304,6 +304,33 @@ def test_names_of_files_do_not_move_the_cursor(capsys, tmp_path):
     assert capsys.readouterr().err == "warning: fan: \\x1b[2J\\x07\\x9b31ma\\r\\nb.wav\n"
     assert (tmp_path / "train.log").read_text().endswith("\\x9b31ma\\r\\nb.wav\n")
     assert (tmp_path / "train.log").read_text().count("\n") == 1
+
+
+def test_no_password_and_no_control_character_is_printed(capsys, tmp_path):
+    """Before a console is open, too, and in tracebacks on the terminal and in the log."""
+
+    def fail(error):
+        raise error
+
+    for error in (BaselineError("http://me:p@ss@host/x \x1b[2J"), ValueError("http://me:p@ss@host/x \x1b[2J")):
+        run_command(lambda error=error: fail(error))
+    open_log_file(tmp_path / "train.log")
+    run_command(lambda: fail(ValueError("https://token@host/x \x1b[2J")))
+    for text in (capsys.readouterr().err, (tmp_path / "train.log").read_text()):
+        assert text.count("://***@host/x \\x1b[2J") == text.count("://")
+        assert "Traceback" in text
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "1</dev/null", "2</dev/null"])
+def test_closed_streams(closed):
+    """As those of some cron jobs and services. Bash opens its script, to read, in their place."""
+    code = """
+from tqdm import tqdm
+from tools.training.console import log, open_console, run_command, show
+run_command(lambda: [open_console(), log.info("a"), log.error("b"), show("c"), *tqdm("de")]) and exit(3)
+"""
+    command = f"'{sys.executable}' -c '{code}' {closed}"
+    assert subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True).returncode == 0
 
 
 def test_errors_end_with_a_message_and_a_status(workspace):

@@ -17,6 +17,7 @@ from conftest import RAW, ROOT, Workspace, copy_project, make_clips, run
 
 from config import load_config
 from datasets.catalog import find_dataset
+from tools.setup import environment
 
 MACHINES = ["fan", "slider"]
 SCRIPTS = ["01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh", "03_summarize_results.sh"]
@@ -297,3 +298,30 @@ def insert(path, after, text):
     contents = path.read_text()
     assert contents.count(f"{after}\n") == 1
     path.write_text(contents.replace(f"{after}\n", f"{after}\n{text}"))
+
+
+@pytest.mark.parametrize(
+    ("files", "kept"),
+    [
+        (["pyvenv.cfg", "bin/python", "lib/mine.py"], ".venv"),  # of somebody else
+        (["made-by-setup", "bin/python"], None),  # half-made
+        (["installed-requirements.txt", "lib/mine.py"], ".venv.old1"),  # of an earlier version, broken
+        ([], None),
+    ],
+)
+def test_set_up_deletes_no_environment_of_others(tmp_path, monkeypatch, files, kept):
+    for name, path in {"ROOT": "", "ENVIRONMENT": ".venv", "MARKER": ".venv/made-by-setup"}.items():
+        monkeypatch.setattr(environment, name, tmp_path / path)
+    monkeypatch.setattr(environment, "PYTHON", tmp_path / ".venv/bin/python")
+    monkeypatch.setattr(environment.venv, "create", lambda path, **_: (path / "new").touch())
+    for name in files:
+        (tmp_path / ".venv" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / ".venv" / name).touch()
+    if kept == ".venv":
+        with pytest.raises(SystemExit, match="was not made by this set-up, so it is left alone"):
+            environment.main([])
+    else:
+        environment.main([])
+        assert {path.name for path in (tmp_path / ".venv").iterdir()} == {"made-by-setup", "new"}
+    for name in files if kept else []:
+        assert (tmp_path / kept / name).exists()

@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import shutil
+import zipfile
 from pathlib import Path
 
 import hypothesis
@@ -136,8 +137,13 @@ def test_what_is_built_is_what_was_scored(evaluation, package, tmp_path):
     expected = {"auc_source": source, "auc_target": target, "pauc": partial}
     assert meta["results"]["development_dataset"]["fan"] == expected
     again = tmp_path / "again.zip"
-    assert submit(evaluation, evaluation.directory / "submission.yaml", "--output", again) == 0
+    for _ in range(2):  # its own package is replaced
+        assert submit(evaluation, evaluation.directory / "submission.yaml", "--output", again) == 0
     assert again.read_bytes() == (evaluation.directory / "made.zip").read_bytes()
+    with zipfile.ZipFile(again, "a") as edited:
+        edited.writestr("notes.txt", "mine")
+    assert submit(evaluation, evaluation.directory / "submission.yaml", "--output", again) == 1
+    assert "notes.txt" in zipfile.ZipFile(again).namelist()
 
 
 def test_the_evaluator_reads_it_and_its_score_is_ours(evaluation, package, tmp_path):

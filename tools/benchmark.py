@@ -38,12 +38,12 @@ from datasets.clips import find_clips
 from datasets.feature_cache import compute_log_mels
 from datasets.frames import Vectors
 from datasets.log_mel import FLOOR
-from files import write_text
+from files import check_replaceable, write_text
 from networks import make_network
 from tools import make_demo_data
 from tools.training.adam import Adam
 from tools.training.checkpoint import TrainingState
-from tools.training.console import run_command
+from tools.training.console import run_command, show
 from tools.training.fast_step import fastest_form
 from train import training_step
 
@@ -223,7 +223,7 @@ def growth(bench: Bench) -> Iterator[Row]:
 def gpu(bench: Bench) -> Iterator[Row]:
     """On a GPU: 100 epochs of a machine type; all seven with both tests."""
     if not torch.cuda.is_available():
-        print("No GPU here: its values are not measured.")
+        show("No GPU here: its values are not measured.")
         return
     seconds, _ = bench.train_py("--epochs", "100", "--train_only", "-tag", "gpu")
     yield "100 epochs of a machine type on the GPU", seconds, "s", "≤ 20"
@@ -254,24 +254,32 @@ def describe_machine() -> dict[str, str | int]:
 def measure(size: dict, output: Path) -> None:
     """Measure everything; print the table, and write the JSON."""
     machine = describe_machine()
-    print(", ".join(f"{name} {value}" for name, value in machine.items()), flush=True)
+    show(", ".join(f"{name} {value}" for name, value in machine.items()))
     with tempfile.TemporaryDirectory(prefix="benchmark_") as directory:
         bench = Bench(Path(directory), size)
         rows = [row for measurement in MEASUREMENTS for row in measurement(bench)]
-    print(tabulate(rows, ["what", "measured", "", "target"], floatfmt=".2f"))
+    show(tabulate(rows, ["what", "measured", "", "target"], floatfmt=".2f"))
     figures = [dict(zip(("what", "value", "unit", "target"), row, strict=True)) for row in rows]
     record = {"machine": machine, "size": size, "figures": figures}
     write_text(output, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _is_record(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).keys() == {"machine", "size", "figures"}
+    except (ValueError, AttributeError):
+        return False
+
+
+def main(arguments: list[str] | None = None) -> None:
     """See the top of this file."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="few and short measurements: a rough idea in a minute")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="file to write (%(default)s)")
     options = parser.parse_args(arguments)
-    return run_command(lambda: measure(QUICK if options.quick else FULL, options.json))
+    check_replaceable(options.json, _is_record)
+    measure(QUICK if options.quick else FULL, options.json)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -17,7 +17,7 @@ from config import UsageError, nearest, option_parser, parse_options
 from datasets.catalog import Machine, find_dataset
 from datasets.download.fetch import PARTS, download
 from datasets.download.validate import validate
-from tools.training.console import log, open_console, run_command
+from tools.training.console import log, open_console, run_command, show
 
 SHOWN_NAMES = 10  # of missing, corrupt or surplus clips
 
@@ -27,13 +27,13 @@ def validate_all(machines: list[Machine], dataset_directory: Path, parts: Sequen
     archives = [(m, archive) for m in machines for archive in m.archives if set(archive.holds) & set(parts)]
     found = [(m.name, archive.name, validate(m, archive, dataset_directory)) for m, archive in archives]
     rows = [(name, a, f.files, len(f.missing), len(f.corrupt), len(f.surplus), f.note) for name, a, f in found]
-    print(tabulate(rows, ["machine type", "archive", "files", "missing", "corrupt", "surplus", ""]))
+    show(tabulate(rows, ["machine type", "archive", "files", "missing", "corrupt", "surplus", ""]))
     for machine, _, findings in found:
         for kind in ("missing", "corrupt", "surplus"):
             names = getattr(findings, kind)
             if names:
                 more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-                print(f"{machine}, {kind}: {' '.join(names[:SHOWN_NAMES])}{more}")
+                log.info("%s, %s: %s%s", machine, kind, " ".join(names[:SHOWN_NAMES]), more)
     return all(findings.intact and not findings.surplus and not findings.note for _, _, findings in found)
 
 
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> bool:
         return validate_all(machines, config.dataset_directory, own.parts)
     failed = download(machines, config.dataset_directory, own.parts, config.download_url)
     if failed:
-        print(f"failed: {' '.join(failed)}. The reasons are above; the same command tries again", file=sys.stderr)
+        show(f"failed: {' '.join(failed)}. The reasons are above; the same command tries again", sys.stderr)
     return not failed
 
 

@@ -25,9 +25,9 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from config import FIELDS, ROOT, Config, UsageError, cores, load_config, seeds_of_environment
+from config import FIELDS, ROOT, Config, UsageError, cores, load_config, seeds_of_environment, without_password
 from datasets.catalog import Dataset, find_dataset
-from tools.training.console import Terminated, run_command
+from tools.training.console import Terminated, printable, run_command, show
 from tools.training.paths import run_paths
 
 MEMORY_PER_RUN = 0.8e9  # bytes, for a full-size machine type
@@ -105,7 +105,7 @@ def _show(process: subprocess.Popen) -> None:
     with contextlib.suppress(OSError), tqdm(bar_format="{desc}", leave=False, disable=None, dynamic_ncols=True) as line:
         for last in process.stdout:
             with contextlib.suppress(OSError):  # a closed terminal does not end a training
-                line.set_description_str(last.rstrip())
+                line.set_description_str(printable(last.rstrip()))
         errors.join()
     if last:
         _print(last, sys.stdout)
@@ -113,8 +113,7 @@ def _show(process: subprocess.Popen) -> None:
 
 def _print(text: str, stream: TextIO) -> None:
     with contextlib.suppress(OSError):
-        tqdm.write(text.rstrip(), file=stream)
-        stream.flush()
+        show(text.rstrip(), stream)
 
 
 def usage(script: str, purpose: str, dataset: str) -> str:
@@ -203,32 +202,35 @@ def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:
     models = find_models(find_dataset(dataset), options, seeds_of_environment())
     jobs = min(count_jobs(models[0].config), len(models))
     if jobs > 1:
-        print(f"{len(models)} models, {jobs} at a time", flush=True)
+        show(f"{len(models)} models, {jobs} at a time")
     statuses = run_side_by_side({model.name: run_train(model.config) for model in models}, jobs)
     failed = [model for model in models if statuses[model.name] != 0]
     if failed:
-        print(f"{script}: failed:", file=sys.stderr)
+        show(f"{script}: failed:", sys.stderr)
     for model in failed:
         status = statuses[model.name]
         reason = f"exit status {status}" if status > 0 else f"killed by signal {-status}"
-        print(f"  {model.name} ({reason}), log: {model.log if model.log.exists() else 'none'}", file=sys.stderr)
+        show(f"  {model.name} ({reason}), log: {model.log if model.log.exists() else 'none'}", sys.stderr)
     return not failed
 
 
 def main(script: str, purpose: str, dataset: str, options: str, *given: str) -> int:
     """Run a numbered script, with the arguments as at the top of this file; returns its exit status."""
-    if {"-h", "--help"} & set(given):
-        print(usage(script, purpose, dataset))
-        return 0
-    try:
-        name, arguments = read_arguments(given, dataset)
-    except UsageError as error:
-        print(f"error: {error}\n{usage(script, purpose, dataset)}", file=sys.stderr)
-        return 2
     seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if os.environ.get("SEEDS") else ""
     restart = ["--restart"] if "--train_only" in options and "--restart" not in given else []
     resume = f"To resume: {seeds}{shlex.join([script, *given, *restart])}"
-    return run_command(lambda: run_models(script, name, [*options.split(), *arguments]), resume)
+
+    if {"-h", "--help"} & set(given):
+        return run_command(lambda: show(usage(script, purpose, dataset)))
+    if wrong := run_command(lambda: bool(read_arguments(given, dataset))):
+        show(usage(script, purpose, dataset), sys.stderr)
+        return wrong
+
+    def command() -> bool:
+        name, arguments = read_arguments(given, dataset)
+        return run_models(script, name, [*options.split(), *arguments])
+
+    return run_command(command, resume)
 
 
 def print_plan(*given: str) -> None:
@@ -241,6 +243,8 @@ def print_plan(*given: str) -> None:
         for model in models:
             tasks.setdefault(model.name, []).append(shlex.join(run_train(model.config)))
     config = models[0].config
+    if config.download_url and without_password(config.download_url) != config.download_url:
+        raise UsageError("--download_url: Slurm would store its password in a file. Put it into ~/.netrc instead.")
     directory = f"{dataset}_{config.split}_{time.strftime('%Y%m%d_%H%M%S')}_{os.getpid()}"
     print(f"logs: {config.model_directory / 'slurm' / directory}\ntasks: {len(tasks)}")
     for number, commands in enumerate(tasks.values(), start=1):

@@ -6,12 +6,16 @@
 writes the clips of machine type `Pump` and the catalog file of dataset `Workshop`.
 """
 
+import contextlib
 import copy
+import csv
+import os
 import re
 import shutil
 import sys
 import tempfile
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +30,7 @@ from datasets import catalog
 from datasets.audio import HIGHEST_RATE
 from datasets.catalog import Dataset
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
-from files import alone, cannot_write, write_csv, write_text
+from files import alone, cannot_write, make_writable_directory, write_csv, write_text
 from tools.training.console import add_channel_argument, log, open_console, run_command
 
 GROUPS = {  # option → what its clips are: split, domain, label
@@ -38,6 +42,8 @@ GROUPS = {  # option → what its clips are: split, domain, label
     "target_test_anomaly": ("test", "target", "anomaly"),
 }
 SECTION = "00"
+SOURCES, SOURCES_HEADING = "sources.csv", ("clip", "source")  # beside the clips: their recordings
+TEMPORARY = ".{machine}.*.import"  # beside a machine type's directory: what is not finished
 LONGEST_STEM = 100  # characters of the recording's name that its clip's name keeps
 METRICS, DOMAIN_METRICS = ["AUC", "pAUC"], ["AUC (source)", "AUC (target)", "pAUC"]
 NEW_FACTS = {
@@ -83,16 +89,17 @@ def plan_clips(options: Namespace) -> dict[str, Recording]:
     return clips
 
 
-def write_clips(clips: dict[str, Recording], sampling_rate: int, directory: Path) -> None:
-    """Write the clips and the list of their recordings: all of them, or nothing changes.
+@contextlib.contextmanager
+def written_clips(clips: dict[str, Recording], sampling_rate: int, directory: Path) -> Iterator[None]:
+    """Write the clips and the list of their recordings to `directory`. If writing or the block fails, nothing changes.
 
     Samples are stored as they are (8 to 32 bits, floats). Resampled ones are stored as floats.
     """
     import soundfile
 
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{directory.name}.", dir=directory.parent) as temporary:
+        prefix, suffix = TEMPORARY.format(machine=directory.name).split("*")
+        with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=directory.parent) as temporary:
             new, old = Path(temporary, "new"), Path(temporary, "old")
             for name, recording in tqdm(clips.items(), desc="import", unit="clip", disable=None, leave=False):
                 header, target = recording.header, new / name
@@ -102,12 +109,16 @@ def write_clips(clips: dict[str, Recording], sampling_rate: int, directory: Path
                 samples = recording.samples(sampling_rate, EXACT_TYPES[subtype])
                 soundfile.write(target, samples, sampling_rate, subtype=subtype)
             sources = [(name, recording.path.resolve()) for name, recording in clips.items()]
-            write_csv(new / "sources.csv", [("clip", "source"), *sources])
+            write_csv(new / SOURCES, [SOURCES_HEADING, *sources])
             try:
                 if directory.exists():
+                    check_directory(directory, clips)  # again: writing has taken its time
                     directory.rename(old)
                 new.rename(directory)
+                yield
             except BaseException:  # Ctrl-C, too
+                if not new.exists():
+                    directory.rename(new)
                 if old.exists():
                     old.rename(directory)
                 raise
@@ -117,11 +128,38 @@ def write_clips(clips: dict[str, Recording], sampling_rate: int, directory: Path
 
 def restore_replaced(directory: Path) -> None:
     """Put back the clips of an import that was killed while it replaced them, and remove what it has left."""
-    for old in directory.parent.glob(f".{directory.name}.*/old"):
-        if not directory.exists():
-            old.rename(directory)
-    for leftover in directory.parent.glob(f".{directory.name}.*"):
-        shutil.rmtree(leftover)
+    for leftover in list(directory.parent.glob(TEMPORARY.format(machine=directory.name))):
+        if {path.name for path in leftover.iterdir()} <= {"new", "old"}:
+            if (leftover / "old").exists() and not directory.exists():
+                (leftover / "old").rename(directory)
+            shutil.rmtree(leftover)
+
+
+def check_directory(directory: Path, clips: dict[str, Recording]) -> None:
+    """Check that an import wrote all files in `directory`, and that no recording lies there; else a BaselineError."""
+    others = [] if directory.is_dir() else [directory]
+    for recording in clips.values():
+        if recording.path.resolve().is_relative_to(directory.resolve()):
+            raise BaselineError(
+                f"{recording.path} lies in {directory}, where the clips would be written. Move the recordings to "
+                "another place, then import them from there."
+            )
+    try:
+        with (directory / SOURCES).open(newline="", encoding="utf-8") as file:
+            heading, *rows = csv.reader(file)
+        imported = {Path(SOURCES), *(Path(row[0]) for row in rows)} if tuple(heading) == SOURCES_HEADING else set()
+    except (OSError, ValueError, LookupError, csv.Error):  # there is none, or another program's
+        imported = set()
+    for parent, folders, files in os.walk(directory):
+        links = [name for name in folders if Path(parent, name).is_symlink()]
+        others += [
+            path for name in files + links if (path := Path(parent, name)).relative_to(directory) not in imported
+        ]
+    if others:
+        raise BaselineError(
+            f"{min(others)} was not written by an import, which would replace it. Move it away, or choose another name "
+            "for the machine type."
+        )
 
 
 def check_names(name: str, machine: str) -> None:
@@ -134,9 +172,28 @@ def check_names(name: str, machine: str) -> None:
         if dataset.name == name:
             is_free = not dataset.is_published
         else:
-            is_free = dataset.name.lower() != name.lower() and name + machine not in names
+            is_free = name.lower() not in (dataset.name.lower(), dataset.directory) and name + machine not in names
         if not is_free:
             raise UsageError(f"{name} {machine}: these names are those of the dataset {dataset.name}. Choose others.")
+
+
+def catalog_file(name: str) -> Path:
+    """The file of the catalog that describes a dataset, or is to describe it.
+
+    Raises:
+        UsageError: somebody else wrote it, or it describes another dataset.
+    """
+    datasets = {path: catalog.read_dataset(path).name for path in catalog.CATALOG_DIRECTORY.glob("*.yaml")}
+    own = next((path for path in datasets if datasets[path] == name), None)
+    path = own or catalog.CATALOG_DIRECTORY / f"{name.lower()}.yaml"
+    if own is None and path.exists():
+        raise UsageError(f"{path} describes the dataset {datasets[path]}. Rename that file, or choose another name.")
+    if own and not path.read_text(encoding="utf-8").startswith(HEADING):
+        raise UsageError(
+            f"{path} was not written by import_clips.py, which would remove its comments. Choose another name for the "
+            f"dataset; or, if that is right, let the file begin with: {HEADING.strip()}"
+        )
+    return path
 
 
 def catalog_facts(dataset: Dataset | None, name: str, machine: str, groups: set[str]) -> dict[str, Any]:
@@ -173,16 +230,25 @@ def import_clips(options: Namespace, config: Config) -> None:
     check_names(name, machine)
     clips = plan_clips(options)
     sampling_rate = options.sampling_rate or next(iter(clips.values())).header.sampling_rate
-    directory = config.dataset_directory / name.lower() / "dev_data" / "raw" / machine
-    path = catalog.CATALOG_DIRECTORY / f"{name.lower()}.yaml"
-    with alone(path.with_name(".lock"), "waiting for another import"):
-        restore_replaced(directory)
-        if directory.exists() and not options.replace:
-            raise BaselineError(f"{directory} is there already. To import {machine} again, say --replace.")
-        groups = {group for group in GROUPS if getattr(options, group)}
-        facts = catalog_facts(catalog.all_datasets().get(name), name, machine, groups)
-        write_clips(clips, sampling_rate, directory)
-        write_text(path, HEADING + yaml.safe_dump(facts, sort_keys=False))
+    groups = {group for group in GROUPS if getattr(options, group)}
+    waiting = "waiting for another import"
+    with alone(catalog.CATALOG_DIRECTORY / ".lock", waiting):
+        path, dataset = catalog_file(name), catalog.all_datasets().get(name)
+        facts = catalog_facts(dataset, name, machine, groups)
+        directory = config.dataset_directory / facts["directory"] / "dev_data" / "raw" / machine
+        with alone(directory.parents[1] / ".import.lock", waiting):  # of another copy of the project
+            restore_replaced(directory)
+            if directory.exists():
+                check_directory(directory, clips)
+                if (directory / SOURCES).exists() and not options.replace:
+                    is_known = dataset is not None and machine in dataset.machines["dev"]
+                    other = "" if is_known else f", by another copy of the project: its {path.name} describes it"
+                    raise BaselineError(
+                        f"{directory} is there already{other}. To import {machine} again, say --replace."
+                    )
+            make_writable_directory(directory.parent)
+            with written_clips(clips, sampling_rate, directory):
+                write_text(path, HEADING + yaml.safe_dump(facts, sort_keys=False))
     n_train = sum(clip.startswith("train/") for clip in clips)
     log.info("%d training and %d test clips, %d Hz -> %s", n_train, len(clips) - n_train, sampling_rate, directory)
     log.info("%s %s is in the catalog: %s", name, machine, path)

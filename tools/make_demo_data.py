@@ -23,7 +23,7 @@ import numpy as np
 from config import BaselineError
 from files import alone, write_csv, write_text
 from tools.setup.demo_sounds import DEV_MACHINES, EVAL_MACHINES, SAMPLE_RATE, DemoClip, DemoMachine, synthesise
-from tools.training.console import run_command
+from tools.training.console import run_command, show
 
 TARGET_SHARE = 1 / 8  # of the training clips (in the challenge 10 of 1000)
 RECORD_NAME = "demo_parameters.json"  # beside train/ and test/: the options that the clips were made with
@@ -72,7 +72,7 @@ def make_machine(directory: Path, name: str, machine: DemoMachine, options: dict
     if directory.exists():
         if not record.exists() or record.read_text() != text:
             what = "holds other data, or demo clips that were made with other options"
-            raise BaselineError(f"{directory} {what}. Remove it, or choose another --dataset_directory.")
+            raise BaselineError(f"{directory} {what}. Move it away, or choose another --dataset_directory.")
         return False
     partial = directory.with_name(f".{name}.partial")  # renamed when whole
     shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         with alone(root / ".demo.lock"):
             is_new = make_machine(directory, name, machines[name], options)
         made = f"made {args.train_clips} training and {args.test_clips} test clips in {directory}"
-        print(f"{name}: {made if is_new else f'already there, reused {directory}'}", flush=True)
+        show(f"{name}: {made if is_new else f'already there, reused {directory}'}")
 
 
 if __name__ == "__main__":

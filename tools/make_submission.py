@@ -24,7 +24,7 @@ import yaml
 
 from config import BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Dataset, find_dataset
-from files import atomic_path
+from files import atomic_path, check_replaceable
 from tools.results.belonging import keep_what_belongs_together
 from tools.results.official import means_over_sections
 from tools.results.runs import Run, run_of_directory
@@ -33,6 +33,7 @@ from tools.results.submission_schema import SUBMISSION_FILE, read_yaml
 from tools.training.console import log, open_console, run_command
 
 OPTIONS = ("dataset", "eval", "dataset_directory", "model_directory")
+DATE_IN_PACKAGES = (1980, 1, 1, 0, 0, 0)  # of all members, whenever they were written
 CLIP_SECONDS = 10  # length of the clip that complexity is given for
 
 
@@ -176,9 +177,19 @@ def write_package(files: Mapping[str, bytes], path: Path) -> None:
     """Write a zip, complete or not at all; the same files make the same zip."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as package:
         for name, contents in files.items():
-            member = zipfile.ZipInfo(name)  # of 1980, whenever it is made
+            member = zipfile.ZipInfo(name, DATE_IN_PACKAGES)
             member.external_attr = 0o644 << 16
             package.writestr(member, contents, zipfile.ZIP_DEFLATED)
+
+
+def _is_package(path: Path) -> bool:
+    """Whether write_package wrote this file."""
+    try:
+        with zipfile.ZipFile(path) as package:
+            members = package.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+    return all(m.date_time == DATE_IN_PACKAGES and m.filename.startswith(f"{TASK}/") for m in members)
 
 
 def main(arguments: list[str] | None = None) -> bool:
@@ -200,6 +211,7 @@ def main(arguments: list[str] | None = None) -> bool:
         path, files = options.file, read_package(options.file)
     else:
         path = options.output or options.file.with_suffix(".zip")
+        check_replaceable(path, _is_package)
         files = build(options.file, dataset, config)
     problems = find_problems(files, dataset, config.dataset_directory)
     for problem in problems:

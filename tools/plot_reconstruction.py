@@ -25,6 +25,7 @@ from config import MODEL_KEYS, BaselineError, Config, UsageError, number, option
 from datasets.catalog import Machine, find_machine, machine_of_path
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, parse_clip
 from datasets.log_mel import band_centers
+from files import check_replaceable
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.score_clips import clip_vectors
@@ -178,9 +179,11 @@ def main(arguments: list[str] | None = None) -> bool:
         raise UsageError(f"--output {options.output}: takes one clip, and a name that ends in {' or '.join(FORMATS)}.")
 
     from networks.scores import find_score
-    from tools.results.plots import plot_reconstruction
+    from tools.results.plots import is_plot, plot_reconstruction
     from tools.training.trained_model import load_model
 
+    if options.output:
+        check_replaceable(options.output, is_plot)
     find_score(config.score)  # an unknown name is an error before any work
     machine = find_machine(config.dataset, config.split)
     run = Run(config, machine.dataset)

@@ -20,7 +20,7 @@ from datasets.catalog import find_machine
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 from datasets.recordings import find_recordings, open_recording
-from files import make_writable_directory, write_csv
+from files import check_replaceable, csv_text, make_writable_directory, write_csv
 from tools.training.console import add_channel_argument, log, open_console, run_command
 from tools.training.paths import run_paths
 
@@ -31,6 +31,9 @@ OPTIONS = (
     *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "model_directory", "export_dir", "score", "seed"),
     *("decision_threshold", "calibration", *MODEL_KEYS),
 )
+
+
+COLUMNS = ("clip", "score", "decision")  # of the CSV
 
 
 def clip_vectors(
@@ -61,6 +64,12 @@ def clip_vectors(
     return log_mels, next(vectors.per_clip())
 
 
+def _is_score_file(path: Path) -> bool:
+    heading = csv_text([COLUMNS]).encode()
+    with path.open("rb") as file:
+        return file.read(len(heading)) == heading
+
+
 def main(arguments: list[str] | None = None) -> bool:
     """Run the command; whether every clip has a score."""
     parser = option_parser("score_clips.py", "Scores any wav files with a trained model.", OPTIONS)
@@ -74,6 +83,7 @@ def main(arguments: list[str] | None = None) -> bool:
     if options.csv:
         if options.csv.is_dir():
             raise UsageError(f"--csv {options.csv}: a directory. Name a file.")
+        check_replaceable(options.csv, _is_score_file)
         make_writable_directory(options.csv.parent)
     paths, _ = find_recordings(map(Path, options.clips))
     if not paths:
@@ -105,7 +115,7 @@ def main(arguments: list[str] | None = None) -> bool:
         log.info("%12.6g  %-7s  %s", value, {0: "normal", 1: "anomaly", "": "-"}[decision], path)
         rows.append((path, value, decision))
     if options.csv:
-        write_csv(options.csv, [("clip", "score", "decision"), *rows])
+        write_csv(options.csv, [COLUMNS, *rows])
     if len(rows) < len(paths):
         log.error("%d of %d clips have no score; the reasons are above.", len(paths) - len(rows), len(paths))
     return len(rows) == len(paths)

@@ -63,7 +63,8 @@ logs=${directory//%/%%} # sbatch replaces a single %
 array=("--array=1-$(from_plan tasks)" "--output=$logs/task_%a.log" "$0" --job "$directory")
 summary=("--output=$logs/summary.log" "$0" --job "$directory")
 if [[ " $* " =~ " --dry-run " ]]; then
-    printf '%s\n' "$plan" "sbatch ${array[*]}" "sbatch --dependency=afterany:JOB ${summary[*]}" && exit
+    printf '%s\n' "$plan" "sbatch ${array[*]}" "sbatch --dependency=afterany:JOB ${summary[*]}"
+    exit
 fi
 command -v sbatch >/dev/null || fail "there is no sbatch here. Run this on a node that can submit to Slurm."
 mkdir -p "$directory" && printf '%s\n' "$plan" >"$directory/plan" || exit 1

@@ -18,7 +18,7 @@ from tools.results.draw import save_plot
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
 from tools.results.tables import Table, all_tables, latex
-from tools.training.console import log, open_console, run_command
+from tools.training.console import log, open_console, run_command, show
 
 RESAMPLES = 1000
 FILTERS = tuple(dict.fromkeys(("score", "seed", "model_name_suffix", *TRAINING_KEYS, *TEST_KEYS)))
@@ -71,14 +71,14 @@ def main(arguments: list[str] | None = None) -> None:
     make_writable_directory(directory)
     tables = all_tables(summary)
     write_tables(summary, tables.values(), directory)
-    print("\n".join(table.text() for name, table in tables.items() if name != "intervals"))
-    print(f"-> {directory}")
+    show("\n".join(table.text() for name, table in tables.items() if name != "intervals"))
+    show(f"-> {directory}")
     draw_chart(summary, directory / "summary.png")
     if options.report:
         from tools.results.report import write_report
 
         write_report(summary, directory / "report.html")
-        print(f"-> {directory / 'report.html'}")
+        show(f"-> {directory / 'report.html'}")
     elif (directory / "report.html").exists():
         log.warning("%s is of an earlier summary: --report writes it again", directory / "report.html")
 

@@ -20,12 +20,13 @@ from tqdm import tqdm
 from config import BaselineError
 from datasets.catalog import Archive, Machine
 from datasets.clips import SPLIT_DIRECTORIES
-from files import cannot_write, write_text
+from files import cannot_write, set_aside, write_text
 
 MOST_UNPACKED = 50  # times an archive's size; clips take 1 to 2 times
 SMALL = 1 << 28  # bytes; an archive may always unpack to that much
 # What zipfile raises for a damaged archive (RuntimeError: encrypted, or an unknown compression).
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
+REPLACED = "replaced"  # the directory of files that others have taken the place of: they may be a user's
 JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")  # added by the system that an archive was made on
 
 log = logging.getLogger("baseline")
@@ -113,6 +114,12 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
                 zip_file.extract(members[name], staging)  # and check its CRC-32
         manifest = {"archive": archive.name, "record": archive.record, "files": files}
         write_text(staging / _manifest_name(archive), json.dumps(manifest))
+        replaced = machine.split_directory(dataset_directory) / REPLACED / machine.name
+        for name in findings.corrupt:
+            set_aside(directory / name, replaced / name)
+        if findings.corrupt:
+            text = "%d files of %s, such as %s, differ from %s. They are replaced, and kept in %s."
+            log.warning(text, len(findings.corrupt), machine.name, findings.corrupt[0], archive.name, replaced)
         _move(staging, directory)
     except ZIP_ERRORS as error:
         raise BaselineError(f"{path} cannot be unpacked: {error}. Remove it, then download again.") from error

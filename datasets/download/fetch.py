@@ -12,7 +12,7 @@ from pathlib import Path
 from config import BaselineError, nearest
 from datasets.catalog import Archive, Machine
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES
-from datasets.download.archives import compare, read_manifest, unpack
+from datasets.download.archives import REPLACED, compare, read_manifest, unpack
 from datasets.download.server import PublishedFile, Server, is_intact, part_of, size_of
 from datasets.labels import combine_labels, label_files, parse_labels
 from files import alone, atomic_path
@@ -125,7 +125,7 @@ def _fetch_archive(server: Server, archive: Archive, files: FileList, path: Path
     url, listed = server.url(archive.url), files[archive.name]
     if not is_intact(path, listed):
         log.info("fetching %s, %.1f MB", url, listed.size / 1e6)
-        server.fetch(url, listed, path)
+        server.fetch(url, listed, path, path.parents[1] / REPLACED / path.name)
 
 
 def _are_labels_published(machines: Sequence[Machine], directory: Path) -> bool:

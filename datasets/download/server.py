@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from config import BaselineError
 from datasets.catalog import ZENODO
-from files import cannot_write
+from files import cannot_write, set_aside
 
 RETRIES = 5  # of a request, and of a transfer without progress
 BACKOFF = 1  # seconds; doubles with each further retry
@@ -94,8 +94,8 @@ class Server:
         except OSError as error:
             raise BaselineError(f"{url}: the connection broke off. {LATER}") from error
 
-    def fetch(self, url: str, listed: PublishedFile, path: Path) -> None:
-        """Fetch a file to `path`; resume an earlier transfer of it.
+    def fetch(self, url: str, listed: PublishedFile, path: Path, away: Path) -> None:
+        """Fetch a file to `path`; resume an earlier transfer of it. Move an older file there to `away`.
 
         Raises:
             BaselineError: it cannot be fetched or written, or has a wrong size or checksum twice.
@@ -106,6 +106,8 @@ class Server:
             for _ in range(2):
                 self._transfer(url, partial, listed.size)
                 if is_intact(partial, listed):
+                    if set_aside(path, away):
+                        log.warning("%s is not the file that the record lists: moved to %s", path, away.parent)
                     partial.replace(path)
                     return
                 partial.unlink()

@@ -30,6 +30,7 @@ IN_A_COLUMN = NO_MATH | {  # text that is readable in a column
     "legend.fontsize": 7,
     "pdf.fonttype": 42,  # TrueType: Type 3 fonts are refused by many publishers
 }
+CREATOR = "baseline for DCASE Task 2"  # in the metadata of each plot
 HERTZ = (0, 100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000)  # ticks of frequency axes
 
 # Okabe and Ito's palette, https://jfly.uni-koeln.de/color/
@@ -272,4 +273,9 @@ def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, f
 
 def _save(figure: Figure, path: Path, dpi: int = 150) -> None:
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=dpi)
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=dpi, metadata={"Creator": CREATOR})
+
+
+def is_plot(path: Path) -> bool:
+    """Whether a file is a plot that this module wrote."""
+    return CREATOR.encode() in path.read_bytes()

@@ -3,12 +3,13 @@
     python3 tools/setup/environment.py requirements.txt [tests/requirements.txt]
 
 A second call finds all in place and returns at once; an interrupted one is made good by the next; of two at once, one
-waits for the other.
+waits for the other. An environment that somebody else made is left alone.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import shutil
 import subprocess
 import sys
@@ -19,22 +20,48 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
+MARKER = ENVIRONMENT / "made-by-setup"  # in every environment that this file makes; empty until that is done
 
 
 def main(requirements: list[str]) -> None:
     """Set up, and say what is being done."""
     with _lock(ROOT / ".venv.lock"):
+        if not _is_ours():
+            sys.exit(
+                f"error: {ENVIRONMENT} was not made by this set-up, so it is left alone. Move it away, then run this "
+                f"again. Or install {' '.join(requirements)} into it yourself: the numbered scripts then use it."
+            )
         if not _works(PYTHON):
+            _clear()
             print(f"making the virtual environment {ENVIRONMENT} (Python {sys.version.split()[0]})", flush=True)
-            shutil.rmtree(ENVIRONMENT, ignore_errors=True)
             _make_environment()
         for path in requirements:
             _install(ROOT / path)
 
 
+def _is_ours() -> bool:
+    """Whether nothing is lost with .venv: it does not exist, is empty, or this set-up (or an older one) made it."""
+    if not ENVIRONMENT.is_dir():
+        return not ENVIRONMENT.exists() and not ENVIRONMENT.is_symlink()
+    return MARKER.exists() or any(ENVIRONMENT.glob("installed-*")) or not any(ENVIRONMENT.iterdir())
+
+
+def _clear() -> None:
+    """Remove a half-made environment. Move a finished one away: it may hold packages of the user."""
+    if not (ENVIRONMENT.exists() and any(ENVIRONMENT.iterdir())):
+        return
+    if MARKER.exists() and not MARKER.read_text():
+        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
+        return
+    names = (ROOT / f".venv.old{number}" for number in itertools.count(1))
+    away = next(path for path in names if not path.exists())
+    ENVIRONMENT.rename(away)
+    print(f"{ENVIRONMENT} does not work: moved to {away}", flush=True)
+
+
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
+    with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -51,7 +78,10 @@ def _works(python: Path) -> bool:
 
 def _make_environment() -> None:
     try:
+        ENVIRONMENT.mkdir(exist_ok=True)
+        MARKER.touch()
         venv.create(ENVIRONMENT, with_pip=True)
+        MARKER.write_text("finished\n")
     except (subprocess.CalledProcessError, OSError) as error:
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         sys.exit(

@@ -1,6 +1,10 @@
 # Sourced by quickstart.sh and run_tests.sh: set_up REQUIREMENTS... makes .venv with the first suitable Python.
 . "$(dirname "${BASH_SOURCE[0]}")/python.sh"
 
+# If standard output or error is closed (cron, systemd, `>&-`), Bash may have opened the script there.
+{ [ -e /dev/fd/1 ] && ! [ /dev/fd/1 -ef "$0" ]; } || exec >/dev/null
+{ [ -e /dev/fd/2 ] && ! [ /dev/fd/2 -ef "$0" ]; } || exec 2>/dev/null
+
 set_up() {
     local candidate
     for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do

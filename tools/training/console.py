@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import fcntl
 import logging
 import os
 import re
@@ -9,19 +10,21 @@ import shlex
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from tqdm import tqdm
 
-from config import BaselineError, UsageError, number
+from config import BaselineError, UsageError, number, without_password
 from files import cannot_write, make_writable_directory
 
 if TYPE_CHECKING:
     import torch
 
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")  # all but the tab
+# All but the tab and the newline; and those that turn the direction of writing.
+CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 log = logging.getLogger("baseline")
 
@@ -60,6 +63,7 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
     """
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     catch_signals()
+    _open_streams()
     try:
         return 1 if command() is False else 0
     except BaselineError as error:
@@ -77,7 +81,8 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
         return exit_status(interrupt)
     except Exception:
         log.debug("", exc_info=True)
-        raise
+        show(traceback.format_exc().rstrip(), sys.stderr)
+        return 1
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
@@ -99,26 +104,58 @@ def _say(level: int, message: str) -> None:
     if log.handlers:
         log.log(level, "%s", message)
     else:
-        print(f"error: {message}" if level == logging.ERROR else message, file=sys.stderr)
+        show(one_line(f"error: {message}" if level == logging.ERROR else message), sys.stderr)
 
 
 # --- Lines on the terminal and in the log file
+
+
+def printable(text: str) -> str:
+    """A text for a terminal or a log: control characters as `\\x1b`, and no passwords.
+
+    Names of files may hold characters that move the cursor, clear the screen, or set the title.
+    """
+    return CONTROL_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], without_password(text))
+
+
+def one_line(message: str) -> str:
+    """A message without line breaks: a file's name may look like another line."""
+    return message.replace("\n", "\\n")
+
+
+def show(text: str, stream: TextIO | None = None) -> None:
+    """Print lines (default: to standard output), above a progress bar if there is one. Nothing else prints."""
+    stream = stream or sys.stdout
+    tqdm.write(printable(text), file=stream)
+    stream.flush()
+
+
+def _open_streams() -> None:
+    """Open standard input, output and error if they are closed, as cron and systemd may do; print any file name."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if _is_closed(getattr(sys, name), mode):
+            stream = Path(os.devnull).open(mode)  # noqa: SIM115, for as long as the program runs
+            os.set_inheritable(stream.fileno(), True)
+            setattr(sys, name, stream)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot show
 
 
 class _Console(logging.Handler):
     """Lines on standard output, warnings and errors on standard error, above a progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
         with contextlib.suppress(OSError):  # a closed terminal or a full disk does not end a training
-            tqdm.write(self.format(record), file=stream)
-            stream.flush()
+            show(self.format(record), sys.stdout if record.levelno < logging.WARNING else sys.stderr)
 
 
 class _Lines(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, logging's name
-        # File names may contain characters that move the cursor, clear the screen, or look like another line.
-        return CONTROL_CHARACTERS.sub(lambda match: repr(match[0])[1:-1], super().formatMessage(record))
+        return one_line(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))  # with a traceback
 
 
 class _LinesWithLevel(_Lines):
@@ -127,11 +164,18 @@ class _LinesWithLevel(_Lines):
         return level + super().formatMessage(record)
 
 
+def _is_closed(stream: TextIO | None, mode: str) -> bool:
+    if stream is None:
+        return True
+    try:  # Bash opens its script, to read, in the place of a closed standard output
+        flags = fcntl.fcntl(stream.fileno(), fcntl.F_GETFL)
+        return mode == "w" and flags & os.O_ACCMODE == os.O_RDONLY
+    except (OSError, ValueError):  # not a file, in a notebook or a test
+        return False
+
+
 def open_console(name: str = "") -> None:
     """Print the lines of the logger `baseline`, each after a name such as the machine type's."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # for file names that the terminal cannot show
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk costs lines of the log file, and no tracebacks
     console = _Console(logging.INFO)
