@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import math
 import operator
 import os
 import re
@@ -18,6 +17,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent
 DEFAULTS_FILE = ROOT / "baseline.yaml"
+MOST = 100_000_000  # of numbers with no limit of their own
 LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
@@ -93,14 +93,16 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def number(kind: type = float, **limits: float) -> Callable[[str], Any]:
-    """A finite number of this type, within limits: at_least, above, at_most, below."""
+    """A finite number of this type, within limits: at_least, above, at_most (default: MOST), below."""
+    if "below" not in limits:
+        limits.setdefault("at_most", MOST)
 
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             raise ArgumentTypeError(f"'{text}' is not allowed; expected {parse.__name__}") from None
-        if not math.isfinite(value) or not all(LIMITS[words](value, limit) for words, limit in limits.items()):
+        if not all(LIMITS[words](value, limit) for words, limit in limits.items()):  # not a number fails, too
             allowed = " and ".join(f"{words.replace('_', ' ')} {limit}" for words, limit in limits.items())
             raise ArgumentTypeError(f"{value} is out of range; allowed: {allowed}")
         return value
@@ -172,18 +174,18 @@ class Config:
     max_fpr: float = _parameter(number(above=0, at_most=1), "false positive rate up to which pAUC counts")
     decision_threshold: float = _parameter(number(above=0, below=1), "quantile of normal scores that is the threshold")
     calibration: str = _parameter(one_of("batch", "clip"), "whose normal scores: batch or clip")
-    n_mels: int = _parameter(number(int, at_least=1), "mel bands")
-    frames: int = _parameter(number(int, at_least=1), "frames in one vector")
+    n_mels: int = _parameter(number(int, at_least=1, at_most=10_000), "mel bands")
+    frames: int = _parameter(number(int, at_least=1, at_most=10_000), "frames in one vector")
     frame_hop_length: int = _parameter(number(int, at_least=1), "frames from one vector to the next")
     n_fft: int = _parameter(number(int, at_least=2), "FFT length, samples")
     hop_length: int = _parameter(number(int, at_least=1), "samples from one frame to the next")
-    power: float = _parameter(number(above=0), "exponent of the magnitude spectrogram")
+    power: float = _parameter(number(at_least=0.01, at_most=100), "exponent of the magnitude spectrogram")
     fmin: float = _parameter(number(at_least=0), "lower edge of the mel bands, Hz")
-    fmax: float | None = _parameter(or_null(number(above=0)), "upper edge of the mel bands, Hz, or null")
+    fmax: float | None = _parameter(or_null(number(at_least=1)), "upper edge of the mel bands, Hz, or null")
     win_length: int | None = _parameter(or_null(number(int, at_least=1)), "window length, samples, or null")
     batch_size: int = _parameter(number(int, at_least=2), "vectors in a batch")  # batch normalisation needs two
     epochs: int = _parameter(number(int, at_least=1), "passes over the training vectors")
-    learning_rate: float = _parameter(number(above=0), "learning rate of Adam", alias="-lr")
+    learning_rate: float = _parameter(number(above=0, at_most=1000), "learning rate of Adam", alias="-lr")
     shuffle: bool = _parameter(boolean, "new order of the training vectors each epoch")
     validation_split: float = _parameter(number(above=0, below=1), "share of the vectors held out for validation")
 
@@ -405,7 +407,32 @@ def _is_address(text: str) -> bool:
     return bool(is_server) and not re.search(r"[?#\s]", text) and "@" not in parts.path
 
 
+class _Once(argparse.Action):
+    """Store a value. Given again, lists add up, and another single value is an error."""
+
+    def __call__(
+        self, parser: "_Parser", namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if option is not None:
+            before = parser.given.get(self.dest, values)
+            if isinstance(values, list) and self.dest in parser.given:
+                values = [*before, *values]
+            elif before != values:
+                raise UsageError(f"{option} is given twice, {before} and {values}. Keep one.")
+            parser.given[self.dest] = values
+        setattr(namespace, self.dest, values)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self.given: dict[str, Any] = {}  # options of this call
+        self.register("action", None, _Once)
+
+    def parse_known_intermixed_args(self, *arguments: Any) -> tuple[argparse.Namespace, list[str]]:
+        self.given = {}
+        return super().parse_known_intermixed_args(*arguments)
+
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message.removeprefix('argument ')}. See --help.")
 

@@ -66,6 +66,8 @@ def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarra
             announced = file.frames
     except (OSError, UnicodeError, soundfile.SoundFileError) as error:
         raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise BaselineError(f"{path}: too long for the memory. Cut it, or remove it.") from error
     if len(samples) != announced:
         raise BaselineError(f"{path}: has other samples than its header says. Copy or unpack the clip again.")
     if not np.isfinite(samples).all():

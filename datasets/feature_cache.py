@@ -125,7 +125,12 @@ def _read_frames(path: Path, sampling_rate: int, config: FeatureConfig) -> np.nd
 
 def clip_frames(path: Path, samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> np.ndarray:
     """The log-mel frames of a clip's samples: (samples,) -> (T, M). BaselineError if samples are far beyond [-1, 1]."""
-    frames = log_mel(samples, sampling_rate, config)
+    try:
+        frames = log_mel(samples, sampling_rate, config)
+    except MemoryError as error:
+        raise BaselineError(
+            f"{path}: too long for the memory ({len(samples)} samples). Cut it, or remove it."
+        ) from error
     if not np.isfinite(frames).all():
         raise BaselineError(f"{path}: its samples are too large, its energies infinite. Replace or remove the clip.")
     return frames

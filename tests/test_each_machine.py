@@ -86,6 +86,13 @@ def test_wrong_variables(monkeypatch, capsys, variable, text, arguments, words):
     assert words in capsys.readouterr().err
 
 
+def test_a_users_score_counts():
+    own = "--test_only --score MSE"
+    assert join_options(own, ["-d"]) == ["--test_only", "--score", "MSE", "-d"]
+    for given in (["-d", "--score", "MAX"], ["-d", "--score=MAX"]):
+        assert join_options(own, given) == ["--test_only", *given]
+
+
 def test_a_plan_holds_no_password():
     with pytest.raises(UsageError, match="Slurm would store its password in a file. Put it into ~/.netrc"):
         print_plan("DCASE2024T2", "-d", "--download_url", "https://me:pass@host")

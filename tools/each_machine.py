@@ -147,6 +147,15 @@ def read_arguments(given: Sequence[str], dataset: str = "") -> tuple[str, list[s
     return dataset, arguments
 
 
+def join_options(own: str, given: Sequence[str]) -> list[str]:
+    """A script's own options, such as `--test_only --score MSE`, then the user's, whose --score counts."""
+    options = own.split()
+    if "--score" in options and any(argument.split("=")[0] == "--score" for argument in given):
+        place = options.index("--score")
+        del options[place : place + 2]
+    return [*options, *given]
+
+
 def find_models(dataset: Dataset, options: Sequence[str], seeds: Sequence[int] = ()) -> list[Model]:
     """The models to run with these options of train.py, by seed; UsageError for a wrong option or if there is none."""
     split = "eval" if {"-e", "--eval"} & set(options) else "dev"
@@ -228,7 +237,7 @@ def main(script: str, purpose: str, dataset: str, options: str, *given: str) -> 
 
     def command() -> bool:
         name, arguments = read_arguments(given, dataset)
-        return run_models(script, name, [*options.split(), *arguments])
+        return run_models(script, name, join_options(options, arguments))
 
     return run_command(command, resume)
 
@@ -239,7 +248,7 @@ def print_plan(*given: str) -> None:
     seeds = seeds_of_environment()
     tasks: dict[str, list[str]] = {}  # model → commands
     for options in RUNS_OF_A_TASK:
-        models = find_models(find_dataset(dataset), [*options.split(), *arguments], seeds)
+        models = find_models(find_dataset(dataset), join_options(options, arguments), seeds)
         for model in models:
             tasks.setdefault(model.name, []).append(shlex.join(run_train(model.config)))
     config = models[0].config

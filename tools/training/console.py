@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 # All but the tab and the newline; and those that turn the direction of writing.
+LARGE = "--n_mels, --frames, --n_fft or --batch_size"  # what memory grows with
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 log = logging.getLogger("baseline")
@@ -79,8 +80,12 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
     except KeyboardInterrupt as interrupt:
         _say(logging.WARNING, f"interrupted. {after_interrupt}".rstrip())
         return exit_status(interrupt)
-    except Exception:
+    except Exception as error:
         log.debug("", exc_info=True)
+        if isinstance(error, MemoryError | OverflowError) or "allocate memory" in str(error):
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            _say(logging.ERROR, f"not enough memory ({reason}). Lower {LARGE}, or train on fewer clips.")
+            return 1
         show(traceback.format_exc().rstrip(), sys.stderr)
         return 1
     finally:
