@@ -9,6 +9,7 @@ from config import BaselineError, UsageError
 from datasets import catalog
 from datasets.catalog import find_dataset, find_machine
 from datasets.clips import find_clips, parse_clip
+from tools.results.official import COLUMNS
 
 FAN = find_machine("DCASE2024T2fan", "dev")
 
@@ -56,8 +57,16 @@ def test_archive_that_was_released_again():
         ('fan: ["00"]', "fan: [0]", 'sections are texts such as "00"'),
         ("holds: [train, test]", "hold: []", "the key 'holds' is missing"),
         ("dev:", "dev: [", "while parsing"),
-        ("directory: dcase2024t2 ", "directory: ../elsewhere ", "leads out of its directory"),
-        ("    fan: ", "    ../fan: ", "../fan leads out"),
+        ("directory: dcase2024t2 ", "directory: ../elsewhere ", "'../elsewhere': a name has letters"),
+        ("name: DCASE2024T2", "name: /tmp/x", "'/tmp/x': a name has letters"),
+        ("    fan: ", "    ../fan: ", "'../fan': a name has letters"),
+        ("    fan: ", '    "f\\e[2Jan": ', "'f\\x1b[2Jan': a name has letters"),
+        ("    fan: ", "    no: ", "False: a name has letters"),
+        ("    fan: ", "    fan_section_00: ", "no '_section_'"),
+        ("    fan: ", "    h-mean: ", "'h-mean': a column of the summary"),
+        ("    fan: ", "    Valve: ", "'Valve' and 'valve' differ in upper and lower case only"),
+        ("    fan: ", "    valve: ", "the key 'valve' is there twice"),
+        ('fan: ["00"]', 'fan: ["00", "00"]', "a section is there twice"),
         ("eval_data_3DPrinter_train_r2.zip", "/etc/3DPrinter.zip", "/etc/3DPrinter.zip leads out"),
         ("ground_truth_data/ground", "ground_truth_data/../../ground", "_test.csv leads out"),
     ],
@@ -70,6 +79,33 @@ def test_mistakes_in_a_catalog_file(tmp_path, monkeypatch, old, new, words):
     with pytest.raises(UsageError, match="changed.yaml: not a catalog file: ") as error:
         find_machine("DCASE2024T2fan", "dev")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "directory", "machine", "words"),
+    [
+        ("LabPump", "other", "A", "full name of a dev machine type, LabPumpA"),
+        ("lab", "other", "A", "name, lab"),
+        ("Lab", "other", "A", "name, lab"),
+        ("Other", "Lab", "A", "directory, lab"),
+        ("Other", "other", "PumpA", None),
+    ],
+)
+def test_two_catalog_files_that_share_a_name(tmp_path, monkeypatch, name, directory, machine, words):
+    text = (catalog.CATALOG_DIRECTORY / "dcase2020t2.yaml").read_text().split("dev:")[0]
+    for file, names in {"1.yaml": ("Lab", "lab", "PumpA"), "2.yaml": (name, directory, machine)}.items():
+        facts = text.replace("DCASE2020T2", names[0]).replace("dcase2020t2", names[1])
+        (tmp_path / file).write_text(f'{facts}dev: {{machines: {{{names[2]}: ["00"]}}}}\neval: {{machines: {{}}}}\n')
+    monkeypatch.setattr(catalog, "CATALOG_DIRECTORY", tmp_path)
+    if words:
+        with pytest.raises(UsageError, match=f"1.yaml and .*2.yaml have the same {words}. Change"):
+            catalog.all_datasets()
+    else:
+        assert [*catalog.all_datasets()] == ["Lab", name]
+
+
+def test_columns_of_the_summary_are_reserved():
+    assert set(catalog.RESERVED_NAMES) == {*COLUMNS}
 
 
 @pytest.mark.parametrize(
