@@ -1,5 +1,6 @@
 """The catalog, file names, and the order of clips."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,7 @@ def test_datasets_are_listed(capsys):
         ("section_03_target_test_0000.wav", ("03", True, None, "test")),
         ("anomaly_id_06_00000263.wav", ("06", False, True, None)),
         ("section_00_0000.WAV", ("00", False, None, None)),
+        ("id_05_00000000.Wav", ("05", False, None, None)),
         ("id_05_00000000.wav", ("05", False, None, None)),
     ],
 )
@@ -179,7 +181,11 @@ def test_order_of_test_clips(tmp_path, names):
             [],
             "train: no such directory.*data_download_20XX.sh DCASE2024T2 -d --machines fan.*--dataset_directory",
         ),
-        ("train", ["notes.flac"], "no .wav files there.*data_download_20XX.sh"),
+        ("train", ["._section_00_source_train_normal_0000.wav"], "no .wav files there.*data_download_20XX.sh"),
+        ("train", ["a.flac"], "no .wav files there, but 1 other sound file.s., such as .*a.flac"),
+        ("train", ["monday/section_00_source_train_normal_0000.wav"], "no .wav files there, but 1 other sound file.s."),
+        ("train", ["section_00_0000.wav"], "section_00_0000.wav: the name does not say that the clip is normal"),
+        ("train", ["section_00_source_train_0000.wav"], "the name does not say that the clip is normal"),
         ("test", ["section_00_source_train_normal_0000.wav"], "not a test clip"),
         ("test", ["section_00_0000.wav", "section_00_source_test_normal_0000.wav"], "mixed"),
     ],
@@ -189,6 +195,39 @@ def test_clips_that_do_not_belong_there(tmp_path, split, names, words):
         write_wav(FAN.directory(tmp_path) / split / name, seconds=0.1)
     with pytest.raises(BaselineError, match=words):
         find_clips(FAN, tmp_path, split, ("00",))
+
+
+def test_files_that_are_left_out_are_named(tmp_path, caplog):
+    directory = FAN.directory(tmp_path) / "train"
+    names = [f"section_00_source_train_normal_{number:04d}.{suffix}" for number, suffix in enumerate(("Wav", "wAV"))]
+    for name in (*names, "._section_00_source_train_normal_0000.wav"):
+        write_wav(directory / name, seconds=0.1)
+    (directory / ".DS_Store").touch()
+    assert [clip.name for clip in find_clips(FAN, tmp_path, "train", ("00",))] == names
+    assert caplog.text == ""
+    for name in ("notes.txt", "a.flac", "b.wave", "monday/section_00_source_train_normal_0009.wav"):
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).touch()
+    assert [clip.name for clip in find_clips(FAN, tmp_path, "train", ("00",))] == names
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"3 other sound file(s), such as {directory}/a.flac" in caplog.text
+
+
+def test_a_clip_that_is_there_twice_is_read_once(tmp_path, caplog):
+    directory = find_machine("DCASE2021T2fan", "dev").directory(tmp_path)
+    names = [f"{domain}_test/section_00_{domain}_test_normal_0000.wav" for domain in ("source", "target")]
+    copies = [Path("test", Path(name).name) for name in names]
+    for name, copy in zip(names, copies, strict=True):
+        write_wav(directory / name, seconds=0.1)
+        (directory / "test").mkdir(exist_ok=True)
+        shutil.copy(directory / name, directory / copy)
+    clips = find_clips(find_machine("DCASE2021T2fan", "dev"), tmp_path, "test", ("00",))
+    assert [clip.path for clip in clips] == [directory / name for name in names]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"2 clips are there twice. Their copies, such as {directory / copies[0]}" in caplog.text
+    write_wav(directory / copies[0], seconds=0.2)
+    with pytest.raises(BaselineError, match=f"{names[0]} and .*{copies[0]} have the same name and other contents"):
+        find_clips(find_machine("DCASE2021T2fan", "dev"), tmp_path, "test", ("00",))
 
 
 def test_sections(tmp_path):
