@@ -165,7 +165,7 @@ def _without_copies(clips: list[Clip]) -> list[Clip]:
     originals: dict[str, Clip] = {}
     copies = []
     for clip in clips:
-        original = originals.setdefault(clip.name.lower(), clip)
+        original = originals.setdefault(clip.path.stem, clip)
         if original is not clip:
             if not filecmp.cmp(original.path, clip.path, shallow=False):
                 raise BaselineError(
