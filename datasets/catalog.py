@@ -19,6 +19,21 @@ from config import ROOT, Config, UsageError, nearest
 CATALOG_DIRECTORY = Path(__file__).resolve().parent / "catalog"
 SPLITS = ("dev", "eval")
 ZENODO = "https://zenodo.org"
+PLAIN_NAME = re.compile(r"(?!.*_section_)[A-Za-z0-9][A-Za-z0-9_-]*")  # <machine>_section_00 is the model of a section
+RESERVED_NAMES = ("h-mean", "a-mean")  # columns of the summary beside the machine types
+
+
+class CatalogLoader(yaml.SafeLoader):
+    """Refuses a key that is there twice; yaml.safe_load would keep the last one."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known = set()
+        for key, _ in node.value:
+            if key.value in known:
+                raise ValueError(f"line {key.start_mark.line + 1}: the key '{key.value}' is there twice")
+            if isinstance(key, yaml.ScalarNode):
+                known.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 @dataclass(frozen=True)
@@ -104,8 +119,10 @@ class Dataset:
     def _machines(self, split: str) -> Iterator[Machine]:
         facts = self.facts[split]
         for name, sections in facts["machines"].items():
-            if not all(isinstance(section, str) and re.fullmatch(r"\d\d", section) for section in sections):
-                raise ValueError(f'{name}: {sections}: sections are texts such as "00"')
+            if not all(isinstance(section, str) and re.fullmatch("[0-9][0-9]", section) for section in sections):
+                raise ValueError(f'{name!r}: {sections!r}: sections are texts such as "00"')
+            if len(set(sections)) < len(sections):
+                raise ValueError(f"{name!r}: {sections!r}: a section is there twice")
             archives = []
             for archive in facts.get("archives", []):
                 file = archive.get("exceptions", {}).get(name, archive["file"].format(machine=name))
@@ -134,10 +151,11 @@ def read_dataset(path: Path) -> Dataset:
         UsageError: a key is missing, or a value is wrong.
     """
     try:
-        dataset = Dataset(yaml.safe_load(path.read_text(encoding="utf-8")))
-        names = [dataset.name]
+        dataset = Dataset(yaml.load(path.read_text(encoding="utf-8"), CatalogLoader))
+        _check_names(dataset)
+        names: list[str] = []
         for machine in (machine for split in SPLITS for machine in dataset.machines[split].values()):
-            names += [machine.directory(Path()), *(archive.name for archive in machine.archives)]
+            names += [archive.name for archive in machine.archives]
             names += machine.label_files("anomaly") + machine.label_files("domain")
         for name in map(Path, names):
             if name.is_absolute() or ".." in name.parts:
@@ -148,10 +166,44 @@ def read_dataset(path: Path) -> Dataset:
         raise UsageError(f"{path}: not a catalog file: {reason}. dcase2024t2.yaml explains the keys.") from error
 
 
+def _check_names(dataset: Dataset) -> None:
+    """Check that the names can be names of directories and columns; ValueError if not."""
+    machines = [name for split in SPLITS for name in dataset.machines[split]]
+    for name in (dataset.name, dataset.directory, *machines):
+        if not isinstance(name, str) or not PLAIN_NAME.fullmatch(name):
+            raise ValueError(f"{name!r}: a name has letters, digits, '-' and '_' only, and no '_section_'")
+    for name in RESERVED_NAMES:
+        if name in machines:
+            raise ValueError(f"{name!r}: a column of the summary has this name. Choose another one")
+    for split in SPLITS:
+        spellings: dict[str, str] = {}
+        for name in dataset.machines[split]:
+            other = spellings.setdefault(name.lower(), name)
+            if other != name:  # one directory on some disks
+                raise ValueError(f"{other!r} and {name!r} differ in upper and lower case only. Rename one of them")
+
+
 def all_datasets() -> dict[str, Dataset]:
-    """Name → dataset, of the whole catalog."""
-    datasets = [read_dataset(path) for path in sorted(CATALOG_DIRECTORY.glob("*.yaml"))]
-    return {dataset.name: dataset for dataset in datasets}
+    """Name → dataset, of the whole catalog.
+
+    Raises:
+        UsageError: a file is wrong, or two files share a name, a directory or the full name of a machine type.
+    """
+    datasets = {path: read_dataset(path) for path in sorted(CATALOG_DIRECTORY.glob("*.yaml"))}
+    owners: dict[tuple[str, str], Path] = {}
+    for path, dataset in datasets.items():
+        # Names become directories, which some disks do not tell apart by upper and lower case. Two datasets in one
+        # directory would take each other's clips.
+        unique = [("name", dataset.name.lower()), ("directory", dataset.directory.lower())]
+        for split in SPLITS:
+            unique += [(f"full name of a {split} machine type", dataset.name + m) for m in dataset.machines[split]]
+        for what, name in unique:
+            other = owners.setdefault((what, name), path)
+            if other != path:
+                raise UsageError(
+                    f"{other} and {path} have the same {what}, {name}. Change it in one of them, or move one away."
+                )
+    return {dataset.name: dataset for dataset in datasets.values()}
 
 
 def find_dataset(name: str) -> Dataset:

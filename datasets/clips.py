@@ -1,6 +1,9 @@
 """File name → Clip; the ordered clips of a machine type."""
 
+import filecmp
 import hashlib
+import logging
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,13 +17,16 @@ from datasets.labels import Labels, read_labels
 CLIP_NAMES = (
     re.compile(
         r"section_(?P<section>\d\d)(_(?P<domain>source|target))?(_(?P<split>train|test))?(_(?P<label>normal|anomaly))?"
-        r"_\d{4,}(_[^\x00-\x1f\x7f]*)?\.(wav|WAV)",
+        r"_\d{4,}(_[^\x00-\x1f\x7f]*)?\.[wW][aA][vV]",
         flags=re.ASCII,
     ),
-    re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.(wav|WAV)", flags=re.ASCII),
+    re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.[wW][aA][vV]", flags=re.ASCII),
 )
 SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "target_test")}
 RENAMED_DIRECTORY = "test_rename"  # the same clips as in test/, with labels in their names
+OTHER_SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wave", ".wma")
+
+log = logging.getLogger("baseline")
 
 
 @dataclass(frozen=True)
@@ -105,20 +111,70 @@ def _sorted_clips(
     directories = [directory / name for name in names if (directory / name).is_dir()]
     if not directories:
         raise BaselineError(f"{directory / names[0]}: no such directory. {_remedy(machine)}")
-    paths = [path for folder in directories for path in folder.iterdir() if path.suffix in (".wav", ".WAV")]
-    clips = [parse_clip(path) for path in sorted(paths)]
-    if not clips:
+    paths, others = _sound_files(directories)
+    left_out = f"{len(others)} other sound file(s), such as {others[0]}" if others else ""
+    if not paths and others:
+        raise BaselineError(
+            f"{directories[0]}: no .wav files there, but {left_out}. Move the clips out of subfolders, or convert "
+            "them to wav files."
+        )
+    if not paths:
         raise BaselineError(f"{directories[0]}: no .wav files there. {_remedy(machine)}")
+    if others:
+        log.warning(
+            "%s: only the .wav files there are clips, not those in subfolders. Left out: %s.", directories[0], left_out
+        )
+    clips = [parse_clip(path) for path in paths]
     for clip in clips:
         if clip.section not in machine.sections:
             raise BaselineError(f"{clip.path}: {machine.name} has no section {clip.section} there. Move the clip away.")
+        if split == "train" and clip.split != "test" and clip.is_anomaly is None:
+            raise BaselineError(
+                f"{clip.path}: the name does not say that the clip is normal; it is probably a test clip of the "
+                "evaluation data. Move it out of the train data."
+            )
         if clip.split not in (split, None) or (split == "train" and clip.is_anomaly):
             kind = {"train": "normal training", "test": "test"}[split]
             raise BaselineError(f"{clip.path}: not a {kind} clip. Move it out of the {split} data.")
     missing = set(sections) - {clip.section for clip in clips}
     if missing:
         raise BaselineError(f"{directories[0]}: no clips of section {min(missing)} of {machine.name} there.")
-    return [clip for clip in clips if clip.section in sections]
+    return _without_copies([clip for clip in clips if clip.section in sections])
+
+
+def _sound_files(directories: list[Path]) -> tuple[list[Path], list[Path]]:
+    """The wav files in these directories, and the sound files to leave out: in subfolders, or of other formats.
+
+    Hidden files, such as those that macOS leaves, are neither.
+    """
+    clips: list[Path] = []
+    others: list[Path] = []
+    for top in directories:
+        for folder, subfolders, files in os.walk(top, followlinks=True):
+            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+            for path in (Path(folder, name) for name in files if not name.startswith(".")):
+                if path.suffix.lower() == ".wav" and path.parent == top:
+                    clips.append(path)
+                elif path.suffix.lower() in (".wav", *OTHER_SOUNDS):
+                    others.append(path)
+    return sorted(clips), sorted(others)
+
+
+def _without_copies(clips: list[Clip]) -> list[Clip]:
+    """The clips in their order without copies under the same name, such as those in a test/ beside source_test/."""
+    originals: dict[str, Clip] = {}
+    copies = []
+    for clip in clips:
+        original = originals.setdefault(clip.path.stem, clip)
+        if original is not clip:
+            if not filecmp.cmp(original.path, clip.path, shallow=False):
+                raise BaselineError(
+                    f"{original.path} and {clip.path} have the same name and other contents. Move one of them away."
+                )
+            copies.append(clip.path)
+    if copies:
+        log.warning("%d clips are there twice. Their copies, such as %s, are left out.", len(copies), copies[0])
+    return [*originals.values()]
 
 
 def _remedy(machine: Machine) -> str:

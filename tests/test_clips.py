@@ -1,5 +1,6 @@
 """The catalog, file names, and the order of clips."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from config import BaselineError, UsageError
 from datasets import catalog
 from datasets.catalog import find_dataset, find_machine
 from datasets.clips import find_clips, parse_clip
+from tools.results.official import COLUMNS
 
 FAN = find_machine("DCASE2024T2fan", "dev")
 
@@ -56,8 +58,16 @@ def test_archive_that_was_released_again():
         ('fan: ["00"]', "fan: [0]", 'sections are texts such as "00"'),
         ("holds: [train, test]", "hold: []", "the key 'holds' is missing"),
         ("dev:", "dev: [", "while parsing"),
-        ("directory: dcase2024t2 ", "directory: ../elsewhere ", "leads out of its directory"),
-        ("    fan: ", "    ../fan: ", "../fan leads out"),
+        ("directory: dcase2024t2 ", "directory: ../elsewhere ", "'../elsewhere': a name has letters"),
+        ("name: DCASE2024T2", "name: /tmp/x", "'/tmp/x': a name has letters"),
+        ("    fan: ", "    ../fan: ", "'../fan': a name has letters"),
+        ("    fan: ", '    "f\\e[2Jan": ', "'f\\x1b[2Jan': a name has letters"),
+        ("    fan: ", "    no: ", "False: a name has letters"),
+        ("    fan: ", "    fan_section_00: ", "no '_section_'"),
+        ("    fan: ", "    h-mean: ", "'h-mean': a column of the summary"),
+        ("    fan: ", "    Valve: ", "'Valve' and 'valve' differ in upper and lower case only"),
+        ("    fan: ", "    valve: ", "the key 'valve' is there twice"),
+        ('fan: ["00"]', 'fan: ["00", "00"]', "a section is there twice"),
         ("eval_data_3DPrinter_train_r2.zip", "/etc/3DPrinter.zip", "/etc/3DPrinter.zip leads out"),
         ("ground_truth_data/ground", "ground_truth_data/../../ground", "_test.csv leads out"),
     ],
@@ -70,6 +80,33 @@ def test_mistakes_in_a_catalog_file(tmp_path, monkeypatch, old, new, words):
     with pytest.raises(UsageError, match="changed.yaml: not a catalog file: ") as error:
         find_machine("DCASE2024T2fan", "dev")
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "directory", "machine", "words"),
+    [
+        ("LabPump", "other", "A", "full name of a dev machine type, LabPumpA"),
+        ("lab", "other", "A", "name, lab"),
+        ("Lab", "other", "A", "name, lab"),
+        ("Other", "Lab", "A", "directory, lab"),
+        ("Other", "other", "PumpA", None),
+    ],
+)
+def test_two_catalog_files_that_share_a_name(tmp_path, monkeypatch, name, directory, machine, words):
+    text = (catalog.CATALOG_DIRECTORY / "dcase2020t2.yaml").read_text().split("dev:")[0]
+    for file, names in {"1.yaml": ("Lab", "lab", "PumpA"), "2.yaml": (name, directory, machine)}.items():
+        facts = text.replace("DCASE2020T2", names[0]).replace("dcase2020t2", names[1])
+        (tmp_path / file).write_text(f'{facts}dev: {{machines: {{{names[2]}: ["00"]}}}}\neval: {{machines: {{}}}}\n')
+    monkeypatch.setattr(catalog, "CATALOG_DIRECTORY", tmp_path)
+    if words:
+        with pytest.raises(UsageError, match=f"1.yaml and .*2.yaml have the same {words}. Change"):
+            catalog.all_datasets()
+    else:
+        assert [*catalog.all_datasets()] == ["Lab", name]
+
+
+def test_columns_of_the_summary_are_reserved():
+    assert set(catalog.RESERVED_NAMES) == {*COLUMNS}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +142,7 @@ def test_datasets_are_listed(capsys):
         ("section_03_target_test_0000.wav", ("03", True, None, "test")),
         ("anomaly_id_06_00000263.wav", ("06", False, True, None)),
         ("section_00_0000.WAV", ("00", False, None, None)),
+        ("id_05_00000000.Wav", ("05", False, None, None)),
         ("id_05_00000000.wav", ("05", False, None, None)),
     ],
 )
@@ -143,7 +181,11 @@ def test_order_of_test_clips(tmp_path, names):
             [],
             "train: no such directory.*data_download_20XX.sh DCASE2024T2 -d --machines fan.*--dataset_directory",
         ),
-        ("train", ["notes.flac"], "no .wav files there.*data_download_20XX.sh"),
+        ("train", ["._section_00_source_train_normal_0000.wav"], "no .wav files there.*data_download_20XX.sh"),
+        ("train", ["a.flac"], "no .wav files there, but 1 other sound file.s., such as .*a.flac"),
+        ("train", ["monday/section_00_source_train_normal_0000.wav"], "no .wav files there, but 1 other sound file.s."),
+        ("train", ["section_00_0000.wav"], "section_00_0000.wav: the name does not say that the clip is normal"),
+        ("train", ["section_00_source_train_0000.wav"], "the name does not say that the clip is normal"),
         ("test", ["section_00_source_train_normal_0000.wav"], "not a test clip"),
         ("test", ["section_00_0000.wav", "section_00_source_test_normal_0000.wav"], "mixed"),
     ],
@@ -153,6 +195,39 @@ def test_clips_that_do_not_belong_there(tmp_path, split, names, words):
         write_wav(FAN.directory(tmp_path) / split / name, seconds=0.1)
     with pytest.raises(BaselineError, match=words):
         find_clips(FAN, tmp_path, split, ("00",))
+
+
+def test_files_that_are_left_out_are_named(tmp_path, caplog):
+    directory = FAN.directory(tmp_path) / "train"
+    names = [f"section_00_source_train_normal_{number:04d}.{suffix}" for number, suffix in enumerate(("Wav", "wAV"))]
+    for name in (*names, "._section_00_source_train_normal_0000.wav"):
+        write_wav(directory / name, seconds=0.1)
+    (directory / ".DS_Store").touch()
+    assert [clip.name for clip in find_clips(FAN, tmp_path, "train", ("00",))] == names
+    assert caplog.text == ""
+    for name in ("notes.txt", "a.flac", "b.wave", "monday/section_00_source_train_normal_0009.wav"):
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).touch()
+    assert [clip.name for clip in find_clips(FAN, tmp_path, "train", ("00",))] == names
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"3 other sound file(s), such as {directory}/a.flac" in caplog.text
+
+
+def test_a_clip_that_is_there_twice_is_read_once(tmp_path, caplog):
+    directory = find_machine("DCASE2021T2fan", "dev").directory(tmp_path)
+    names = [f"{domain}_test/section_00_{domain}_test_normal_0000.wav" for domain in ("source", "target")]
+    copies = [Path("test", Path(name).name) for name in names]
+    for name, copy in zip(names, copies, strict=True):
+        write_wav(directory / name, seconds=0.1)
+        (directory / "test").mkdir(exist_ok=True)
+        shutil.copy(directory / name, directory / copy)
+    clips = find_clips(find_machine("DCASE2021T2fan", "dev"), tmp_path, "test", ("00",))
+    assert [clip.path for clip in clips] == [directory / name for name in names]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert f"2 clips are there twice. Their copies, such as {directory / copies[0]}" in caplog.text
+    write_wav(directory / copies[0], seconds=0.2)
+    with pytest.raises(BaselineError, match=f"{names[0]} and .*{copies[0]} have the same name and other contents"):
+        find_clips(find_machine("DCASE2021T2fan", "dev"), tmp_path, "test", ("00",))
 
 
 def test_sections(tmp_path):

@@ -227,7 +227,10 @@ def use(wanted, results):
         (lambda w: w.pop("authors"), "submission.yaml: authors is missing. See docs/submission.yaml."),
         (lambda w: w.update(autors=w.pop("authors")), "autors is an unknown key. Did you mean 'authors'?"),
         (lambda w: w.update(systems=5), "systems is not a list."),
-        (lambda w: w["systems"].extend(copy.deepcopy(w["systems"] * 2)), f"{TEAM}_5/: the name is not a label"),
+        (
+            lambda w: w["systems"].extend(copy.deepcopy(w["systems"] * 2)),
+            "systems 1 and 3 have the same results folder",
+        ),
         (lambda w: w["systems"][1].update(result=1), "systems.1.result is an unknown key. Did you mean 'results'?"),
         (lambda w: w["description"].pop("front_end"), "description.front_end is missing."),
         (lambda w: w["systems"][1].update(description={"x": 1}), "systems.1.description.x is an unknown key."),
@@ -348,6 +351,10 @@ def without(package, part):
         (
             lambda p: renamed(p, "_1/anomaly_score_Ha", "_1/anomaly_score_ha"),
             [f"{SCORES}: missing.", "Did you mean 'anomaly_score_HairDryer_section_00_test.csv'?"],
+        ),
+        (
+            lambda p: {n: p[n.replace("_2/anomaly", "_1/anomaly")].replace(b"\n", b"\r\n") for n in p},
+            [f"task2/{TEAM}_2/: the same scores as in {SYSTEM}/."],
         ),
         (lambda p: renamed(p, f"{TEAM}_1", f"{TEAM}_5"), [f"task2/{TEAM}_5/: the name is not a label, <Lastname>_"]),
     ],

@@ -47,9 +47,13 @@ def build(path: Path, dataset: Dataset, config: Config) -> dict[str, bytes]:
     if problems:
         raise BaselineError("\n".join(f"{path}{problem}" for problem in problems) + " See docs/submission.yaml.")
     files = {}
+    numbers: dict[Path, int] = {}  # results folder → its system
     for number, system in enumerate(wanted["systems"], start=1):
         label = f"{wanted['label']}_{TASK}_{number}"
         directory = path.parent / system["results"]
+        other = numbers.setdefault(directory.resolve(), number)
+        if other != number:
+            raise BaselineError(f"{path}: systems {other} and {number} have the same results folder, {directory}.")
         run = _run_of_system(directory, path, dataset, config)
         meta = meta_data(wanted, system, label, run, path)
         files[f"{TASK}/{label}/{label}.meta.yaml"] = yaml.safe_dump(meta, sort_keys=False, allow_unicode=True).encode()

@@ -65,7 +65,14 @@ def find_problems(package: Mapping[str, bytes], dataset: Dataset, dataset_direct
         problems.append(f"{TASK}/: no report. Put its PDF beside the systems' folders.")
     if not systems:
         problems.append(f"{TASK}/: no system. Each has a folder {TASK}/{LABEL_FORM}/.")
+    labels: dict[tuple[tuple[str, frozenset[str]], ...], str] = {}  # scores → the first system that has them
     for label, files in systems.items():
+        scores = tuple((name, frozenset(_rows(files[name]))) for name in sorted(files) if name.startswith(SCORES))
+        other = labels.setdefault(scores, label)
+        if scores and other != label:
+            problems.append(
+                f"{TASK}/{label}/: the same scores as in {TASK}/{other}/. Submit another system, or one only."
+            )
         if not LABEL.fullmatch(label):
             problems.append(f"{TASK}/{label}/: the name is not a label, {LABEL_FORM}.")
         found = _problems_of_system(label, files, dataset, dataset_directory)
