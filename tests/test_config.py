@@ -190,7 +190,7 @@ def test_no_dataset():
         ("--epochs: true", ["--epochs", "integer"]),
         ("--epochs: null", ["--epochs", "integer"]),
         ("--n_mels: [1, 2]", ["--n_mels", "single value"]),
-        ("--power: 0", ["--power", "above 0"]),
+        ("--power: 0", ["--power", "at least 0.01"]),
         ("--dataset: DCASE2024T2fan", ["unknown key '--dataset'"]),
         ("--epochs: 'x", ["not valid YAML"]),
         ("--epochs: 5\nepochs: 6", ["epochs' is there twice"]),

@@ -165,14 +165,17 @@ def check_directory(directory: Path, clips: dict[str, Recording]) -> None:
 def check_names(name: str, machine: str) -> None:
     """Check that the names can be part of paths, and that `--dataset <name><machine>` means no other machine type."""
     for what, text in (("dataset", name), ("machine type", machine)):
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", text):
-            raise UsageError(f"'{text}' cannot be the name of a {what}: use letters, digits and '-'.")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", text) or text in catalog.RESERVED_NAMES:
+            raise UsageError(f"'{text}' cannot be the name of a {what}: use letters, digits and '-', such as Pump-2.")
     for dataset in catalog.all_datasets().values():
-        names = {dataset.name + other for machines in dataset.machines.values() for other in machines}
+        machines = {other for names in dataset.machines.values() for other in names}
         if dataset.name == name:
-            is_free = not dataset.is_published
+            is_free = not dataset.is_published and machine.lower() not in {
+                other.lower() for other in machines - {machine}
+            }
         else:
-            is_free = name.lower() not in (dataset.name.lower(), dataset.directory) and name + machine not in names
+            is_free = name.lower() not in (dataset.name.lower(), dataset.directory)
+            is_free = is_free and name + machine not in {dataset.name + other for other in machines}
         if not is_free:
             raise UsageError(f"{name} {machine}: these names are those of the dataset {dataset.name}. Choose others.")
 

@@ -80,7 +80,7 @@ def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
         elif not path.is_file() or Entry(path.stat().st_size, zlib.crc32(path.read_bytes())) != entry:
             findings.corrupt.append(name)
     for part in sorted({name.split("/")[0] for name in files if "/" in name}):
-        clips = (f"{part}/{path.name}" for path in (directory / part).glob("*.[wW][aA][vV]"))
+        clips = (f"{part}/{path.name}" for path in (directory / part).glob("[!.]*.[wW][aA][vV]"))
         findings.surplus += sorted(clip for clip in clips if clip not in files)
     return findings
 

@@ -22,7 +22,7 @@ def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Fin
     parts = [directory / name for split in archive.holds for name in SPLIT_DIRECTORIES[split]]
     if not any(part.is_dir() for part in parts):
         return Findings(0, note="not there")
-    return _check_clips(machine, sorted(path for part in parts for path in part.glob("*.[wW][aA][vV]")))
+    return _check_clips(machine, sorted(path for part in parts for path in part.glob("[!.]*.[wW][aA][vV]")))
 
 
 def _check_clips(machine: Machine, paths: list[Path]) -> Findings:
