@@ -3,6 +3,8 @@
 import argparse
 import dataclasses
 import difflib
+import functools
+import logging
 import operator
 import os
 import re
@@ -14,6 +16,8 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import yaml
+
+log = logging.getLogger("baseline")
 
 ROOT = Path(__file__).resolve().parent
 DEFAULTS_FILE = ROOT / "baseline.yaml"
@@ -408,7 +412,7 @@ def _is_address(text: str) -> bool:
 
 
 class _Once(argparse.Action):
-    """Store a value. Given again, lists add up, and another single value is an error."""
+    """Store a value. Given again, lists add up; of other values the last counts, with a warning."""
 
     def __call__(
         self, parser: "_Parser", namespace: argparse.Namespace, values: Any, option: str | None = None
@@ -418,9 +422,14 @@ class _Once(argparse.Action):
             if isinstance(values, list) and self.dest in parser.given:
                 values = [*before, *values]
             elif before != values:
-                raise UsageError(f"{option} is given twice, {before} and {values}. Keep one.")
+                _warn_of_twice(option, before, values)
             parser.given[self.dest] = values
         setattr(namespace, self.dest, values)
+
+
+@functools.cache  # once, though the loop over machine types parses again for each
+def _warn_of_twice(option: str, before: Any, value: Any) -> None:
+    log.warning("%s is given twice, %r and %r: the last counts.", option, before, value)
 
 
 class _Parser(argparse.ArgumentParser):

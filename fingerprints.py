@@ -16,6 +16,7 @@ from typing import Any
 from config import ROOT, BaselineError
 
 LENGTH = 16  # hexadecimal digits
+PART = 1 << 20  # bytes of a file that are read at once
 # Tables of all networks and of all scores. A new line in them changes no other network or score.
 REGISTRIES = ("NETWORKS", "SCORES")
 # These read parameters, whose values are compared, and write files.
@@ -26,13 +27,22 @@ Code = dict[str, str]  # such as `networks/autoencoder.py: AutoEncoder` → fing
 
 
 def fingerprint_of(contents: bytes) -> str:
-    """The fingerprint of a file's contents."""
+    """The fingerprint of some bytes."""
     return hashlib.sha256(contents).hexdigest()[:LENGTH]
 
 
+def fingerprint_of_file(path: Path) -> str:
+    """The fingerprint of a file's contents."""
+    return sha256_of(path)[:LENGTH]
+
+
 def sha256_of(path: Path) -> str:
-    """The whole SHA-256 of a file, as sha256sum prints it."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """The SHA-256 of a file, as sha256sum prints it."""
+    checksum = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(PART):
+            checksum.update(chunk)
+    return checksum.hexdigest()
 
 
 def fingerprint_of_function(function: Callable) -> str:

@@ -1,6 +1,8 @@
 """Wav file → samples, with the checks of its header."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,19 +62,29 @@ def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarra
     """
     import soundfile
 
+    with enough_memory(path):
+        try:
+            with soundfile.SoundFile(path) as file:
+                samples = file.read(dtype=dtype, always_2d=True)  # (N, channels)
+                announced = file.frames
+        except (OSError, UnicodeError, soundfile.SoundFileError) as error:
+            raise _unreadable(path, error) from error
+        if len(samples) != announced:
+            raise BaselineError(f"{path}: has other samples than its header says. Copy or unpack the clip again.")
+        if not np.isfinite(samples).all():
+            raise BaselineError(f"{path}: holds samples that are infinite or not a number. Replace or remove the clip.")
+        return np.ascontiguousarray(samples[:, channel])
+
+
+@contextlib.contextmanager
+def enough_memory(path: Path) -> Iterator[None]:
+    """A lack of memory in the block becomes a BaselineError that names the clip."""
     try:
-        with soundfile.SoundFile(path) as file:
-            samples = file.read(dtype=dtype, always_2d=True)  # (N, channels)
-            announced = file.frames
-    except (OSError, UnicodeError, soundfile.SoundFileError) as error:
-        raise _unreadable(path, error) from error
-    except MemoryError as error:
+        yield
+    except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+            raise
         raise BaselineError(f"{path}: too long for the memory. Cut it, or remove it.") from error
-    if len(samples) != announced:
-        raise BaselineError(f"{path}: has other samples than its header says. Copy or unpack the clip again.")
-    if not np.isfinite(samples).all():
-        raise BaselineError(f"{path}: holds samples that are infinite or not a number. Replace or remove the clip.")
-    return np.ascontiguousarray(samples[:, channel])
 
 
 def _unreadable(path: Path, error: Exception) -> BaselineError:

@@ -16,12 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from config import FEATURE_KEYS, BaselineError, Config, FeatureConfig
-from datasets.audio import read_clip, read_header
+from datasets.audio import enough_memory, read_clip, read_header
 from datasets.clips import Clip
 from datasets.log_mel import log_mel
 from datasets.workers import compute_all
 from files import alone, atomic_path
-from fingerprints import code_behind, fingerprint_of
+from fingerprints import code_behind, fingerprint_of, fingerprint_of_file
 
 NO_PART_IN_FEATURES = ("datasets.catalog", "datasets.clips", "datasets.labels", "datasets.workers")
 
@@ -87,7 +87,7 @@ def _checksums(clips: Sequence[Clip]) -> list[str]:
     checksums = []
     for clip in clips:
         try:
-            checksums.append(fingerprint_of(clip.path.read_bytes()))
+            checksums.append(fingerprint_of_file(clip.path))
         except OSError as error:
             raise BaselineError(f"cannot read {clip.path}: {error.strerror}.") from error
     return checksums
@@ -125,15 +125,13 @@ def _read_frames(path: Path, sampling_rate: int, config: FeatureConfig) -> np.nd
 
 def clip_frames(path: Path, samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> np.ndarray:
     """The log-mel frames of a clip's samples: (samples,) -> (T, M). BaselineError if samples are far beyond [-1, 1]."""
-    try:
+    with enough_memory(path):
         frames = log_mel(samples, sampling_rate, config)
-    except MemoryError as error:
-        raise BaselineError(
-            f"{path}: too long for the memory ({len(samples)} samples). Cut it, or remove it."
-        ) from error
-    if not np.isfinite(frames).all():
-        raise BaselineError(f"{path}: its samples are too large, its energies infinite. Replace or remove the clip.")
-    return frames
+        if not np.isfinite(frames).all():
+            raise BaselineError(
+                f"{path}: its samples are too large, its energies infinite. Replace or remove the clip."
+            )
+        return frames
 
 
 def _check_headers(clips: Sequence[Clip], config: Config, channels: int) -> int:

@@ -84,9 +84,12 @@ def test_passwords_are_for_runs_and_not_for_records(user):
     assert f"--download_url=https://{user}@host/x" in config.as_arguments()
 
 
-def test_options_given_twice_add_up_or_agree():
-    config = load_config([*MINIMUM, "--use_ids", "0", "2", "-d", "--epochs", "5", "--use_ids", "1", "--epochs", "5"])
-    assert (config.use_ids, config.epochs) == ((0, 2, 1), 5)
+def test_options_given_twice_add_up_or_are_named(caplog):
+    arguments = ["--use_ids", "0", "2", "-d", "--epochs", "5", "--use_ids", "1", "--epochs", "5"]
+    config = load_config([*MINIMUM, *arguments])
+    assert (config.use_ids, config.epochs, caplog.text) == ((0, 2, 1), 5, "")
+    assert load_config([*MINIMUM, *arguments, "--epochs=6"]).epochs == 6
+    assert "--epochs is given twice, 5 and 6: the last counts." in caplog.text
 
 
 def test_command_line_goes_before_the_file():
@@ -144,7 +147,6 @@ def test_relative_directories(tmp_path, monkeypatch):
         (["--learning_rate", "nan"], ["--learning_rate", "out of range"]),
         (["--frame_hop_length", "1" + 40 * "0"], ["--frame_hop_length", "at most 100000000"]),
         (["--power", "1e-300"], ["--power", "at least 0.01"]),
-        (["--epochs", "5", "--seed", "1", "--epochs=6"], ["--epochs is given twice, 5 and 6. Keep one."]),
         (["--validation_split", "1"], ["--validation_split", "above 0 and below 1"]),
         (["--max_fpr", "1.5"], ["--max_fpr", "at most 1"]),
         (["--seed", "-3"], ["--seed", "at least 0"]),

@@ -16,6 +16,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
 
 from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
+from datasets.audio import enough_memory
 from datasets.catalog import find_machine
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
@@ -103,8 +104,8 @@ def main(arguments: list[str] | None = None) -> bool:
     rows = []
     for path in paths:
         try:
-            _, vectors = clip_vectors(path, options.channel, config, model.sampling_rate, options.resample)
-            with torch.no_grad():
+            with enough_memory(path), torch.no_grad():
+                _, vectors = clip_vectors(path, options.channel, config, model.sampling_rate, options.resample)
                 value = float(score(residual(network, vectors)))
             if not math.isfinite(value):
                 raise BaselineError(f"{path}: its score is not a finite number. Train the model again.")

@@ -9,7 +9,7 @@ from config import TEST_KEYS, TRAINING_KEYS, BaselineError, Config
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 from files import write_text
-from fingerprints import code_behind, fingerprint_of
+from fingerprints import code_behind, fingerprint_of, fingerprint_of_file
 from tools.results.metrics import section_metrics
 from tools.training.identity import NO_PART
 from tools.training.paths import RunPaths
@@ -87,7 +87,7 @@ def _names(paths: RunPaths, section: str) -> list[str]:
 
 def _checksums(paths: RunPaths, sections: Sequence[str]) -> dict[str, str]:
     files = (paths.result_dir / name for section in sections for name in _names(paths, section))
-    return {path.name: fingerprint_of(path.read_bytes()) for path in files if path.exists()}
+    return {path.name: fingerprint_of_file(path) for path in files if path.exists()}
 
 
 def _read(path: Path) -> dict[str, Any]:
