@@ -189,7 +189,7 @@ class Config:
     win_length: int | None = _parameter(or_null(number(int, at_least=1)), "window length, samples, or null")
     batch_size: int = _parameter(number(int, at_least=2), "vectors in a batch")  # batch normalisation needs two
     epochs: int = _parameter(number(int, at_least=1), "passes over the training vectors")
-    learning_rate: float = _parameter(number(above=0, at_most=1000), "learning rate of Adam", alias="-lr")
+    learning_rate: float = _parameter(number(above=0, at_most=1e30), "learning rate of Adam", alias="-lr")
     shuffle: bool = _parameter(boolean, "new order of the training vectors each epoch")
     validation_split: float = _parameter(number(above=0, below=1), "share of the vectors held out for validation")
 

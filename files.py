@@ -143,7 +143,7 @@ def remove(path: Path) -> None:
 
 
 def move(path: Path, target: Path) -> None:
-    """Rename a file. A file that has that name is replaced.
+    """Rename a file.
 
     Raises:
         BaselineError: it cannot be renamed.

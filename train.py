@@ -236,7 +236,9 @@ def run(config: Config, machine: Machine) -> None:
     from networks import find_network
     from networks.scores import find_score
     from tools.training.device import choose_device
+    from tools.training.identity import remember_code
 
+    remember_code(train, test)
     paths = run_paths(config, machine, machine.section_names(config.use_ids))
     steps = {"train": not config.test_only, "test": not config.train_only}
     open_console(os.environ.get("NAME_IN_LOOP", paths.model_name))

@@ -139,9 +139,9 @@ def write_test(paths: RunPaths, *results: SectionScores, **changes) -> None:
     }
     for result in results:
         write_section(paths, result)
-    if all(result.labelled for result in results):
-        write_metrics(paths, results)
-    write_test_record(paths, record | changes)
+    rows = write_metrics(paths, results) if all(result.labelled for result in results) else {}
+    metrics = {result.section: rows[result.section] for result in results if rows}
+    write_test_record(paths, record | {"metrics": metrics} | changes)
 
 
 def make_clips(data: Path, machines: list[str], *options: str) -> None:

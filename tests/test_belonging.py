@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -119,3 +120,12 @@ def test_options_of_the_summary_choose_results(tmp_path, capsys):
             systems(*options)
     with pytest.raises(UsageError, match="unknown option '--use_cuda'"):
         systems("--use_cuda", "False")
+
+
+def test_metrics_that_were_edited_are_left_out(tmp_path):
+    run = write_system(tmp_path, "MSE", 1, 1.0)
+    path = run.paths(run.machines["fan"]).metrics
+    path.write_text(re.sub(r",0\.\d", ",0.9", path.read_text(), count=1))
+    places, words = left_out([run])
+    assert places == [(0, "fan")]
+    assert "result_fan.csv is not what the test wrote. Test again" in words

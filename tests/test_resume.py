@@ -197,7 +197,7 @@ def test_finished_epochs_are_not_lost_without_restart(resumable, capsys):
     assert (resumable.model() / "checkpoint.pth").read_bytes() == checkpoint
     resumable.run_here("--epochs", "1", "--train_only", "-lr", "0.01")
     assert "3 epochs of another training are kept in " in capsys.readouterr().out
-    assert (resumable.model() / "checkpoint_old.pth").read_bytes() == checkpoint
+    assert (resumable.model() / "checkpoint_old1.pth").read_bytes() == checkpoint
 
 
 def test_weights_that_a_user_has_put_there_are_not_overwritten(trained, workspace):

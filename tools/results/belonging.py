@@ -84,6 +84,8 @@ def keep_what_belongs_together(
             reasons[place] = "copied from elsewhere: its record is of another --seed or --score"
         elif any({**record["training"], **record}.get(key) != value for key, value in (wanted or {}).items()):
             reasons[place] = ""
+        elif not _has_its_metrics(tested):
+            reasons[place] = f"{paths.metrics} is not what the test wrote. Test again"
         elif _is_outdated(tested, paths):
             reasons[place] = "tested with an older model than the one there now. Test again"
         else:
@@ -128,6 +130,14 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str]]:
 
 def _is_of_run(record: Mapping[str, Any], config: Config) -> bool:
     return record.get("score") == config.score and record["training"].get("seed", config.seed) == config.seed
+
+
+def _has_its_metrics(tested: Tested) -> bool:
+    """Whether the metrics, if they are there, are those of the test."""
+    metrics = tested.run.metrics()["value"].to_dict()
+    expected = tested.record["metrics"].get(tested.section, {})
+    keys = {name: (tested.machine, tested.section, name) for name in expected}
+    return all(repr(metrics.get(keys[name], value)) == repr(value) for name, value in expected.items())  # nan is nan
 
 
 def _is_outdated(tested: Tested, paths: RunPaths) -> bool:

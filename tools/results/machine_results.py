@@ -46,15 +46,19 @@ def write_results(
     with alone(paths.result_lock, f"waiting for another run that writes results of {machine.name}"):
         for result in results.values():
             write_section(paths, result)
-        _write_metrics_and_plots(machine, paths, results, record)
-        write_test_record(paths, record)
+        metrics = _write_metrics_and_plots(machine, paths, results, record)
+        write_test_record(paths, record | {"metrics": metrics})
 
 
 def _write_metrics_and_plots(
     machine: Machine, paths: RunPaths, tested: dict[str, SectionScores], record: dict[str, Any]
-) -> None:
-    """The metrics and plots of all sections that have scores, and a line on those just tested."""
-    results, records = {}, {}
+) -> dict[str, dict[str, float]]:
+    """The metrics and plots of all sections that have scores, and a line on those just tested.
+
+    Returns:
+        Section → metric → value of those just tested, if their labels are known.
+    """
+    results, records, rows = {}, {}, {}
     for section in machine.sections:
         try:
             records[section] = record if section in tested else read_test_record(paths, section)
@@ -84,3 +88,4 @@ def _write_metrics_and_plots(
         remove(paths.roc_plot)
     save_plot("plot_scores", paths.score_plot, title, list(results.values()))
     log.info("%s: %s -> %s", paths.config.score, summary, shown(paths.result_dir))
+    return {section: rows[section] for section in tested if section in rows}

@@ -96,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if "training" not in record:
             return {"files": {}}
-        texts, tables = dict.fromkeys(("model", "model_sha256"), str), ("files", "training", "code", "clips")
+        texts, tables = dict.fromkeys(("model", "model_sha256"), str), ("files", "training", "code", "clips", "metrics")
         kinds = texts | dict.fromkeys(tables, dict) | {"max_fpr": float | int}
         if not all(isinstance(record[key], kind) for key, kind in kinds.items()):
             raise ValueError("not a record of a test")

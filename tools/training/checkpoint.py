@@ -6,6 +6,7 @@ file ends with the SHA-256 of its contents, which torch.load ignores.
 
 import hashlib
 import io
+import itertools
 import logging
 import math
 from pathlib import Path
@@ -143,8 +144,10 @@ class TrainingState:
                 f"{paths.checkpoint} has {n_epochs} finished epochs of this training. Resume it with --restart. To "
                 "train from scratch, remove the file."
             )
-        move(paths.checkpoint, paths.old_checkpoint)
-        log.info("%d epochs of another training are kept in %s", n_epochs, paths.old_checkpoint)
+        names = (paths.checkpoint.with_name(f"checkpoint_old{number}.pth") for number in itertools.count(1))
+        kept = next(path for path in names if not path.exists())
+        move(paths.checkpoint, kept)
+        log.info("%d epochs of another training are kept in %s", n_epochs, kept)
 
     def _check(self, identity: dict[str, Any], path: Path) -> None:
         """Raise a BaselineError if `identity` is not of this training. The number of epochs may differ."""

@@ -41,6 +41,11 @@ def identity_of_epochs(identity: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in identity.items() if key != "epochs"} | {"code": code}
 
 
+def remember_code(*functions: Callable[..., Any]) -> None:
+    """Read the code behind these functions now: if it is edited during the run, the run ends when it asks again."""
+    code_behind(*functions, without=NO_PART)
+
+
 def scoring_code(config: Config) -> Code:
     """The code that makes an anomaly score of a clip with a trained model: features, vectors, network, score."""
     roots = compute_log_mels, Vectors, make_network, residual, find_network(config.model), SCORES[config.score]
