@@ -19,8 +19,9 @@ LENGTH = 16  # hexadecimal digits
 PART = 1 << 20  # bytes of a file that are read at once
 # Tables of all networks and of all scores. A new line in them changes no other network or score.
 REGISTRIES = ("NETWORKS", "SCORES")
-# These read parameters, whose values are compared, and write files.
-NOT_FOLLOWED = ("config", "files", "fingerprints")
+# What of config.py reads parameters: their values are compared.
+PARAMETERS = ("BaselineError", "Config", "FEATURE_KEYS", "FeatureConfig", "UsageError", "load_config", "nearest")
+NOT_FOLLOWED = ("files", "fingerprints")  # modules
 WHOLE = "*"  # in place of a name: all that a module defines
 
 Code = dict[str, str]  # such as `networks/autoencoder.py: AutoEncoder` → fingerprint
@@ -58,8 +59,8 @@ def fingerprint_of_function(function: Callable) -> str:
 def code_behind(*roots: Any, without: Collection[str] = ()) -> Code:
     """The functions, classes and variables of this project that functions or classes use, directly or not.
 
-    Names are followed from definition to definition and through imports, but not through REGISTRIES: their entries that
-    matter are `roots`. What is found by a text, with getattr say, is missed.
+    Names are followed from definition to definition and through imports, but not to PARAMETERS and REGISTRIES, whose
+    entries that matter are `roots`. What is found by a text, with getattr say, is missed.
 
     Args:
         without: modules and packages that have no part in the values.
@@ -81,7 +82,7 @@ def _follow(roots: Sequence[Any], without: Collection[str], contents_of: Callabl
     waiting, seen = [place for root in roots for place in _places_of(root)], set()
     while waiting:
         place = waiting.pop()
-        if place in seen or place[1] in REGISTRIES or _is_below(place[0], (*NOT_FOLLOWED, *without)):
+        if place in seen or place[1] in (*REGISTRIES, *PARAMETERS) or _is_below(place[0], (*NOT_FOLLOWED, *without)):
             continue
         seen.add(place)
         path, name = place
@@ -90,14 +91,15 @@ def _follow(roots: Sequence[Any], without: Collection[str], contents_of: Callabl
             waiting += [(path, defined) for defined in module.definitions]
         elif name in module.definitions:
             statements = module.definitions[name]
-            imports = [module.imports[used] for used in _names_in(statements) if used in module.imports]
+            imports = [node for used in _names_in(statements) for node in module.imports.get(used, ())]
             code[f"{path.relative_to(ROOT)}: {name}"] = _fingerprint([*statements, *imports])
             for statement in (*statements, *imports, *module.unnamed):
                 waiting += module.used_by(statement)
             if module.unnamed:
                 code[f"{path.relative_to(ROOT)}"] = _fingerprint(module.unnamed)
         elif name in module.imports:  # imported from there, though it is defined elsewhere
-            waiting += module.used_by(module.imports[name])
+            for statement in module.imports[name]:
+                waiting += module.used_by(statement)
         else:  # the module makes it in another way
             waiting.append((path, WHOLE))
     return dict(sorted(code.items()))
@@ -134,15 +136,16 @@ class _Module:
     def __init__(self, path: Path, contents: bytes):
         self.path = path
         self.definitions: dict[str, list[ast.stmt]] = {}
-        self.imports: dict[str, ast.stmt] = {}
-        self.unnamed: list[ast.stmt] = []  # such as torch.set_default_dtype(...)
+        self.imports: dict[str, list[ast.stmt]] = {}
+        self.unnamed: list[ast.stmt] = []  # such as torch.set_default_dtype(...), from x import *
         try:
             tree = ast.parse(contents)
         except SyntaxError as error:
             raise BaselineError(f"{path}, line {error.lineno}: {error.msg}. Correct it.") from error
         for statement in _Bare().visit(tree).body:
-            if isinstance(statement, ast.Import | ast.ImportFrom):
-                self.imports |= {(alias.asname or alias.name).split(".")[0]: statement for alias in statement.names}
+            if isinstance(statement, ast.Import | ast.ImportFrom) and statement.names[0].name != "*":
+                for alias in statement.names:
+                    self.imports.setdefault((alias.asname or alias.name).split(".")[0], []).append(statement)
             elif isinstance(statement, ast.If) and {"__name__", "TYPE_CHECKING"} & {*_names_in([statement.test])}:
                 continue  # for a command, or for annotations
             elif names := _bound_by(statement):
@@ -156,8 +159,8 @@ class _Module:
         for name in _names_in([statement]):
             if name in self.definitions:
                 yield self.path, name
-            elif name in self.imports:
-                yield from self.used_by(self.imports[name])
+            for imported in self.imports.get(name, ()):
+                yield from self.used_by(imported)
         for node in ast.walk(statement):
             if isinstance(node, ast.Import):
                 for alias in node.names:

@@ -127,7 +127,7 @@ def write_test(paths: RunPaths, *results: SectionScores, **changes) -> None:
     """
     record = paths.config.as_dict(TEST_KEYS) | {
         "model": paths.model_name,
-        "model_sha256": "ab12",
+        "model_sha256": str(paths.model),
         "threshold": None,
         "training": {"clips": "c"},
         "code": {},

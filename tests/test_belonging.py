@@ -90,6 +90,13 @@ def test_results_that_were_copied_from_another_run_are_left_out(tmp_path):
     assert words.endswith("copied from elsewhere: its record is of another --seed or --score.")
 
 
+def test_two_runs_of_one_model_are_named(tmp_path):
+    runs = [write_system(tmp_path, "MSE", 1, 1.0, tag=tag) for tag in ("", "wide")]
+    for run in runs:
+        change(run, "fan", model_sha256="same")
+    assert left_out(runs) == ([], "MSE wide, seed 1: fan 00: the same model as that of MSE, seed 1.")
+
+
 def test_results_without_a_record_stay_and_are_named(tmp_path):
     run = write_system(tmp_path, "MSE", 1, 1.0)
     run.paths(run.machines["fan"]).test_record.unlink()

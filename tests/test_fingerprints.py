@@ -15,6 +15,8 @@ FILES = {
 import math
 from parts import helper as part
 import parts.shapes
+import parts.more
+from parts.star import *
 
 LIMIT, OTHER = 3, 4
 SCORES = {"a": part}
@@ -23,7 +25,7 @@ def run(x: int) -> int:
     """Runs."""
     # a comment
     from parts.late import scale
-    return part(x) + LIMIT + scale(SCORES) + parts.shapes.Shape(x).n
+    return part(x) + LIMIT + scale(SCORES) + star(x) + parts.more.MORE + parts.shapes.Shape(x).n
 
 def unused(x):
     return x
@@ -32,6 +34,8 @@ def unused(x):
     "parts/shapes.py": "class Base:\n    pass\n\nclass Shape(Base):\n    def __init__(self, n):\n        self.n = n\n",
     "parts/late.py": "from parts.deep import FACTOR\nimport json\nprint\n\ndef scale(x):\n    return FACTOR\n",
     "parts/deep.py": "FACTOR = 2\n",
+    "parts/more.py": "MORE = 1\n",
+    "parts/star.py": "def star(x):\n    return x\n",
     "outside.py": "def helper(x):\n    return 2 * x\n",
 }
 
@@ -63,8 +67,9 @@ def _code(root, function, file, old, new, fresh):
 
 def test_what_a_function_uses_is_found(code):
     assert list(code("method.py", "", "")) == [
-        *("method.py: LIMIT", "method.py: run", "parts/__init__.py: helper", "parts/deep.py: FACTOR"),
-        *("parts/late.py", "parts/late.py: scale", "parts/shapes.py: Base", "parts/shapes.py: Shape"),
+        *("method.py", "method.py: LIMIT", "method.py: run", "parts/__init__.py: helper", "parts/deep.py: FACTOR"),
+        *("parts/late.py", "parts/late.py: scale", "parts/more.py: MORE", "parts/shapes.py: Base"),
+        *("parts/shapes.py: Shape", "parts/star.py: star"),
     ]
 
 
@@ -95,6 +100,8 @@ def test_edits_that_change_nothing(code, file, old, new):
         ("parts/shapes.py", "pass", "size = 0", "parts/shapes.py: Base"),
         ("parts/shapes.py", "= n", "= n + 1", "parts/shapes.py: Shape"),
         ("parts/deep.py", "= 2", "= 2.5", "parts/deep.py: FACTOR"),
+        ("parts/more.py", "= 1", "= 2", "parts/more.py: MORE"),
+        ("parts/star.py", "return x", "return -x", "parts/star.py: star"),
         ("parts/late.py", "\nprint\n", "\njson.loads\n", "parts/late.py"),
     ],
 )

@@ -52,7 +52,7 @@ def test_clips_of_all_groups(own_catalog, tmp_path):
     assert machine.dataset.official_score["metrics"] == ["AUC (source)", "AUC (target)", "pAUC"]
     clips = find_clips(machine, tmp_path / "data", "test", ("00",))
     assert [(clip.is_target, clip.is_anomaly) for clip in clips[::4]] == [(0, 0), (1, 0), (0, 1), (1, 1)]
-    sources = dict(list(csv.reader((directory / "sources.csv").open()))[1:])
+    sources = {clip: source for clip, source, _ in list(csv.reader((directory / "sources.csv").open()))[1:]}
     assert len(sources) == 24
     for name, source in sources.items():
         group = next(group for group, folder in groups.items() if Path(source).is_relative_to(folder))

@@ -31,6 +31,7 @@ from datasets.audio import HIGHEST_RATE
 from datasets.catalog import Dataset
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
 from files import alone, cannot_write, make_writable_directory, write_csv, write_text
+from fingerprints import fingerprint_of_file
 from tools.training.console import add_channel_argument, log, open_console, run_command
 
 GROUPS = {  # option → what its clips are: split, domain, label
@@ -42,7 +43,8 @@ GROUPS = {  # option → what its clips are: split, domain, label
     "target_test_anomaly": ("test", "target", "anomaly"),
 }
 SECTION = "00"
-SOURCES, SOURCES_HEADING = "sources.csv", ("clip", "source")  # beside the clips: their recordings
+# Beside the clips: the recording of each, and the clip's checksum. A clip that somebody edited is not an import's.
+SOURCES, SOURCES_HEADING = "sources.csv", ("clip", "source", "checksum")
 TEMPORARY = ".{machine}.*.import"  # beside a machine type's directory: what is not finished
 LONGEST_STEM = 100  # characters of the recording's name that its clip's name keeps
 METRICS, DOMAIN_METRICS = ["AUC", "pAUC"], ["AUC (source)", "AUC (target)", "pAUC"]
@@ -108,7 +110,9 @@ def written_clips(clips: dict[str, Recording], sampling_rate: int, directory: Pa
                 target.parent.mkdir(parents=True, exist_ok=True)
                 samples = recording.samples(sampling_rate, EXACT_TYPES[subtype])
                 soundfile.write(target, samples, sampling_rate, subtype=subtype)
-            sources = [(name, recording.path.resolve()) for name, recording in clips.items()]
+            sources = [
+                (name, recording.path.resolve(), fingerprint_of_file(new / name)) for name, recording in clips.items()
+            ]
             write_csv(new / SOURCES, [SOURCES_HEADING, *sources])
             try:
                 if directory.exists():
@@ -147,14 +151,17 @@ def check_directory(directory: Path, clips: dict[str, Recording]) -> None:
     try:
         with (directory / SOURCES).open(newline="", encoding="utf-8") as file:
             heading, *rows = csv.reader(file)
-        imported = {Path(SOURCES), *(Path(row[0]) for row in rows)} if tuple(heading) == SOURCES_HEADING else set()
+        # Earlier versions wrote no checksums.
+        imported = {Path(name): "".join(checksum) for name, _, *checksum in rows} | {Path(SOURCES): ""}
+        imported = imported if tuple(heading) in (SOURCES_HEADING, SOURCES_HEADING[:2]) else {}
     except (OSError, ValueError, LookupError, csv.Error):  # there is none, or another program's
-        imported = set()
+        imported = {}
     for parent, folders, files in os.walk(directory):
         links = [name for name in folders if Path(parent, name).is_symlink()]
-        others += [
-            path for name in files + links if (path := Path(parent, name)).relative_to(directory) not in imported
-        ]
+        for path in (Path(parent, name) for name in files + links):
+            checksum = imported.get(path.relative_to(directory))
+            if checksum is None or (checksum and checksum != fingerprint_of_file(path)):
+                others.append(path)
     if others:
         raise BaselineError(
             f"{min(others)} was not written by an import, which would replace it. Move it away, or choose another name "

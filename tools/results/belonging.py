@@ -67,8 +67,8 @@ def keep_what_belongs_together(
         wanted: parameters of training or test that results must have; others are left out without a word.
     """
     reasons: dict[Place, str] = {}  # run, machine type, section → why it is left out
-    unknown: dict[Place, str] = {}  # likewise, of what stays
-    tests = []
+    unknown: dict[Place, str] = {}  # what is doubtful about those that stay
+    tests, models = [], {}
     for run, machine, section in _sections(runs):
         place, paths = (run.config, machine, section), run.paths(run.machines[machine])
         try:
@@ -90,6 +90,9 @@ def keep_what_belongs_together(
             reasons[place] = "tested with an older model than the one there now. Test again"
         else:
             tests.append(tested)
+            first = models.setdefault((record["score"], record["model_sha256"], machine, section), run)
+            if first is not run:
+                unknown[place] = f"the same model as that of {first.system}, seed {first.config.seed}"
     reasons |= find_strangers(tests)
     kept = []
     for run in runs:

@@ -100,6 +100,8 @@ def _read(path: Path) -> dict[str, Any]:
         kinds = texts | dict.fromkeys(tables, dict) | {"max_fpr": float | int}
         if not all(isinstance(record[key], kind) for key, kind in kinds.items()):
             raise ValueError("not a record of a test")
+        if Path(record["model"]).name != record["model"] or not 0 < record["max_fpr"] <= 1:
+            raise ValueError("no possible model or max_fpr")
         if not all(len(row) == 4 for row in record["clips"].values()):
             raise ValueError("its clips are not complete")
         return record | {"written": path.stat().st_mtime}
