@@ -6,6 +6,7 @@ A fingerprint of code is one of its syntax tree. Comments, docstrings, annotatio
 import ast
 import hashlib
 import inspect
+import re
 import subprocess
 import textwrap
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -69,11 +70,15 @@ def code_behind(*roots: Any, without: Collection[str] = ()) -> Code:
         BaselineError: it was edited since this process first asked, so that it is not the code that runs.
     """
     code = _follow(roots, without, _first_contents)
+    partials = [root for root in roots if isinstance(root, partial)]
     if any(_contents(ROOT / file) != _first_contents(ROOT / file) for file in {name.split(": ")[0] for name in code}):
         now = _follow(roots, without, _contents)
         edited = sorted({name.split(": ")[0] for name, _ in code.items() ^ now.items()})
         if edited:
             raise BaselineError(f"{', '.join(edited)}: edited since this run began. Start it again.")
+    for root in partials:
+        arguments = re.sub(" at 0x[0-9a-f]+", "", repr((root.args, root.keywords)))
+        code[f"functools.partial: {getattr(root.func, '__name__', root.func)}"] = fingerprint_of(arguments.encode())
     return code
 
 
@@ -87,7 +92,9 @@ def _follow(roots: Sequence[Any], without: Collection[str], contents_of: Callabl
         seen.add(place)
         path, name = place
         module = _parse(path, contents_of(path))
-        if name == WHOLE:
+        if name.startswith("<"):  # a lambda, such as one in a registry
+            code[f"{path.relative_to(ROOT)}: {name}"] = _fingerprint(module.statements)
+        if name == WHOLE or name.startswith("<"):
             waiting += [(path, defined) for defined in module.definitions]
         elif name in module.definitions:
             statements = module.definitions[name]
@@ -142,7 +149,8 @@ class _Module:
             tree = ast.parse(contents)
         except SyntaxError as error:
             raise BaselineError(f"{path}, line {error.lineno}: {error.msg}. Correct it.") from error
-        for statement in _Bare().visit(tree).body:
+        self.statements = _Bare().visit(tree).body
+        for statement in self.statements:
             if isinstance(statement, ast.Import | ast.ImportFrom) and statement.names[0].name != "*":
                 for alias in statement.names:
                     self.imports.setdefault((alias.asname or alias.name).split(".")[0], []).append(statement)

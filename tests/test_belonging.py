@@ -90,6 +90,19 @@ def test_results_that_were_copied_from_another_run_are_left_out(tmp_path):
     assert words.endswith("copied from elsewhere: its record is of another --seed or --score.")
 
 
+def test_doubtful_results_that_stay_are_named(tmp_path):
+    runs = [write_system(tmp_path, score, 1, 1.0) for score in ("MSE", "MAHALA")]
+    for machine in MACHINES:
+        change(runs[0], machine, code={"a.py: f": "2"})
+        for run in runs:
+            change(run, machine, training={"code": {"a.py: f": "1"}})
+    change(runs[1], "fan", clips={"test/section_00_source_test_normal_0000_x.wav": ["00", False, False, "b2"]})
+    places, words = left_out(runs)
+    assert places == []
+    assert "valve 00: tested with other code than its model was trained with: a.py has changed (f)." in words
+    assert "MAHALA, seed 1: fan 00: tested on other clips than MSE." in words
+
+
 def test_two_runs_of_one_model_are_named(tmp_path):
     runs = [write_system(tmp_path, "MSE", 1, 1.0, tag=tag) for tag in ("", "wide")]
     for run in runs:

@@ -1,6 +1,7 @@
 """Which edits of the code count, and where they are found."""
 
 import importlib.util
+import itertools
 import sys
 
 import pytest
@@ -109,6 +110,27 @@ def test_edits_that_change_the_code(code, file, old, new, changed):
     before = code("outside.py", "", "")
     after = code(file, old, new)
     assert changed in {name for name, _ in before.items() ^ after.items()}
+
+
+def test_a_score_without_a_name_is_its_whole_module(code, tmp_path):
+    """A lambda or a partial in a registry, which is not followed."""
+    scores = tmp_path / "scores.py"
+    scores.write_text("from functools import partial\ndef top(k, x):\n    return x\nSCORES = {'a': lambda x: x}\n")
+    found = []
+    for old, new in (
+        ("", ""),
+        ("lambda x: x", "lambda x: -x"),
+        ("lambda x: -x", "partial(top, 1)"),
+        ("top, 1", "top, 2"),
+    ):
+        scores.write_text(scores.read_text().replace(old, new))
+        specification = importlib.util.spec_from_file_location("scores", scores)
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        fingerprints._first_contents.cache_clear()
+        found.append(code_behind(module.SCORES["a"]))
+    assert all(first != second for first, second in itertools.pairwise(found))
+    assert list(found[-1]) == ["scores.py: top", "functools.partial: top"]
 
 
 def test_an_edit_while_a_run_uses_the_code_is_an_error(code):

@@ -204,8 +204,10 @@ def test_weights_that_a_user_has_put_there_are_not_overwritten(trained, workspac
     workspace.data = trained.data
     workspace.model().mkdir(parents=True)
     (workspace.model() / "model.pth").write_bytes(b"mine")
-    with pytest.raises(BaselineError, match=r"model.pth was not trained here: no config.yaml is beside it"):
-        workspace.run_here("--epochs", "1", "--train_only")
+    shutil.copy(trained.model() / "checkpoint.pth", workspace.model())
+    for options in ([], ["--restart"], ["-lr", "0.5"]):
+        with pytest.raises(BaselineError, match=r"model.pth was not trained here: no config.yaml is beside it"):
+            workspace.run_here("--epochs", "1", "--train_only", *options)
     assert (workspace.model() / "model.pth").read_bytes() == b"mine"
 
 

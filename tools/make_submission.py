@@ -122,12 +122,11 @@ def _check_records(run: Run, is_needed: bool) -> None:
     runs, lines = keep_what_belongs_together([run, _dev_run(run)])
     if is_needed and any(run.left_out for run in runs):
         raise BaselineError(
-            "\n".join(lines)
-            + "\nTrain and test both splits with the same code and parameters, or add `complexity` and "
+            " ".join(lines) + " Train and test both splits with the same code and parameters, or add `complexity` and "
             "`development_results` to the system."
         )
     for line in lines:
-        log.warning("%s", line)
+        log.warning("%s", line.replace(" left out:", ":"))  # a package leaves nothing out
 
 
 def _dev_run(run: Run) -> Run:

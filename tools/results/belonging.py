@@ -68,7 +68,7 @@ def keep_what_belongs_together(
     """
     reasons: dict[Place, str] = {}  # run, machine type, section → why it is left out
     unknown: dict[Place, str] = {}  # what is doubtful about those that stay
-    tests, models = [], {}
+    tests = []
     for run, machine, section in _sections(runs):
         place, paths = (run.config, machine, section), run.paths(run.machines[machine])
         try:
@@ -90,10 +90,8 @@ def keep_what_belongs_together(
             reasons[place] = "tested with an older model than the one there now. Test again"
         else:
             tests.append(tested)
-            first = models.setdefault((record["score"], record["model_sha256"], machine, section), run)
-            if first is not run:
-                unknown[place] = f"the same model as that of {first.system}, seed {first.config.seed}"
     reasons |= find_strangers(tests)
+    unknown |= _doubts([tested for tested in tests if tested.place not in reasons])
     kept = []
     for run in runs:
         left_out = frozenset((machine, section) for config, machine, section in reasons if config == run.config)
@@ -118,6 +116,27 @@ def find_strangers(tests: Sequence[Tested]) -> dict[Place, str]:
                     strangers[tested.place] = difference
         left = [tested for tested in left if tested.place not in strangers]
     return strangers
+
+
+def _doubts(tests: Sequence[Tested]) -> dict[Place, str]:
+    """What a reader must know of results that stay."""
+    doubts: dict[Place, str] = {}
+    first_of_model: dict[tuple, Run] = {}
+    first_of_place: dict[tuple, Tested] = {}
+    for tested in tests:
+        record, code = tested.record, tested.record["training"].get("code", {})
+        other_code = [name for name, text in record["code"].items() if name in code and code[name] != text]
+        model = first_of_model.setdefault((record["score"], record["model_sha256"], *tested.place[1:]), tested.run)
+        clips = first_of_place.setdefault(tested.place[1:], tested)
+        if other_code:
+            doubts[tested.place] = (
+                f"tested with other code than its model was trained with: {code_has_changed(other_code)}"
+            )
+        elif model is not tested.run:
+            doubts[tested.place] = f"the same model as that of {model.system}, seed {model.config.seed}"
+        elif tested.made_from("test clips") != clips.made_from("test clips"):
+            doubts[tested.place] = f"tested on other clips than {clips.run.system}"
+    return doubts
 
 
 def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str]]:

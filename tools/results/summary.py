@@ -104,7 +104,9 @@ def summarize(
             runs.append(run)
             means[run.system, run.config.seed] = means_over_sections(metrics, dataset, config.split)
     if not runs:
-        raise _nothing_found(config, dataset, seeds, {**places, **wanted}, left_out)
+        if left_out:
+            raise BaselineError(f"All results are left out. {' '.join(left_out)}")
+        raise _nothing_found(config, dataset, seeds, {**places, **wanted})
     by_seed = pd.concat(means, names=["system", "seed"])
     statistics = over_seeds(by_seed)
     resampled = resample_systems(runs, resamples)
@@ -131,9 +133,7 @@ def _deviation(values: pd.Series) -> float:
     return np.std(known, ddof=1) if len(known) > 1 else np.nan
 
 
-def _nothing_found(
-    config: Config, dataset: Dataset, seeds: Sequence[int], wanted: Mapping[str, Any], left_out: Sequence[str]
-) -> BaselineError:
+def _nothing_found(config: Config, dataset: Dataset, seeds: Sequence[int], wanted: Mapping[str, Any]) -> BaselineError:
     where = config.result_directory / f"{config.split}_data" / f"{config.export_dir}_<score>" / dataset.name
     asked = [f"SEEDS='{' '.join(map(str, seeds))}'"] if seeds else []
     asked += [f"--{key} {value}" for key, value in wanted.items()]
@@ -141,5 +141,5 @@ def _nothing_found(
     tests = " and ".join(dataset.script(step, config.split) for step in ("02a_test", "02b_test"))
     return BaselineError(
         f"{where}: no result_<machine>.csv{of} to summarize. Run {tests} first. Clips without labels have anomaly "
-        f"scores only.{''.join(f' {line}' for line in left_out)}"
+        "scores only."
     )

@@ -20,7 +20,7 @@ from config import BaselineError, Config
 from files import atomic_path, move
 from tools.training.generators import generator_states, set_generator_states
 from tools.training.identity import code_has_changed, differences, identity_of_epochs
-from tools.training.model_files import is_record_of, read_record
+from tools.training.model_files import is_record_of, is_trained_here, read_record
 from tools.training.paths import RunPaths
 
 FORMAT = 3
@@ -104,6 +104,11 @@ class TrainingState:
             BaselineError: the checkpoint is of another training, --checkpoint_path cannot be used, or epochs or a model
                 would be lost that only the user can give up.
         """
+        if not is_trained_here(paths):
+            raise BaselineError(
+                f"{paths.model} was not trained here: no {paths.config_record.name} is beside it. Move it away, or "
+                "train with another -tag."
+            )
         if config.checkpoint_path:
             self.load(config.checkpoint_path)
         elif paths.checkpoint.exists():
@@ -116,11 +121,6 @@ class TrainingState:
                 self._load(contents, paths.checkpoint)
             else:
                 self._keep(contents, paths)
-        elif paths.model.exists() and not paths.config_record.exists():
-            raise BaselineError(
-                f"{paths.model} was not trained here: no {paths.config_record.name} is beside it. Move it away, or "
-                "train with another -tag."
-            )
         elif config.restart and (record := read_record(paths)) and not is_record_of(record, self._identity):
             self._check(record, paths.model)
 

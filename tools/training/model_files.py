@@ -22,7 +22,7 @@ from torch import nn
 
 from config import BaselineError, Config
 from files import alone, atomic_paths, csv_text
-from fingerprints import git_revision
+from fingerprints import git_revision, sha256_of
 from networks.scores import SCORES
 from networks.threshold import Gamma
 from tools.training.paths import RunPaths
@@ -74,9 +74,9 @@ def save_model(
         "model_sha256": checksum,
         **identity,  # the longest is last
     }
-    files = paths.loss_log, paths.model, paths.score_distribution, paths.config_record
+    files = paths.loss_log, paths.score_distribution, paths.model, paths.config_record
     # All are written before the first is renamed: a full disk leaves the old ones together.
-    with alone(paths.model_lock), atomic_paths(*files) as (loss_file, model_file, distribution_file, record_file):
+    with alone(paths.model_lock), atomic_paths(*files) as (loss_file, distribution_file, model_file, record_file):
         loss_file.write_text(csv_text(losses), encoding="utf-8")
         model_file.write_bytes(weights)
         text = json.dumps(fits | {"model_sha256": checksum}, indent=1)
@@ -93,6 +93,17 @@ def is_trained(paths: RunPaths, identity: dict[str, Any]) -> bool:
         return False
     complete = fits is not None and all(set(fits.get(name, ())) == set(SCORES) for name in CALIBRATIONS)
     return is_record_of(record, identity) and complete and paths.loss_log.exists()
+
+
+def is_trained_here(paths: RunPaths) -> bool:
+    """Whether the weights, if there are any, are of a training and not ones that a user has put there."""
+    if paths.config_record.exists() or not paths.model.exists():
+        return True
+    try:
+        fits = _read_distributions(paths)
+    except BaselineError:
+        return False
+    return fits is not None and fits.get("model_sha256") == sha256_of(paths.model)
 
 
 def is_record_of(record: dict[str, Any] | None, identity: dict[str, Any]) -> bool:
