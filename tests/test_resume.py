@@ -105,7 +105,9 @@ def test_a_damaged_checkpoint_is_a_new_start(trained, resumable, damage, capsys)
     else:
         path.write_bytes({"empty": b"", "truncated": contents[:-100], "flipped": contents}[damage])
     restart(resumable)
-    assert "checkpoint.pth is damaged, or of an older version. Training starts from scratch." in capsys.readouterr().err
+    errors = capsys.readouterr().err
+    assert "checkpoint.pth is damaged, or of an older version. Training starts from scratch; the file is kept" in errors
+    assert (resumable.model() / "checkpoint_old1.pth").exists()
     assert_equal_models(resumable, trained)
     path.write_bytes(b"")
     with pytest.raises(BaselineError, match="is damaged, or of an older version. Train without --restart"):

@@ -115,7 +115,8 @@ class TrainingState:
             try:
                 contents = _read(paths.checkpoint)
             except DamagedCheckpointError as error:
-                log.warning("%s Training starts from scratch.", str(error).removesuffix(" Train without --restart."))
+                reason = str(error).removesuffix(" Train without --restart.")
+                log.warning("%s Training starts from scratch; the file is kept as %s.", reason, _set_aside(paths).name)
                 return
             if config.restart:
                 self._load(contents, paths.checkpoint)
@@ -144,10 +145,7 @@ class TrainingState:
                 f"{paths.checkpoint} has {n_epochs} finished epochs of this training. Resume it with --restart. To "
                 "train from scratch, remove the file."
             )
-        names = (paths.checkpoint.with_name(f"checkpoint_old{number}.pth") for number in itertools.count(1))
-        kept = next(path for path in names if not path.exists())
-        move(paths.checkpoint, kept)
-        log.info("%d epochs of another training are kept in %s", n_epochs, kept)
+        log.info("%d epochs of another training are kept in %s", n_epochs, _set_aside(paths))
 
     def _check(self, identity: dict[str, Any], path: Path) -> None:
         """Raise a BaselineError if `identity` is not of this training. The number of epochs may differ."""
@@ -191,6 +189,14 @@ class TrainingState:
         changed = sorted({name for name, _ in contents["identity"]["code"].items() ^ self._identity["code"].items()})
         again = f"; {code_has_changed(changed)}: covariances and thresholds are computed with it" if changed else ""
         log.info("resuming after epoch %d%s", self.epoch, again)
+
+
+def _set_aside(paths: RunPaths) -> Path:
+    """Give the checkpoint another name, which is returned."""
+    names = (paths.checkpoint.with_name(f"checkpoint_old{number}.pth") for number in itertools.count(1))
+    kept = next(path for path in names if not path.exists())
+    move(paths.checkpoint, kept)
+    return kept
 
 
 def _read(path: Path) -> dict[str, Any]:
