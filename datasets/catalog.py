@@ -24,7 +24,7 @@ RESERVED_NAMES = ("h-mean", "a-mean")  # columns of the summary beside the machi
 
 
 class CatalogLoader(yaml.SafeLoader):
-    """Refuses a key that is there twice; yaml.safe_load would keep the last one."""
+    """Refuses repeated keys, of which yaml.safe_load would keep the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         known = set()
