@@ -117,19 +117,22 @@ def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
     )
 
 
-def set_aside(path: Path, away: Path) -> bool:
-    """Move a file that may be a user's to `away` (or `away.1`, ...), before another takes its place; whether it exists.
+def set_aside(path: Path, away: Path) -> Path | None:
+    """Move a file that must not be lost to `away` (or `away.1`, ...), before another takes its place.
+
+    Returns:
+        Where it is now, or None if there is no such file.
 
     Raises:
         OSError: it cannot be moved.
     """
     if not path.exists():
-        return False
+        return None
     names = itertools.chain([away.name], (f"{away.name}.{number}" for number in itertools.count(1)))
     away = next(away.with_name(name) for name in names if not away.with_name(name).exists())
     away.parent.mkdir(parents=True, exist_ok=True)
     shutil.move(path, away)  # perhaps to another disk
-    return True
+    return away
 
 
 def remove(path: Path) -> None:
@@ -140,16 +143,6 @@ def remove(path: Path) -> None:
     """
     with _writing(path):
         path.unlink(missing_ok=True)
-
-
-def move(path: Path, target: Path) -> None:
-    """Rename a file.
-
-    Raises:
-        BaselineError: it cannot be renamed.
-    """
-    with _writing(target):
-        path.replace(target)
 
 
 def make_writable_directory(directory: Path) -> None:

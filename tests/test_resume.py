@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_a_new_start(trained, resumable, damage, capsys)
     restart(resumable)
     errors = capsys.readouterr().err
     assert "checkpoint.pth is damaged, or of an older version. Training starts from scratch; the file is kept" in errors
-    assert (resumable.model() / "checkpoint_old1.pth").exists()
+    assert (resumable.model() / "checkpoint_old.pth").exists()
     assert_equal_models(resumable, trained)
     path.write_bytes(b"")
     with pytest.raises(BaselineError, match="is damaged, or of an older version. Train without --restart"):
@@ -199,7 +199,7 @@ def test_finished_epochs_are_not_lost_without_restart(resumable, capsys):
     assert (resumable.model() / "checkpoint.pth").read_bytes() == checkpoint
     resumable.run_here("--epochs", "1", "--train_only", "-lr", "0.01")
     assert "3 epochs of another training are kept in " in capsys.readouterr().out
-    assert (resumable.model() / "checkpoint_old1.pth").read_bytes() == checkpoint
+    assert (resumable.model() / "checkpoint_old.pth").read_bytes() == checkpoint
 
 
 def test_weights_that_a_user_has_put_there_are_not_overwritten(trained, workspace):

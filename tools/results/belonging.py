@@ -69,7 +69,7 @@ def keep_what_belongs_together(
     reasons: dict[Place, str] = {}  # run, machine type, section → why it is left out
     unknown: dict[Place, str] = {}  # what is doubtful about those that stay
     tests = []
-    for run, machine, section in _sections(runs):
+    for run, machine, section, metrics in _sections(runs):
         place, paths = (run.config, machine, section), run.paths(run.machines[machine])
         try:
             record = read_test_record(paths, section)
@@ -84,7 +84,7 @@ def keep_what_belongs_together(
             reasons[place] = "copied from elsewhere: its record is of another --seed or --score"
         elif any({**record["training"], **record}.get(key) != value for key, value in (wanted or {}).items()):
             reasons[place] = ""
-        elif not _has_its_metrics(tested):
+        elif not _has_its_metrics(tested, metrics):
             reasons[place] = f"{paths.metrics} is not what the test wrote. Test again"
         elif _is_outdated(tested, paths):
             reasons[place] = "tested with an older model than the one there now. Test again"
@@ -139,24 +139,24 @@ def _doubts(tests: Sequence[Tested]) -> dict[Place, str]:
     return doubts
 
 
-def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str]]:
-    """Run, machine type and section of all results."""
+def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, Mapping[tuple[str, str, str], float]]]:
+    """Run, machine type and section of all results, and the metrics of the run."""
     for run in runs:
-        with_metrics = {key[:2] for key in run.metrics().index}
+        metrics = run.metrics()["value"].to_dict()
+        with_metrics = {key[:2] for key in metrics}
         for machine in run.machines.values():
             for section in machine.sections:
                 has_scores = run.paths(machine).anomaly_scores(section).exists()
                 if has_scores or (machine.name, section) in with_metrics:
-                    yield run, machine.name, section
+                    yield run, machine.name, section, metrics
 
 
 def _is_of_run(record: Mapping[str, Any], config: Config) -> bool:
     return record.get("score") == config.score and record["training"].get("seed", config.seed) == config.seed
 
 
-def _has_its_metrics(tested: Tested) -> bool:
-    """Whether the metrics, if they are there, are those of the test."""
-    metrics = tested.run.metrics()["value"].to_dict()
+def _has_its_metrics(tested: Tested, metrics: Mapping[tuple[str, str, str], float]) -> bool:
+    """Whether the metrics of the run, as far as it has any of the section, are those of the test."""
     expected = tested.record["metrics"].get(tested.section, {})
     keys = {name: (tested.machine, tested.section, name) for name in expected}
     return all(repr(metrics.get(keys[name], value)) == repr(value) for name, value in expected.items())  # nan is nan

@@ -6,7 +6,6 @@ file ends with the SHA-256 of its contents, which torch.load ignores.
 
 import hashlib
 import io
-import itertools
 import logging
 import math
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import nn
 
 from config import BaselineError, Config
-from files import atomic_path, move
+from files import atomic_path, set_aside
 from tools.training.generators import generator_states, set_generator_states
 from tools.training.identity import code_has_changed, differences, identity_of_epochs
 from tools.training.model_files import is_record_of, is_trained_here, read_record
@@ -116,7 +115,8 @@ class TrainingState:
                 contents = _read(paths.checkpoint)
             except DamagedCheckpointError as error:
                 reason = str(error).removesuffix(" Train without --restart.")
-                log.warning("%s Training starts from scratch; the file is kept as %s.", reason, _set_aside(paths).name)
+                kept = set_aside(paths.checkpoint, paths.old_checkpoint)
+                log.warning("%s Training starts from scratch; the file is kept as %s.", reason, kept.name)
                 return
             if config.restart:
                 self._load(contents, paths.checkpoint)
@@ -145,7 +145,8 @@ class TrainingState:
                 f"{paths.checkpoint} has {n_epochs} finished epochs of this training. Resume it with --restart. To "
                 "train from scratch, remove the file."
             )
-        log.info("%d epochs of another training are kept in %s", n_epochs, _set_aside(paths))
+        kept = set_aside(paths.checkpoint, paths.old_checkpoint)
+        log.info("%d epochs of another training are kept in %s", n_epochs, kept)
 
     def _check(self, identity: dict[str, Any], path: Path) -> None:
         """Raise a BaselineError if `identity` is not of this training. The number of epochs may differ."""
@@ -189,14 +190,6 @@ class TrainingState:
         changed = sorted({name for name, _ in contents["identity"]["code"].items() ^ self._identity["code"].items()})
         again = f"; {code_has_changed(changed)}: covariances and thresholds are computed with it" if changed else ""
         log.info("resuming after epoch %d%s", self.epoch, again)
-
-
-def _set_aside(paths: RunPaths) -> Path:
-    """Give the checkpoint another name, which is returned."""
-    names = (paths.checkpoint.with_name(f"checkpoint_old{number}.pth") for number in itertools.count(1))
-    kept = next(path for path in names if not path.exists())
-    move(paths.checkpoint, kept)
-    return kept
 
 
 def _read(path: Path) -> dict[str, Any]:

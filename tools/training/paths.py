@@ -13,6 +13,7 @@ class RunPaths:
         model_name: the machine type, with the suffix `_section_<ss>` for a model of one section of several.
 
     Attributes:
+        old_checkpoint: of another training, or one that cannot be read.
         run_log: what the run printed, with times and details: beside the model, or of a test beside its results.
         test_record: what the results of a test depend on.
         training_lock: held by the run that trains the model.
@@ -28,6 +29,7 @@ class RunPaths:
         self.model_dir = config.model_directory / config.export_dir / split / dataset / run / model_name
         self.model = self.model_dir / "model.pth"
         self.checkpoint = self.model_dir / "checkpoint.pth"
+        self.old_checkpoint = self.model_dir / "checkpoint_old.pth"
         self.score_distribution = self.model_dir / "score_distribution.json"
         self.config_record = self.model_dir / "config.yaml"
         self.loss_log = self.model_dir / "log.csv"
