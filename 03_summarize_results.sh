@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Summarizes all results of a dataset: 03_summarize_results.sh DCASE2024T2 -d|-e [options]
 set -u
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup/python.sh"
+root=$(cd -- "$(dirname "$(readlink -f "$0")")" >/dev/null && pwd)
+. "$root/tools/setup/python.sh"
 
 usage() {
     echo "usage: $0 DATASET -d|--dev|-e|--eval [options, such as --result_directory ./results]"
@@ -14,7 +15,7 @@ usage() {
 case "${1:-}" in
     -h | --help) usage && exit 0 ;;
 esac
-need_packages
+find_python
 "$python" "$root/tools/summarize.py" "$@"
 status=$?
 [ $status -eq 2 ] && usage >&2

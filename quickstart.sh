@@ -2,28 +2,29 @@
 # From nothing to a table: sets up the environment, generates demo clips, trains and tests all development machine
 # types with the numbered scripts, and summarizes. All that it makes lies under demo/, the environment in .venv.
 #   quickstart.sh [options of train.py, such as --epochs 10]
-set -euo pipefail
+set -eu
 case "${1:-}" in -h | --help) sed -n '2,4s/^# *//p' "$0" && exit 0 ;; esac
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup/setup.sh"
+root=$(cd -- "$(dirname "$(readlink -f "$0")")" >/dev/null && pwd)
+. "$root/tools/setup/setup.sh"
 demo=$root/demo
-options=(--dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results" "$@")
+set -- --dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results" "$@"
 
 echo "==> 1/6 environment"
 set_up requirements.txt
-start=$SECONDS
+start=$(date +%s)
 echo "==> 2/6 demo clips: tools/make_demo_data.py"
 "$python" "$root/tools/make_demo_data.py" --dataset_directory "$demo/data"
 echo "==> 3/6 training: 01_train_2024t2.sh -d"
-"$root/01_train_2024t2.sh" -d "${options[@]}"
+bash "$root/01_train_2024t2.sh" -d "$@"
 echo "==> 4/6 test with the mean squared error: 02a_test_2024t2.sh -d"
-"$root/02a_test_2024t2.sh" -d "${options[@]}"
+bash "$root/02a_test_2024t2.sh" -d "$@"
 echo "==> 5/6 test with the selective Mahalanobis distance: 02b_test_2024t2.sh -d"
-"$root/02b_test_2024t2.sh" -d "${options[@]}"
+bash "$root/02b_test_2024t2.sh" -d "$@"
 echo "==> 6/6 summary: 03_summarize_results.sh DCASE2024T2 -d --report"
-"$root/03_summarize_results.sh" DCASE2024T2 -d --report "${options[@]}"
+bash "$root/03_summarize_results.sh" DCASE2024T2 -d --report "$@"
 
 echo
-echo "Done in $((SECONDS - start)) s, after the environment. The clips are generated: the figures show how the baseline"
+echo "Done in $(($(date +%s) - start)) s, after the environment. The clips are generated: the figures show how the baseline"
 echo "behaves, not how good it is. To look at:"
 echo "  all of it, in a browser   $demo/results/dev_data/baseline/summarize/DCASE2024T2/report.html"
 echo "  summary                   $demo/results/dev_data/baseline/summarize/DCASE2024T2/summary.png"

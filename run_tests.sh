@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up the environment, then checks style, shell syntax, and runs the tests: run_tests.sh [options of pytest]
-set -euo pipefail
-. "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/tools/setup/setup.sh"
+set -eu
+root=$(cd -- "$(dirname "$(readlink -f "$0")")" >/dev/null && pwd)
+. "$root/tools/setup/setup.sh"
 
 echo "==> environment"
 set_up requirements.txt tests/requirements.txt

@@ -22,6 +22,11 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+if __name__ == "__main__":
+    from startup import prepare
+
+    prepare()
+
 from tqdm import tqdm
 
 from config import BaselineError, Config, load_config

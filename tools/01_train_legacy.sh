@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
 # Trains the models of any year's dataset: 01_train_legacy.sh DCASE2022T2 -d|-e [options of train.py]
-exec "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/each_machine.sh" "$0" "Trains one model" "" "--train_only" "$@"
+exec bash "$(dirname "$(readlink -f "$0")")/each_machine.sh" "$0" "Trains one model" "" "--train_only" "$@"

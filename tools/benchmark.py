@@ -26,6 +26,9 @@ from statistics import median
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    from startup import prepare
+
+    prepare()
 
 import numpy as np
 import torch

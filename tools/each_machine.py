@@ -23,6 +23,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    from startup import prepare
+
+    prepare()
+
 from tqdm import tqdm
 
 from config import FIELDS, ROOT, Config, UsageError, cores, load_config, seeds_of_environment, without_password

@@ -17,6 +17,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    from startup import prepare
+
+    prepare()
 
 import numpy as np
 

@@ -8,7 +8,6 @@ wrong with it. The rules are in tools/results/submission_rules.py and submission
 """
 
 import math
-import signal
 import sys
 import zipfile
 from collections.abc import Mapping
@@ -18,7 +17,9 @@ from typing import Any
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
+    from startup import prepare
+
+    prepare()
 
 import yaml
 

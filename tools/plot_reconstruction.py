@@ -11,7 +11,6 @@ P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, T: frames 
 """
 
 import math
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,9 @@ from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
+    from startup import prepare
+
+    prepare()
 
 from config import MODEL_KEYS, BaselineError, Config, UsageError, number, option_parser, parse_options
 from datasets.catalog import Machine, find_machine, machine_of_path

@@ -6,14 +6,15 @@
 """
 
 import math
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
+    from startup import prepare
+
+    prepare()
 
 from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.audio import enough_memory

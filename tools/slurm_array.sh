@@ -13,6 +13,7 @@
 #SBATCH --signal=B:USR1@120
 #SBATCH --requeue
 #SBATCH --open-mode=append
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # sh slurm_array.sh
 set -u
 
 fail() { echo "error: $1" >&2 && exit 1; }
@@ -53,10 +54,11 @@ if [ "${1:-}" = --job ]; then # this script as a job: --job DIRECTORY
     exit
 fi
 
-. "$(dirname "$(readlink -f "$0")")/setup/python.sh"
+root=$(cd -- "$(dirname "$(readlink -f "$0")")/.." >/dev/null && pwd)
+. "$root/tools/setup/python.sh"
 usage() { sed -n '2,6s/^# //p' "$0"; }
 [[ " $* " =~ " -h " || " $* " =~ " --help " ]] && usage && exit
-need_packages
+find_python
 plan=$("$python" "$root/tools/each_machine.py" --plan "$@") || { usage >&2 && exit 2; }
 directory=$(from_plan logs)
 logs=${directory//%/%%} # sbatch replaces a single %

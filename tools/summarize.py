@@ -3,13 +3,15 @@
 Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export_dir ...] [--report]
 """
 
-import signal
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    from startup import prepare
+
+    prepare()
 
 from config import TEST_KEYS, TRAINING_KEYS, number, option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset

@@ -6,8 +6,9 @@ A second call finds all in place and returns at once; an interrupted one is made
 waits for the other. An environment that somebody else made is left alone.
 """
 
+from __future__ import annotations
+
 import contextlib
-import fcntl
 import hashlib
 import itertools
 import shutil
@@ -17,6 +18,12 @@ import venv
 from collections.abc import Iterator
 from pathlib import Path
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+    from startup import check_python
+
+    check_python()
+
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv"
 PYTHON = ENVIRONMENT / "bin" / "python"
@@ -25,6 +32,8 @@ MARKER = ENVIRONMENT / "made-by-setup"  # in every environment that this file ma
 
 def main(requirements: list[str]) -> None:
     """Set up, and say what is being done."""
+    if all(_is_installed(ROOT / path) for path in requirements) and _works(PYTHON):
+        return
     with _lock(ROOT / ".venv.lock"):
         if not _is_ours():
             sys.exit(
@@ -61,18 +70,28 @@ def _clear() -> None:
 
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
+    import fcntl  # there is none on Windows
+
+    try:
+        file = path.open("a")
+    except OSError as error:
+        sys.exit(f"error: cannot write {path}: {error.strerror}. The environment is made in the project's directory.")
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print("waiting for another set-up of this environment", flush=True)
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            pass
         yield
 
 
 def _works(python: Path) -> bool:
+    """Whether an environment's Python runs, can run the project, and has pip."""
     with contextlib.suppress(OSError):
-        return subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+        command = [python, "-c", "import pip, startup; startup.check_python()"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
     return False
 
 
@@ -82,7 +101,7 @@ def _make_environment() -> None:
         MARKER.touch()
         venv.create(ENVIRONMENT, with_pip=True)
         MARKER.write_text("finished\n")
-    except (subprocess.CalledProcessError, OSError) as error:
+    except (subprocess.CalledProcessError, OSError, ValueError) as error:  # ValueError: ':' in the path
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
         sys.exit(
             f"error: no virtual environment could be made in {ENVIRONMENT} ({error}). Check the free space and the "
@@ -92,15 +111,26 @@ def _make_environment() -> None:
 
 def _install(requirements: Path) -> None:
     """Install a requirements file, unless just this one has been installed before."""
-    name = str(requirements.relative_to(ROOT)).replace("/", "-")
-    stamp, wanted = ENVIRONMENT / f"installed-{name}", hashlib.sha256(requirements.read_bytes()).hexdigest()
-    if stamp.exists() and stamp.read_text() == wanted:
+    if _is_installed(requirements):
         return
     print(f"installing {requirements.relative_to(ROOT)} (the first time this takes a few minutes)", flush=True)
     command = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", requirements]
     if subprocess.run(command).returncode != 0:
         sys.exit(f"error: pip could not install {requirements}. Its message is above; then run this again.")
-    stamp.write_text(wanted)
+    _stamp(requirements).write_text(_checksum(requirements))
+
+
+def _is_installed(requirements: Path) -> bool:
+    stamp = _stamp(requirements)
+    return stamp.exists() and stamp.read_text() == _checksum(requirements)
+
+
+def _stamp(requirements: Path) -> Path:
+    return ENVIRONMENT / f"installed-{str(requirements.relative_to(ROOT)).replace('/', '-')}"
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -1,17 +1,12 @@
-# Sourced by the scripts. Sets root (of the project) and python: $PYTHON if given, .venv if it exists, else python3.
-root=$(cd -- "$(dirname "${BASH_SOURCE[0]}")/../.." >/dev/null && pwd)
-if [ -n "${PYTHON:-}" ]; then
-    python=$PYTHON
-elif [ -x "$root/.venv/bin/python" ]; then
-    python=$root/.venv/bin/python
-else
-    python=python3
-fi
+# Sourced by the scripts, which set `root` (of the project). Sets `python`.
+python=${PYTHON:-python3}
 
-need_packages() { # a word in place of a traceback where the environment has not been set up
-    "$python" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("yaml", "torch", "librosa"))))' && return
-    echo "error: $python does not have the packages. Run '$python $root/tools/setup/environment.py requirements.txt'," >&2
-    echo "which makes $root/.venv, or install $root/requirements.txt into an environment of yours and name its Python: PYTHON=..." >&2
-    exit 1
+find_python() { # the first with the packages: $PYTHON, .venv, python3
+    for candidate in "${PYTHON:-}" "$root/.venv/bin/python" python3; do
+        "$candidate" -c 'import sys, importlib.util as u; sys.exit(not all(map(u.find_spec, ("yaml", "torch", "librosa"))))' \
+            2>/dev/null || continue
+        python=$candidate
+        [ "$python" = "${PYTHON:-$python}" ] || echo "PYTHON=$PYTHON in the environment lacks the packages: $python is used." >&2
+        return
+    done # none: startup.py says what to do
 }
-export PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,14 +1,14 @@
-# Sourced by quickstart.sh and run_tests.sh: set_up REQUIREMENTS... makes .venv with the first suitable Python.
-. "$(dirname "${BASH_SOURCE[0]}")/python.sh"
+# Sourced by quickstart.sh and run_tests.sh, which set `root`: set_up REQUIREMENTS... makes .venv with the first suitable
+# Python, and sets `python`.
 
-# If standard output or error is closed (cron, systemd, `>&-`), Bash may have opened the script there.
+# If standard output or error is closed (cron, systemd, `>&-`), the shell may have opened the script there.
 { [ -e /dev/fd/1 ] && ! [ /dev/fd/1 -ef "$0" ]; } || exec >/dev/null
 { [ -e /dev/fd/2 ] && ! [ /dev/fd/2 -ef "$0" ]; } || exec 2>/dev/null
 
 set_up() {
-    local candidate
-    for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11 python3.10 python}; do
+    for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.10 python; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+            [ "$candidate" = "${PYTHON:-$candidate}" ] || echo "PYTHON=$PYTHON in the environment is not Python 3.10 to 3.13: $candidate is used." >&2
             "$candidate" "$root/tools/setup/environment.py" "$@" || exit
             unset PYTHON
             python=$root/.venv/bin/python

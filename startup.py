@@ -1,0 +1,108 @@
+"""What each command does first: check Python and the packages, and set what libraries read while they are imported.
+
+This file runs on Python 3.6, too, to tell its users that it is too old.
+"""
+
+import os
+import re
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+OLDEST, NEWEST = (3, 10), (3, 13)
+# They bind each process to one core as soon as PyTorch is imported: all runs side by side to the same one.
+BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+
+
+def prepare():
+    """Check Python and its packages, and set the environment. A command calls it before its other imports."""
+    if not hasattr(sys, "ps1"):  # an interactive session keeps its signal handlers
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
+    check_python()
+    _check_packages()
+    for name in BINDING:
+        os.environ.pop(name, None)
+    os.environ.pop("MPLBACKEND", None)  # a notebook's; plots here are files
+    _choose_cache()
+
+
+def check_python():
+    """Exit with a sentence if this Python cannot run the project."""
+    version = sys.version.split()[0]
+    if not OLDEST <= sys.version_info[:2] <= NEWEST:
+        tested = " to ".join("{}.{}".format(*version) for version in (OLDEST, NEWEST))
+        sys.exit(f"error: {sys.executable} is Python {version}. Use Python {tested}.")
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        sys.exit("error: this needs Linux or macOS. On Windows, use WSL: https://learn.microsoft.com/windows/wsl")
+
+
+def _check_packages():
+    """Exit if packages are missing or too old to work; warn if they have other versions than requirements.txt."""
+    if "NAME_IN_LOOP" in os.environ:  # the loop over machine types has checked them
+        return
+    from importlib import metadata
+
+    missing, too_old, others = [], [], []
+    for name, versions in _required_versions().items():
+        try:
+            installed = getattr(sys.modules.get(name), "__version__", None) or metadata.version(name)
+        except metadata.PackageNotFoundError:
+            missing.append(name)
+            continue
+        wanted, *_ = versions
+        line = f"{name} {installed} ({wanted})"
+        if int(installed.split(".")[0]) < min(int(version.split(".")[0]) for version in versions):
+            too_old.append(line)
+        elif installed.split("+")[0] != wanted:  # 2.13.0+cpu
+            others.append(line)
+    if missing or too_old:
+        wrong = [f"has no {', '.join(missing)}"] if missing else []
+        wrong += [f"has packages that are too old: {', '.join(too_old)}"] if too_old else []
+        sys.exit(
+            f"error: {sys.executable} {' and '.join(wrong)}. Run 'python3 {ROOT}/tools/setup/environment.py "
+            f"requirements.txt', which makes {ROOT}/.venv. Or: {sys.executable} -m pip install -r "
+            f"{ROOT}/requirements.txt"
+        )
+    if others:
+        sys.stderr.write(
+            f"warning: other versions than in requirements.txt, which were tested together: {', '.join(others)}. "
+            "Results may differ.\n"
+        )
+
+
+def _required_versions():
+    """Package → its versions in requirements.txt, that of this Python first."""
+    is_new, versions = sys.version_info >= (3, 11), {}
+    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+        match = re.match(r"([\w-]+)==([\w.]+)(.*python_version (<|>=))?", line)
+        if match:
+            name, version, _, comparison = match.groups()
+            known = versions.setdefault(name, [])
+            known.insert(0 if comparison in (None, ">=" if is_new else "<") else len(known), version)
+    return versions
+
+
+def _choose_cache():
+    """Give numba and matplotlib a place for their caches if there is no home directory, or a read-only one."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    try:
+        if not os.path.isabs(cache):  # a user without a home
+            raise OSError
+        os.makedirs(cache, exist_ok=True)
+        if os.access(cache, os.W_OK):
+            return
+    except OSError:
+        pass
+    try:
+        directory = Path(tempfile.gettempdir(), f"baseline-cache-{os.getuid()}")
+        directory.mkdir(mode=0o700, exist_ok=True)
+        if directory.is_symlink() or directory.stat().st_uid != os.getuid():  # caches are code: nobody else's
+            directory = tempfile.mkdtemp()
+        for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
+            os.environ.setdefault(name, str(directory))
+    except OSError:  # no such place; the libraries say what they lack
+        pass
