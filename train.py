@@ -73,6 +73,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     from tools.results.draw import save_plot
     from tools.training.adam import Adam
     from tools.training.checkpoint import TrainingState
+    from tools.training.device import device_name
     from tools.training.fast_step import fastest_form
     from tools.training.generators import seed_generators
     from tools.training.identity import training_identity
@@ -84,7 +85,8 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     clips = find_clips(machine, config.dataset_directory, "train", machine.section_names(config.use_ids))
     log_mels = load_log_mels(clips, config, machine.channels(config), machine.cache_directory(config))
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
-    log.info("%d training clips, %d vectors of %d values", len(clips), len(vectors), vectors.dimension)
+    where = device_name(device)
+    log.info("%d training clips, %d vectors of %d values, on %s", len(clips), len(vectors), vectors.dimension, where)
     identity = training_identity(config, clips, log_mels, train)
     if unless_trained and is_trained(paths, identity):
         log.info("trained already, %d epochs -> %s", config.epochs, shown(paths.model_dir))
@@ -156,7 +158,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     save_model(config, paths, network, distributions, rows, identity, log_mels.sampling_rate, device)
     seconds = time.monotonic() - started
     result = f"loss {epoch_losses[-1]:.2f}, validation loss {epoch_valid_losses[-1]:.2f}"
-    log.info("trained %d epochs in %.0f s, %s -> %s", state.epoch, seconds, result, shown(paths.model_dir))
+    log.info("trained %d epochs in %.0f s on %s, %s -> %s", state.epoch, seconds, where, result, shown(paths.model_dir))
 
 
 def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
@@ -214,6 +216,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     from networks.scores import find_score
     from tools.results.machine_results import write_results
     from tools.results.test_records import make_test_record
+    from tools.training.device import device_name
     from tools.training.trained_model import check_clips, load_model
 
     model = load_model(config, machine, paths)
@@ -225,6 +228,7 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
     check_clips(model, clips, log_mels)
     record = make_test_record(config, clips, log_mels, model, test)
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
+    log.info("%d test clips, on %s", len(clips), device_name(device))
     scores = []
     for x in tqdm(vectors.per_clip(), desc="test", unit="clip", total=len(clips), disable=None, leave=False):
         scores.append(float(score(residual(network, x))))  # (K, D) -> one score

@@ -5,14 +5,20 @@ Colour-blind readers can tell the colours apart. ROC curves and reconstructions 
 T: frames of a clip, M: mel bands.
 """
 
-from collections.abc import Sequence
+import functools
+import logging
+import re
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 
 from files import atomic_path
 from tools.results.metrics import clips_of_metric
@@ -44,7 +50,49 @@ ROC_STYLES = {
 }
 LABELS = {False: ("normal", BLUE, "o"), True: ("anomaly", VERMILLION, "X"), None: ("no label", GREY, "o")}
 
+log = logging.getLogger("baseline")
 
+
+def _plot(style: dict[str, Any] = NO_MATH) -> Callable[[Callable], Callable]:
+    """The decorator of a function that draws a plot: in this style, whatever a user's matplotlibrc says.
+
+    If matplotlib's font lacks letters of a title, the plot is drawn again with the help of all installed fonts.
+    """
+
+    def decorate(draw: Callable) -> Callable:
+        @functools.wraps(draw)
+        def plot(*arguments: Any) -> None:
+            lacking = _draw(style, draw, *arguments)
+            others = {font.name for font in fontManager.ttflist} - {"DejaVu Sans"}
+            if lacking and others:
+                lacking = _draw(style | {"font.family": ["DejaVu Sans", *sorted(others)]}, draw, *arguments)
+            if lacking:
+                _warn_of_letters(lacking)
+
+        return plot
+
+    return decorate
+
+
+def _draw(style: dict[str, Any], draw: Callable, *arguments: Any) -> str:
+    """Draw a plot; returns the letters that no font has."""
+    with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context():
+        warnings.simplefilter("always")
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(style)
+        draw(*arguments)
+    for warning in caught:
+        log.debug("%s", warning.message)
+    glyphs = [re.match(r"Glyph (\d+)", str(warning.message)) for warning in caught]
+    return "".join(dict.fromkeys(chr(int(glyph[1])) for glyph in glyphs if glyph))
+
+
+@functools.cache  # once
+def _warn_of_letters(letters: str) -> None:
+    log.warning("no installed font has %s, for a plot. Install one that does, such as Noto Sans CJK.", letters)
+
+
+@_plot()
 def plot_losses(path: Path, title: str, loss: Sequence[float], valid_loss: Sequence[float]) -> None:
     """Training and validation loss of each epoch."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
@@ -60,6 +108,7 @@ def plot_losses(path: Path, title: str, loss: Sequence[float], valid_loss: Seque
     _save(figure, path)
 
 
+@_plot()
 def plot_scores(path: Path, title: str, results: Sequence[SectionScores]) -> None:
     """The anomaly scores of each section's clips by domain and label, with the decision threshold if it is known."""
     figure = Figure(figsize=(8, 0.6 + 2.9 * len(results)), layout="constrained")
@@ -107,14 +156,14 @@ def _plot_threshold(axes: Axes, threshold: float) -> None:
     axes.annotate(text, (x, 1), xytext=(offset, 3), ha=side, fontsize="small", **place)
 
 
+@_plot(IN_A_COLUMN)
 def plot_roc(path: Path, title: str, results: Sequence[SectionScores]) -> None:
     """ROC curves of each section's labelled clips, by domain and of all; the area that pAUC measures is shaded."""
-    with matplotlib.rc_context(IN_A_COLUMN):
-        figure = Figure(figsize=(COLUMN, 0.3 + 3.1 * len(results)), layout="constrained")
-        for axes, result in zip(figure.subplots(len(results), squeeze=False).flat, results, strict=True):
-            axes.set_title(f"{title}, section {result.section}", loc="left")
-            _plot_roc_curves(axes, result)
-        _save(figure, path, dpi=250)
+    figure = Figure(figsize=(COLUMN, 0.3 + 3.1 * len(results)), layout="constrained")
+    for axes, result in zip(figure.subplots(len(results), squeeze=False).flat, results, strict=True):
+        axes.set_title(f"{title}, section {result.section}", loc="left")
+        _plot_roc_curves(axes, result)
+    _save(figure, path, dpi=250)
 
 
 def _plot_roc_curves(axes: Axes, result: SectionScores) -> None:
@@ -159,6 +208,7 @@ class Reconstruction:
         return 100 * self.contribution / (self.contribution.sum() or np.inf)
 
 
+@_plot(IN_A_COLUMN)
 def plot_reconstruction(path: Path, clip: Reconstruction) -> None:
     """A clip's log-mel frames, their reconstruction, the error over time and frequency and over time, and the bands."""
     error = clip.reconstruction - clip.log_mel
@@ -173,25 +223,22 @@ def plot_reconstruction(path: Path, clip: Reconstruction) -> None:
     ]
     n_frames, n_mels = clip.log_mel.shape
     extent = (-0.5 / clip.frame_rate, (n_frames - 0.5) / clip.frame_rate, -0.5, n_mels - 0.5)
-    with matplotlib.rc_context(IN_A_COLUMN):
-        figure = Figure(figsize=(COLUMN, 6.6), layout="constrained")
-        figure.get_layout_engine().set(wspace=0.01, w_pad=0.02)
-        figure.suptitle(clip.title, fontsize="medium")
-        grid = figure.add_gridspec(5, 2, width_ratios=(1, 0.035), height_ratios=(1, 1, 1, 0.8, 0.8))
-        for row, (title, values, colors, label) in enumerate(maps):
-            axes = figure.add_subplot(grid[row, 0])
-            axes.set_title(title, loc="left")
-            image = axes.imshow(
-                values.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **colors
-            )
-            axes.set_ylabel("frequency (Hz)")
-            axes.set_yticks(*_hertz_ticks(clip.band_centers))
-            axes.tick_params(labelbottom=row == 2)
-            figure.colorbar(image, cax=figure.add_subplot(grid[row, 1]), label=label)
-        axes.set_xlabel("time (s)")
-        _plot_error(figure.add_subplot(grid[3, 0]), clip, xlim=extent[:2])
-        _plot_bands(figure.add_subplot(grid[4, :]), clip)
-        _save(figure, path, dpi=250)
+    figure = Figure(figsize=(COLUMN, 6.6), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.01, w_pad=0.02)
+    figure.suptitle(clip.title, fontsize="medium")
+    grid = figure.add_gridspec(5, 2, width_ratios=(1, 0.035), height_ratios=(1, 1, 1, 0.8, 0.8))
+    for row, (title, values, colors, label) in enumerate(maps):
+        axes = figure.add_subplot(grid[row, 0])
+        axes.set_title(title, loc="left")
+        image = axes.imshow(values.T, origin="lower", aspect="auto", extent=extent, interpolation="nearest", **colors)
+        axes.set_ylabel("frequency (Hz)")
+        axes.set_yticks(*_hertz_ticks(clip.band_centers))
+        axes.tick_params(labelbottom=row == 2)
+        figure.colorbar(image, cax=figure.add_subplot(grid[row, 1]), label=label)
+    axes.set_xlabel("time (s)")
+    _plot_error(figure.add_subplot(grid[3, 0]), clip, xlim=extent[:2])
+    _plot_bands(figure.add_subplot(grid[4, :]), clip)
+    _save(figure, path, dpi=250)
 
 
 def _hertz_ticks(band_centers: np.ndarray) -> tuple[list[float], list[str]]:
@@ -237,6 +284,7 @@ def _plot_bands(axes: Axes, clip: Reconstruction) -> None:
     axes.set_xticks(*_hertz_ticks(clip.band_centers))
 
 
+@_plot()
 def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, float]]) -> None:
     """Bars of each metric by machine type and system, with the standard deviation over seeds.
 
@@ -252,23 +300,22 @@ def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, f
     systems, metrics, n_machines = table["system"].unique(), table["metric"].unique(), table["machine"].nunique()
     palette = dict(zip(systems, (BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILLION) * 9, strict=False))
     bars = {"x": "machine", "y": "value", "hue": "system", "palette": palette, "errorbar": "sd"}
-    with matplotlib.rc_context(NO_MATH):
-        width = max(8.0, 2.0 + 0.28 * n_machines * len(systems))
-        figure = Figure(figsize=(width, 2.5 * len(metrics)), layout="constrained")
-        figure.suptitle(f"{title} (dotted: chance)")
-        for axes, metric in zip(figure.subplots(len(metrics), sharex=True, squeeze=False).flat, metrics, strict=True):
-            rows = table[table["metric"] == metric]
-            seaborn.barplot(rows, **bars, err_kws={"linewidth": 1.2}, ax=axes)
-            axes.axhline(50, color="black", linewidth=1, linestyle=":")
-            axes.set(xlabel="", ylabel=f"{metric} (%)", ylim=(0, 100))
-            axes.get_legend().remove()
-            axes.grid(axis="y", alpha=0.3)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.tick_params(axis="x", rotation=20 if n_machines > 6 else 0)
-        handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
-        _save(figure, path)
+    width = max(8.0, 2.0 + 0.28 * n_machines * len(systems))
+    figure = Figure(figsize=(width, 2.5 * len(metrics)), layout="constrained")
+    figure.suptitle(f"{title} (dotted: chance)")
+    for axes, metric in zip(figure.subplots(len(metrics), sharex=True, squeeze=False).flat, metrics, strict=True):
+        rows = table[table["metric"] == metric]
+        seaborn.barplot(rows, **bars, err_kws={"linewidth": 1.2}, ax=axes)
+        axes.axhline(50, color="black", linewidth=1, linestyle=":")
+        axes.set(xlabel="", ylabel=f"{metric} (%)", ylim=(0, 100))
+        axes.get_legend().remove()
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(axis="x", rotation=20 if n_machines > 6 else 0)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+    _save(figure, path)
 
 
 def _save(figure: Figure, path: Path, dpi: int = 150) -> None:

@@ -65,6 +65,7 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     catch_signals()
     _open_streams()
+    _close_log()  # of an earlier run in an interactive session
     try:
         return 1 if command() is False else 0
     except BaselineError as error:
@@ -177,6 +178,13 @@ def _is_closed(stream: TextIO | None, mode: str) -> bool:
         return mode == "w" and flags & os.O_ACCMODE == os.O_RDONLY
     except (OSError, ValueError):  # not a file, in a notebook or a test
         return False
+
+
+def _close_log() -> None:
+    for logger in (log, logging.getLogger("py.warnings")):
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+            handler.close()
 
 
 def open_console(name: str = "") -> None:

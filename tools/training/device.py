@@ -1,21 +1,43 @@
 """CPU or GPU."""
 
+import logging
+import shutil
+import warnings
+from pathlib import Path
+
 import torch
 
 from config import BaselineError, Config
+
+log = logging.getLogger("baseline")
 
 
 def choose_device(config: Config) -> torch.device:
     """The GPU that the configuration asks for, or the CPU if there is none. PyTorch gets one CPU thread.
 
-    The results do not depend on the number of cores. Several machine types side by side use them.
+    The results do not depend on the number of cores. Several machine types side by side use them. If this machine has a
+    GPU that cannot be used, a warning says why.
 
     Raises:
         BaselineError: there are GPUs, but not this one.
     """
     torch.set_num_threads(1)
-    if not config.use_cuda or not torch.cuda.is_available():
+    if not config.use_cuda:
         return torch.device("cpu")
-    if config.gpu_id >= torch.cuda.device_count():
-        raise BaselineError(f"--gpu_id {config.gpu_id}: the GPUs here are 0 to {torch.cuda.device_count() - 1}.")
+    with warnings.catch_warnings(record=True) as reasons:  # such as a driver that is too old
+        warnings.simplefilter("always")
+        n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if n_gpus == 0:
+        if reasons or shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists():
+            no_cuda = torch.version.cuda is None and f"PyTorch {torch.__version__} is built without CUDA"
+            reason = no_cuda or " ".join(str(warning.message) for warning in reasons) or "PyTorch finds none"
+            log.warning("no GPU is used, but the CPU: %s. --use_cuda False hides this warning.", reason)
+        return torch.device("cpu")
+    if config.gpu_id >= n_gpus:
+        raise BaselineError(f"--gpu_id {config.gpu_id}: the GPUs here are 0 to {n_gpus - 1}.")
     return torch.device("cuda", config.gpu_id)
+
+
+def device_name(device: torch.device) -> str:
+    """Such as `the CPU` or `NVIDIA H100 80GB HBM3`."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
