@@ -63,9 +63,8 @@ def _plot(style: dict[str, Any] = NO_MATH) -> Callable[[Callable], Callable]:
         @functools.wraps(draw)
         def plot(*arguments: Any) -> None:
             lacking = _draw(style, draw, *arguments)
-            others = {font.name for font in fontManager.ttflist} - {"DejaVu Sans"}
-            if lacking and others:
-                lacking = _draw(style | {"font.family": ["DejaVu Sans", *sorted(others)]}, draw, *arguments)
+            if lacking and (others := _installed_fonts()):
+                lacking = _draw(style | {"font.family": ["DejaVu Sans", *others]}, draw, *arguments)
             if lacking:
                 _warn_of_letters(lacking)
 
@@ -85,6 +84,13 @@ def _draw(style: dict[str, Any], draw: Callable, *arguments: Any) -> str:
         log.debug("%s", warning.message)
     glyphs = [re.match(r"Glyph (\d+)", str(warning.message)) for warning in caught]
     return "".join(dict.fromkeys(chr(int(glyph[1])) for glyph in glyphs if glyph))
+
+
+def _installed_fonts() -> list[str]:
+    """The fonts of this machine. Those that come with matplotlib have signs in place of the letters that they lack."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # not all have the usual weight
+    own = matplotlib.get_data_path()
+    return sorted({font.name for font in fontManager.ttflist if not font.fname.startswith(own)})
 
 
 @functools.cache  # once
