@@ -128,17 +128,21 @@ def or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 # --- Parameters
 
 
-def _parameter(kind: Callable[[str], Any] | None, help_text: str, default: Any = MISSING, alias: str = "") -> Any:
+def _parameter(
+    kind: Callable[[str], Any] | None, help_text: str, default: Any = MISSING, alias: str = "", if_missing: str = ""
+) -> Any:
     """A parameter of Config.
 
     Args:
         kind: text → value; None: an option without a value, False if it is not given.
         default: of an option that exists only on the command line. The other defaults are in baseline.yaml.
         alias: a second name.
+        if_missing: the default value again, of a key that the published baseline's baseline.yaml does not have.
     """
     if kind is None:
         default = False
-    return dataclasses.field(default=default, metadata={"kind": kind, "help": help_text, "alias": alias})
+    metadata = {"kind": kind, "help": help_text, "alias": alias, "if_missing": if_missing}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,23 +165,23 @@ class Config:
     )
 
     dataset_directory: Path = _parameter(path, "directory of the datasets")
-    model_directory: Path = _parameter(path, "directory of the trained models")
+    model_directory: Path = _parameter(path, "directory of the trained models", if_missing="./models")
     result_directory: Path = _parameter(path, "directory of the results")
     cache_directory: Path | None = _parameter(
-        or_null(path), "directory of the cached features (default: beside the clips)"
+        or_null(path), "directory of the cached features (default: beside the clips)", if_missing="null"
     )
     export_dir: str = _parameter(name, "name of this experiment in directory names")
     model: str = _parameter(text, "network")
     score: str = _parameter(text, "anomaly score, MSE, MAHALA or MAHALA_FRAME")
     seed: int = _parameter(number(int, at_least=0, at_most=2**32 - 1), "seed of all random generators")
     use_cuda: bool = _parameter(boolean, "use the GPU if there is one")
-    gpu_id: int = _parameter(number(int, at_least=0), "which GPU")
+    gpu_id: int = _parameter(number(int, at_least=0), "which GPU", if_missing="0")
     log_interval: int = _parameter(number(int, at_least=1), "batches between updates of the progress bar")
     is_auto_download: bool = _parameter(boolean, "download a machine type's clips if they are missing")
-    download_url: str | None = _parameter(or_null(text), "mirror to download from")
+    download_url: str | None = _parameter(or_null(text), "mirror to download from", if_missing="null")
     max_fpr: float = _parameter(number(above=0, at_most=1), "false positive rate up to which pAUC counts")
     decision_threshold: float = _parameter(number(above=0, below=1), "quantile of normal scores that is the threshold")
-    calibration: str = _parameter(one_of("batch", "clip"), "whose normal scores: batch or clip")
+    calibration: str = _parameter(one_of("batch", "clip"), "whose normal scores: batch or clip", if_missing="batch")
     n_mels: int = _parameter(number(int, at_least=1, at_most=10_000), "mel bands")
     frames: int = _parameter(number(int, at_least=1, at_most=10_000), "frames in one vector")
     frame_hop_length: int = _parameter(number(int, at_least=1), "frames from one vector to the next")
@@ -328,19 +332,24 @@ def read_defaults(file: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read {file}: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise UsageError(f"{file} is not valid YAML, such as 'epochs: 100': {' '.join(str(error).split())}") from error
+    keys = [key.lstrip("-") for key, _ in lines]
     for key, value in lines:
         if not isinstance(value, str):
             raise UsageError(f"{file}: {key}: expected a single value.")
-        if [other.lstrip("-") for other, _ in lines].count(key.lstrip("-")) > 1:
+        if keys.count(key.lstrip("-")) > 1:
             raise UsageError(f"{file}: '{key}' is there twice. Keep one of them.")
+    added = {key: default for key in IN_FILE if key not in keys and (default := FIELDS[key].metadata["if_missing"])}
+    if added:
+        _warn_of_missing(file, ", ".join(f"--{key} ({default})" for key, default in added.items()))
+    lines += added.items()
     arguments = [f"{key if key.startswith('-') else '--' + key}={text}" for key, text in lines]
     try:
         values = _parse(option_parser("", "", IN_FILE), arguments, base=file.parent)
     except UsageError as error:
         raise UsageError(f"{file}: {str(error).replace('unknown option', 'unknown key')}") from None
-    missing = next((key for key in IN_FILE if key not in values), None)
+    missing = [f"--{key} ({_metadata(key)[1]})" for key in IN_FILE if key not in values]
     if missing:
-        raise UsageError(f"--{missing} ({_metadata(missing)[1]}) is missing in {file}.")
+        raise UsageError(f"{file}: missing: {', '.join(missing)}.")
     return values
 
 
@@ -432,6 +441,11 @@ def _warn_of_twice(option: str, before: Any, value: Any) -> None:
     log.warning("%s is given twice, %r and %r: the last counts.", option, before, value)
 
 
+@functools.cache
+def _warn_of_missing(file: Path, keys: str) -> None:
+    log.warning("%s does not have %s: these default values are taken.", file, keys)
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         super().__init__(**settings)
@@ -451,4 +465,4 @@ class _Parser(argparse.ArgumentParser):
 
 def _metadata(key: str) -> tuple[Callable[[str], Any] | None, str, str]:
     """Kind, help text and alias of a parameter."""
-    return tuple(FIELDS[key].metadata.values())
+    return tuple(FIELDS[key].metadata[name] for name in ("kind", "help", "alias"))
