@@ -75,7 +75,9 @@ def code_behind(*roots: Any, without: Collection[str] = ()) -> Code:
         now = _follow(roots, without, _contents)
         edited = sorted({name.split(": ")[0] for name, _ in code.items() ^ now.items()})
         if edited:
-            raise BaselineError(f"{', '.join(edited)}: edited since this run began. Start it again.")
+            raise BaselineError(
+                f"{', '.join(edited)}: edited since this run began. Start it again; in a notebook, restart Python."
+            )
     for root in partials:
         arguments = re.sub(" at 0x[0-9a-f]+", "", repr((root.args, root.keywords)))
         code[f"functools.partial: {getattr(root.func, '__name__', root.func)}"] = fingerprint_of(arguments.encode())

@@ -77,7 +77,8 @@ def _check_packages():
 def _required_versions():
     """Package → its versions in requirements.txt, that of this Python first."""
     is_new, versions = sys.version_info >= (3, 11), {}
-    for line in (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines():
+    file = ROOT / "requirements.txt"
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         match = re.match(r"([\w-]+)==([\w.]+)(.*python_version (<|>=))?", line)
         if match:
             name, version, _, comparison = match.groups()

@@ -105,7 +105,7 @@ def copy_project(directory: Path, **catalog: str) -> Path:
     project = directory / "project"
     for name in ("datasets", "networks", "tools"):
         shutil.copytree(ROOT / name, project / name, ignore=not_published)
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "baseline.yaml"]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.sh"), ROOT / "baseline.yaml", ROOT / "requirements.txt"]:
         shutil.copy(path, project)
     for name, contents in catalog.items():
         (project / f"datasets/catalog/{name.lower()}.yaml").write_text(contents, encoding="utf-8")

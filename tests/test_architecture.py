@@ -21,13 +21,14 @@ SOURCES = [
 ]
 # Room → the rooms below it, which it may import from.
 BELOW = {
+    "startup": set(),
     "config": set(),
     "files": {"config"},
     "fingerprints": {"config"},
     "networks": {"config"},
     "datasets": {"config", "files", "fingerprints"},
     "datasets.download": {"config", "files", "datasets"},
-    "tools.setup": set(),
+    "tools.setup": {"startup"},
     "tools.training": {"config", "files", "fingerprints", "datasets", "networks"},
     "tools.results": {"config", "files", "fingerprints", "datasets", "networks", "tools.training"},
 }

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from config import DEFAULTS_FILE, UsageError, load_config
+from config import DEFAULTS_FILE, ROOT, UsageError, load_config, read_defaults
 from tools.training.paths import RunPaths
 
 MINIMUM = ["--dataset", "DCASE2024T2fan", "-d"]
@@ -204,12 +204,28 @@ def test_wrong_files(tmp_path, line, words):
     assert all(word in str(error.value) for word in [*words, "baseline.yaml"]), error.value
 
 
-def test_missing_key_and_missing_file(tmp_path):
-    (tmp_path / "baseline.yaml").write_text(DEFAULTS_FILE.read_text().replace("--n_mels: 128", ""))
-    with pytest.raises(UsageError, match=r"--n_mels .* is missing in"):
+def test_missing_keys_and_missing_file(tmp_path):
+    text = DEFAULTS_FILE.read_text().replace("--n_mels: 128", "").replace("--seed: 13711", "")
+    (tmp_path / "baseline.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"baseline.yaml: missing: --seed \(.*\), --n_mels \(mel bands\)\."):
         load_config(MINIMUM, tmp_path / "baseline.yaml")
     with pytest.raises(UsageError, match="cannot read"):
         load_config(MINIMUM, tmp_path / "none.yaml")
+
+
+def test_the_published_file_in_place_of_ours(tmp_path, monkeypatch, caplog):
+    """The keys that only this project has get the default values of its own file, with a line that names them."""
+    keys = ("model_directory", "cache_directory", "gpu_id", "download_url", "calibration")
+    lines = DEFAULTS_FILE.read_text().splitlines()
+    file = tmp_path / "baseline.yaml"
+    file.write_text("\n".join(line for line in lines if not line.startswith(tuple(f"--{key}:" for key in keys))))
+    expected = read_defaults(DEFAULTS_FILE)
+    assert read_defaults(file) == expected | {
+        key: tmp_path / path.relative_to(ROOT) for key, path in expected.items() if isinstance(path, Path)
+    }
+    assert (
+        caplog.text.count(f"{file} does not have --model_directory (./models), --cache_directory (null), --gpu_id") == 1
+    )
 
 
 def test_paths_of_the_contract(tmp_path):

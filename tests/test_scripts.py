@@ -131,15 +131,6 @@ def test_called_through_a_link_and_with_cdpath(workspace):
     assert finished.stderr.startswith("error: unknown option '--epoch'")
 
 
-def test_python_without_the_packages(tmp_path):
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
-    for script in (SCRIPTS[0], SCRIPTS[3], SLURM_SCRIPT):
-        finished = run([ROOT / script, "DCASE2024T2", "-d"], tmp_path, PYTHON=str(tmp_path / "bin" / "python"))
-        assert finished.returncode == 1
-        assert "does not have the packages" in finished.stderr
-        assert "Traceback" not in finished.stderr
-
-
 def test_nothing_to_summarize(workspace):
     finished = workspace.script("03_summarize_results.sh", "DCASE2024T2", "-d")
     assert finished.returncode == 1
