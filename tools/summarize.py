@@ -40,7 +40,7 @@ def write_tables(summary: Summary, tables: Iterable[Table], directory: Path) -> 
         "summary": statistics,
         "intervals": intervals.reset_index(),
         "differences": summary.differences.reset_index(),
-        "published": summary.comparisons.drop(columns=["trials", "source"]).reset_index(),
+        "published": summary.comparisons.reset_index(),
     }
     for name, table in files.items():
         write_text(directory / f"{name}.csv", table.to_csv(index=False))

@@ -1,4 +1,7 @@
-"""Results published for the baseline (datasets/published_results.csv, in percent), and how far ours are from them."""
+"""Results published for the baseline (datasets/published_results.csv, in percent), and how far ours are from them.
+
+`by` says whose they are: the organisers' own, or those of others who ran the unmodified code.
+"""
 
 from collections.abc import Mapping
 
@@ -14,7 +17,7 @@ FEWEST_TRAININGS = 3  # trainings that a standard deviation must be of
 
 
 def read_published(dataset: Dataset, split: str) -> pd.DataFrame:
-    """The published values of a dataset: score, metric, column, published, published std, trials, source.
+    """The published values of a dataset: score, metric, column, published, published std, trials, by, source.
 
     Means and official scores are computed from them, if each machine type has one section only.
     """
@@ -25,7 +28,7 @@ def read_published(dataset: Dataset, split: str) -> pd.DataFrame:
     for name, metric in {"auc_source": auc, "auc_target": "AUC (target)", "pauc": "pAUC"}.items():
         fractions = {"published": table[name] / 100, "published std": table[f"std_{name}"] / 100}
         values.append(table.assign(metric=metric, **fractions))
-    columns = ["score", "metric", "column", "published", "published std", "trials", "source"]
+    columns = ["score", "metric", "column", "published", "published std", "trials", "by", "source"]
     values = pd.concat(values).dropna(subset="published").sort_index(kind="stable")[columns]  # in the order of the file
     scores = [_add_means(rows, dataset, split) for _, rows in values.groupby("score", sort=False)]
     return pd.concat(scores or [values], ignore_index=True)
@@ -38,7 +41,7 @@ def _add_means(values: pd.DataFrame, dataset: Dataset, split: str) -> pd.DataFra
     by_section = single.set_index(["column", "section", "metric"])[["published"]]
     means = means_over_sections(by_section, dataset, split).dropna().reset_index()
     means = pd.concat([means[means["metric"] == metric] for metric in reversed(summary_metrics(dataset))])
-    everything = pd.concat([means.assign(**values[["score", "trials", "source"]].iloc[0]), values])
+    everything = pd.concat([means.assign(**values[["score", "trials", "by", "source"]].iloc[0]), values])
     # The mean over the one section of a machine type is its value: the published digits count.
     return everything.groupby(["metric", "column"], sort=False, as_index=False).last()[values.columns]
 
@@ -66,5 +69,5 @@ def compare(
     limit = DEVIATIONS * table["published std"].where(table["trials"] >= FEWEST_TRAININGS).fillna(ours)
     is_known = limit.notna() & table["difference"].notna()
     table["outside"] = (table["difference"].abs() > limit).astype("Int64").where(is_known)
-    columns = ["ours", "std", "published", "published std", "difference", "outside", "trials", "source"]
+    columns = ["ours", "std", "published", "published std", "difference", "outside", "trials", "by", "source"]
     return table.set_index(FIGURE)[columns]

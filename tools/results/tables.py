@@ -141,11 +141,12 @@ def _published_note(system: str, comparisons: pd.DataFrame) -> str:
     """What was published for a system's score, and how many of ours lie outside."""
     if comparisons.empty:
         return f"{system}: no published figures of this score on these data are known here."
-    trials, source = comparisons[["trials", "source"]].iloc[0]
+    trials, by, source = comparisons[["trials", "by", "source"]].iloc[0]
     counted = [metric != OFFICIAL and column not in COLUMNS for metric, column in comparisons.index]
     judged = comparisons["outside"][counted].dropna()
     trainings = f"mean of {trials} trainings" if trials > 1 else "one training"
-    note = f"{system}: published, {trainings}: {source}. "
+    published = {"organisers": "published by the organisers", "others": "measured by others, not by the organisers"}[by]
+    note = f"{system}: {published}, {trainings}: {source}. "
     if judged.empty:
         few = f"fewer than {FEWEST_TRAININGS} trainings, published or of ours"
         return note + f"Of {few}, it cannot be said which figures lie outside: run with SEEDS."
