@@ -7,7 +7,10 @@ case "${1:-}" in -h | --help) sed -n '2,4s/^# *//p' "$0" && exit 0 ;; esac
 root=$(cd -- "$(dirname "$(readlink -f "$0")")" >/dev/null && pwd)
 . "$root/tools/setup/setup.sh"
 demo=$root/demo
-set -- --dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results" "$@"
+run() {
+    script=$root/$1 && shift
+    bash "$script" "$@" --dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results"
+}
 
 echo "==> 1/6 environment"
 set_up requirements.txt
@@ -15,13 +18,13 @@ start=$(date +%s)
 echo "==> 2/6 demo clips: tools/make_demo_data.py"
 "$python" "$root/tools/make_demo_data.py" --dataset_directory "$demo/data"
 echo "==> 3/6 training: 01_train_2024t2.sh -d"
-bash "$root/01_train_2024t2.sh" -d "$@"
+run 01_train_2024t2.sh -d "$@"
 echo "==> 4/6 test with the mean squared error: 02a_test_2024t2.sh -d"
-bash "$root/02a_test_2024t2.sh" -d "$@"
+run 02a_test_2024t2.sh -d "$@"
 echo "==> 5/6 test with the selective Mahalanobis distance: 02b_test_2024t2.sh -d"
-bash "$root/02b_test_2024t2.sh" -d "$@"
+run 02b_test_2024t2.sh -d "$@"
 echo "==> 6/6 summary: 03_summarize_results.sh DCASE2024T2 -d --report"
-bash "$root/03_summarize_results.sh" DCASE2024T2 -d --report "$@"
+run 03_summarize_results.sh DCASE2024T2 -d --report
 
 echo
 echo "Done in $(($(date +%s) - start)) s, after the environment. The clips are generated: the figures show how the baseline"

@@ -233,7 +233,7 @@ def main(script: str, purpose: str, dataset: str, options: str, *given: str) -> 
     """Run a numbered script, with the arguments as at the top of this file; returns its exit status."""
     seeds = f"SEEDS={shlex.quote(os.environ['SEEDS'])} " if os.environ.get("SEEDS") else ""
     restart = ["--restart"] if "--train_only" in options and "--restart" not in given else []
-    resume = f"To resume: {seeds}{shlex.join([script, *given, *restart])}"
+    resume = f"To resume: {seeds}{shlex.join(['bash', script, *given, *restart])}"
 
     if {"-h", "--help"} & set(given):
         return run_command(lambda: show(usage(script, purpose, dataset)))

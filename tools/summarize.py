@@ -24,7 +24,8 @@ from tools.training.console import log, open_console, run_command, show
 
 RESAMPLES = 1000
 FILTERS = tuple(dict.fromkeys(("score", "seed", "model_name_suffix", *TRAINING_KEYS, *TEST_KEYS)))
-OPTIONS = ("dev", "eval", "dataset_directory", "model_directory", "result_directory", "export_dir", *FILTERS)
+PLACES = ("dataset_directory", "model_directory", "result_directory", "cache_directory", "export_dir")
+OPTIONS = ("dev", "eval", *PLACES, *FILTERS)
 
 
 def write_tables(summary: Summary, tables: Iterable[Table], directory: Path) -> None:
