@@ -128,7 +128,8 @@ def truncated_after_an_odd_chunk(path):
         (lambda path: path.write_bytes(path.read_bytes()[:44]), "truncated"),
         (lambda path: write_wav(path, seconds=0), "holds no samples"),
         (lambda path: write_wav(path, rate=22050), "rate 22050 Hz, but section_00_0000.wav has 16000 Hz"),
-        (lambda path: write_wav(path, channels=2), r"2 channel\(s\) where 1 expected"),
+        (lambda path: write_wav(path, channels=2), r"2 channel\(s\) where 1 expected.* --mono False; else replace"),
+        (lambda path: write_wav(path, channels=8), r"8 channel\(s\) where 1 expected.* --channel 1 to 8\.$"),
         (lambda path: write_wav(path, seconds=0.05), "too short, 2 spectrogram frames where --frames asks for 5"),
         (not_a_number, "not a number"),
         (lambda path: soundfile.write(path, np.full(16000, 1e30), 16000, subtype="FLOAT"), "samples are too large"),
@@ -286,4 +287,5 @@ def test_damaged_cache_is_computed_again(clips, cache, caplog, change):
 def test_directory_that_cannot_be_written_costs_only_the_cache(clips, cache, caplog):
     cache.write_text("a file in the place of the directory")
     assert len(load_log_mels(clips, config(), 1, cache / "fan").lengths) == 3
-    assert "features are not cached" in caplog.text
+    assert f"features are not cached, and will be computed again next time: cannot write {cache}/fan/" in caplog.text
+    assert "Option for another place: --cache_directory.\n" in caplog.text
