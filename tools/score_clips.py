@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import torch
 
 OPTIONS = (
-    *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "model_directory", "export_dir", "score", "seed"),
-    *("decision_threshold", "calibration", *MODEL_KEYS),
+    *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "dataset_directory", "model_directory", "export_dir"),
+    *("score", "seed", "decision_threshold", "calibration", *MODEL_KEYS),
 )
 
 
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> bool:
     add_channel_argument(parser)
     open_console()
     options, config = parse_options(parser, arguments)
-    machine = find_machine(config.dataset, config.split)
+    machine = find_machine(config.dataset, config.split, config.dataset_directory)
     if options.csv:
         if options.csv.is_dir():
             raise UsageError(f"--csv {options.csv}: a directory. Name a file.")
