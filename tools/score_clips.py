@@ -1,4 +1,4 @@
-"""Anomaly score and decision of any wav files, with a trained model.
+"""Anomaly score and decision of any wav or FLAC files, with a trained model.
 
     python tools/score_clips.py recordings/today --dataset WorkshopPump -d [--score MAHALA] [--csv today.csv]
 
@@ -40,7 +40,7 @@ COLUMNS = ("clip", "score", "decision")  # of the CSV
 def clip_vectors(
     path: Path, channel: int | None, config: Config, model_rate: int | None, resample: bool = False
 ) -> "tuple[LogMels, torch.Tensor]":
-    """The log-mel frames (T, M) of a wav file, and their vectors (K, D).
+    """The log-mel frames (T, M) of a wav or FLAC file, and their vectors (K, D).
 
     Args:
         channel: from 1; None: the only one.
@@ -73,8 +73,10 @@ def _is_score_file(path: Path) -> bool:
 
 def main(arguments: list[str] | None = None) -> bool:
     """Run the command; whether every clip has a score."""
-    parser = option_parser("score_clips.py", "Scores any wav files with a trained model.", OPTIONS)
-    parser.add_argument("clips", nargs="+", metavar="CLIP", help="wav files, or folders of them with their subfolders")
+    parser = option_parser("score_clips.py", "Scores any wav or FLAC files with a trained model.", OPTIONS)
+    parser.add_argument(
+        "clips", nargs="+", metavar="CLIP", help="wav or FLAC files, or folders of them with their subfolders"
+    )
     parser.add_argument("--csv", type=Path, default=None, help="write clip,score,decision to this file too")
     parser.add_argument("--resample", action="store_true", default=False, help="take other sampling rates, too")
     add_channel_argument(parser)
@@ -88,7 +90,7 @@ def main(arguments: list[str] | None = None) -> bool:
         make_writable_directory(options.csv.parent)
     paths, _ = find_recordings(map(Path, options.clips))
     if not paths:
-        raise BaselineError(f"{' '.join(options.clips)}: no .wav files there.")
+        raise BaselineError(f"{' '.join(options.clips)}: no .wav or .flac files there.")
 
     import torch
 
