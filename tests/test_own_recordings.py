@@ -388,18 +388,24 @@ def test_resampled_clips_have_the_rate_of_the_model(trained, tmp_path):
     assert first["score"] == second["score"]
 
 
-def test_clips_that_cannot_be_scored_do_not_stop_the_others(trained, tmp_path, capsys):
+def test_clips_that_cannot_be_scored_do_not_stop_the_others(trained, tmp_path, capsys, monkeypatch):
     folder = tmp_path / "recordings"
     good = write_wav(folder / "b.wav")
     write_wav(folder / "a.wav", rate=8000)
     write_wav(folder / "c.wav", channels=2)
     write_wav(folder / "d.wav", seconds=0.05)
     (folder / "e.wav").write_text("no sound")
+    write_wav(folder / "f.wav", seconds=10)
+    soundfile.write(folder / "g.flac", soundfile.read(good, dtype="int16")[0], 16000)
+    monkeypatch.setattr(score_clips, "available_memory", lambda: 2_000_000)  # bytes
     assert score(trained, folder, "--csv", tmp_path / "scores.csv") is False
     output = capsys.readouterr()
-    assert [row["clip"] for row in csv.DictReader((tmp_path / "scores.csv").open())] == [str(good)]
-    for words in ("a.wav: 8000 Hz, but the model", "2 channels", "too short", "not a readable", "4 of 5 clips"):
-        assert words in output.err
+    first, second = csv.DictReader((tmp_path / "scores.csv").open())
+    assert (first["clip"], second["clip"]) == (str(good), str(folder / "g.flac"))
+    assert first["score"] == second["score"]
+    words = ("a.wav: 8000 Hz, but the model", "c.wav: 2 channels", "d.wav: too short", "e.wav: not a readable")
+    for text in (*words, "f.wav: too long for the memory", "5 of 7 clips"):
+        assert text in output.err
     assert score(trained, folder / "a.wav", folder / "b.wav", "--resample") is True
     assert score(trained, folder / "c.wav", "--channel", "2") is True
 

@@ -20,8 +20,9 @@ from datasets.audio import enough_memory
 from datasets.catalog import find_machine
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
-from datasets.recordings import find_recordings, open_recording
+from datasets.recordings import Recording, find_recordings, open_recording
 from files import check_replaceable, csv_text, make_writable_directory, write_csv
+from tools.each_machine import available_memory
 from tools.training.console import add_channel_argument, log, open_console, run_command
 from tools.training.paths import run_paths
 
@@ -48,7 +49,7 @@ def clip_vectors(
         resample: whether to resample a clip with another rate.
 
     Raises:
-        BaselineError: it cannot be read, is too short, or has another sampling rate.
+        BaselineError: it cannot be read, is too short, too long for the memory, or has another sampling rate.
     """
     import torch
 
@@ -59,10 +60,21 @@ def clip_vectors(
     if model_rate not in (None, rate) and not resample:
         advice = "Resample it; score_clips.py does so with --resample."
         raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. {advice}")
+    # A system that is short of memory kills the process, and the other clips have no scores.
+    if bytes_to_score(recording, model_rate or rate, config) > available_memory():
+        raise BaselineError(f"{path}: too long for the memory. Cut it, or remove it.")
     log_mels = recording.log_mels(model_rate or rate, config)
     clip = Clip(path, section="", is_target=False, is_anomaly=None, split=None)
     vectors = Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu"))
     return log_mels, next(vectors.per_clip())
+
+
+def bytes_to_score(recording: Recording, sampling_rate: int, config: Config) -> float:
+    """About how much memory a score takes: samples, then the spectrogram or the vectors and their residuals."""
+    header = recording.header
+    n_frames = header.samples * sampling_rate / header.sampling_rate / config.hop_length
+    bytes_per_frame = max(4 * config.hop_length + 6 * config.n_fft, 16 * config.frames * config.n_mels)
+    return 4 * header.samples * header.channels + n_frames * bytes_per_frame
 
 
 def _is_score_file(path: Path) -> bool:
