@@ -7,6 +7,7 @@ those of one split.
 """
 
 import argparse
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ SPLITS = ("dev", "eval")
 ZENODO = "https://zenodo.org"
 PLAIN_NAME = re.compile(r"(?!.*_section_)[A-Za-z0-9][A-Za-z0-9_-]*")  # <machine>_section_00 is the model of a section
 RESERVED_NAMES = ("h-mean", "a-mean")  # columns of the summary beside the machine types
+
+log = logging.getLogger("baseline")
 
 
 class CatalogLoader(yaml.SafeLoader):
@@ -169,7 +172,9 @@ def read_dataset(path: Path) -> Dataset:
         return dataset
     except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UsageError(f"{path}: not a catalog file: {reason}. dcase2024t2.yaml explains the keys.") from error
+        raise UsageError(
+            f"{path}: not a catalog file: {reason}. datasets/catalog/dcase2024t2.yaml explains the keys."
+        ) from error
 
 
 def _check_names(dataset: Dataset) -> None:
@@ -192,13 +197,17 @@ def _check_names(dataset: Dataset) -> None:
 def all_datasets(dataset_directory: Path | None = None) -> dict[str, Dataset]:
     """Name → dataset: the published ones, and a user's own in `dataset_directory`.
 
+    A file in `dataset_directory` that describes no dataset is left out with a warning: it may be another program's.
+
     Raises:
         UsageError: a file is wrong, or two files share a name, a directory or the full name of a machine type.
     """
-    files = sorted(CATALOG_DIRECTORY.glob("*.yaml"))
-    if dataset_directory:
-        files += sorted(dataset_directory.glob(f"*/{OWN_FILE}"))
-    datasets = {path: read_dataset(path) for path in files}
+    datasets = {path: read_dataset(path) for path in sorted(CATALOG_DIRECTORY.glob("*.yaml"))}
+    for path in sorted(dataset_directory.glob(f"*/{OWN_FILE}")) if dataset_directory else ():
+        try:
+            datasets[path] = read_dataset(path)
+        except UsageError as error:
+            log.warning("left out: %s", error)
     owners: dict[tuple[str, str], Path] = {}
     for path, dataset in datasets.items():
         # Names become directories, which some disks do not tell apart by upper and lower case. Two datasets in one

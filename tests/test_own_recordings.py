@@ -306,6 +306,19 @@ def test_catalog_files_of_others_stay(tmp_path):
     assert path.read_text() == facts
 
 
+def test_damaged_catalog_files_are_left_out_and_never_overwritten(tmp_path, caplog):
+    folder = record(tmp_path / "recordings", 1)
+    run_import(tmp_path, "--train", folder)
+    path = tmp_path / "data/workshop/catalog.yaml"
+    path.write_text(path.read_text() + "channels: 2\n")
+    caplog.clear()
+    assert find_dataset("DCASE2024T2", tmp_path / "data")
+    assert f"left out: {path}: not a catalog file: line 17: the key 'channels' is there twice" in caplog.text
+    with pytest.raises(UsageError, match=f"{path}: not a catalog file"):
+        run_import(tmp_path, "--train", folder, machine="Saw")
+    assert "channels: 2" in path.read_text()
+
+
 def test_catalog_files_of_earlier_versions(tmp_path, monkeypatch):
     """They are in the program's catalog, and can be moved to the data."""
     folder = record(tmp_path / "recordings", 2)

@@ -12,6 +12,7 @@ import csv
 import os
 import random
 import re
+import shlex
 import shutil
 import sys
 import tempfile
@@ -222,7 +223,7 @@ def find_catalog_file(dataset: Dataset | None, name: str, dataset_directory: Pat
     """The file that describes a user's own dataset, or is to describe it if it is new (None).
 
     Raises:
-        UsageError: this command did not write it, or it is not beside the data.
+        UsageError: this command did not write it, it is damaged, or it is not beside the data.
     """
     path = dataset_directory / (dataset.directory if dataset else name.lower()) / OWN_FILE
     if dataset and not path.exists():
@@ -235,6 +236,8 @@ def find_catalog_file(dataset: Dataset | None, name: str, dataset_directory: Pat
             f"{path} was not written by import_clips.py, which would remove its comments. Choose another name for the "
             f"dataset; or, if that is right, let the file begin with: {HEADING.strip()}"
         )
+    if path.exists():
+        catalog.read_dataset(path)
     return path
 
 
@@ -290,7 +293,8 @@ def import_clips(options: Namespace, config: Config) -> None:
     log.info("%s describes the dataset %s", path, name)
     if options.replace:
         log.warning("models and results of earlier recordings of %s are still there: train and test again", machine)
-    log.info("next, with the same --dataset_directory if you gave one: tools/01_train_legacy.sh %s -d", name)
+    option = ["--dataset_directory", str(place)] if "dataset_directory" in options.given else []
+    log.info("next: %s", shlex.join(["tools/01_train_legacy.sh", name, "-d", *option]))
 
 
 def main(arguments: list[str] | None = None) -> None:
