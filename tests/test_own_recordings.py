@@ -175,6 +175,12 @@ def test_imports_replace_each_other_only_if_told(tmp_path, monkeypatch):
         run_import(tmp_path, "--train", second, "--replace")
     assert n_clips() == 3
 
+    (directory.parent / ".Pump.abc.import").mkdir()  # as earlier versions left it after a kill
+    directory.rename(directory.parent / ".Pump.abc.import/old")
+    with pytest.raises(BaselineError, match="is there already.*--replace"):
+        run_import(tmp_path, "--train", second)
+    assert n_clips() == 3
+
     def full_disk(*_):
         raise OSError("no space")
 
@@ -317,6 +323,9 @@ def test_damaged_catalog_files_are_left_out_and_never_overwritten(tmp_path, capl
     with pytest.raises(UsageError, match=f"{path}: not a catalog file"):
         run_import(tmp_path, "--train", folder, machine="Saw")
     assert "channels: 2" in path.read_text()
+    path.write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=f"{path}: not a catalog file"):
+        run_import(tmp_path, "--train", folder)
 
 
 def test_catalog_files_of_earlier_versions(tmp_path, monkeypatch):

@@ -117,8 +117,7 @@ def plan_clips(options: Namespace, seed: int) -> dict[str, Recording]:
 def write_dataset(
     clips: dict[str, Recording], sampling_rate: int, directory: Path, catalog_file: Path, facts: dict[str, Any]
 ) -> None:
-    """Write the clips and the list of their recordings to `directory`, and the catalog file. After an error both are as
-    they were.
+    """Write the clips and the list of their recordings to `directory`, and the catalog file: both, or neither.
 
     Samples are stored as they are (8 to 32 bits, floats). Resampled ones are stored as floats.
     """
@@ -156,11 +155,10 @@ def write_dataset(
 def undo(temporary: Path, directory: Path) -> None:
     """Undo what an import has done to `directory`, if it ended before its catalog file was in its place."""
     new, old, new_facts = (temporary / name for name in TEMPORARY_NAMES)
-    if new_facts.exists():
-        if not new.exists() and directory.exists():
-            directory.rename(new)
-        if old.exists():
-            old.rename(directory)
+    if new_facts.exists() and not new.exists() and directory.exists():
+        directory.rename(new)
+    if old.exists() and not directory.exists():
+        old.rename(directory)
 
 
 def clean_up(directory: Path) -> None:
@@ -231,13 +229,13 @@ def find_catalog_file(dataset: Dataset | None, name: str, dataset_directory: Pat
             f"the file that describes {name} is in {catalog.CATALOG_DIRECTORY}, where earlier versions wrote it. "
             f"Move it to {path}."
         )
+    if path.exists():
+        catalog.read_dataset(path)
     if path.exists() and not path.read_text(encoding="utf-8").startswith(HEADING):
         raise UsageError(
             f"{path} was not written by import_clips.py, which would remove its comments. Choose another name for the "
             f"dataset; or, if that is right, let the file begin with: {HEADING.strip()}"
         )
-    if path.exists():
-        catalog.read_dataset(path)
     return path
 
 
