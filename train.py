@@ -276,7 +276,7 @@ def run(config: Config, machine: Machine) -> None:
 def main() -> None:
     """Read the command line, then train and test."""
     config = load_config()
-    machine = find_machine(config.dataset, config.split)
+    machine = find_machine(config.dataset, config.split, config.dataset_directory)
     machine.section_names(config.use_ids)  # before slow imports
     run(config, machine)
 

@@ -1,4 +1,4 @@
-"""Wav file → samples, with the checks of its header."""
+"""Wav or FLAC file → samples, with the checks of its header."""
 
 import contextlib
 import os
@@ -10,14 +10,16 @@ import numpy as np
 
 from config import BaselineError
 
-UNKNOWN_LENGTH = 0xFFFFFFFF  # in the header of a wav file that was recorded into a pipe
-MOST_SAMPLES_A_BYTE = 64  # of all channels; the strongest compression in wav files has about 50
+# Programs that record into a pipe cannot fill in the length of a wav file. They leave a large one (sox 0x7FFFF000,
+# arecord 0x80000000, ffmpeg 0xFFFFFFFF), often rounded to whole frames.
+UNKNOWN_LENGTH = 0x7FFF0000  # bytes; from here on the file's own size counts
+MOST_SAMPLES_A_BYTE = 4096  # of all channels; silence in FLAC has about 1000, with long blocks more
 LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a wav file says."""
+    """What the header of a wav or FLAC file says."""
 
     samples: int  # of each channel
     channels: int
@@ -26,7 +28,7 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """The header of a wav file, checked against the size of the file.
+    """The header of a wav or FLAC file, checked against the size of the file.
 
     Raises:
         BaselineError: the file cannot be read, is truncated or holds no samples.
@@ -44,18 +46,22 @@ def read_header(path: Path) -> Header:
     if missing > 0:
         raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
     if info.frames == 0:
-        raise BaselineError(f"{path}: holds no samples. Copy or unpack the clip again, or remove it.")
+        raise BaselineError(
+            f"{path}: holds no samples, or its header does not say how many. Copy or convert the clip again, or remove "
+            "it."
+        )
     # soundfile reserves memory for as many samples as the header says.
     if info.frames * info.channels > MOST_SAMPLES_A_BYTE * size or not LOWEST_RATE <= info.samplerate <= HIGHEST_RATE:
         raise BaselineError(
             f"{path}: {info.frames} samples of {info.channels} channels at {info.samplerate} Hz cannot be in a file of "
-            f"{size} bytes (rates are {LOWEST_RATE} to {HIGHEST_RATE} Hz). Copy or unpack the clip again, or remove it."
+            f"{size} bytes (rates are {LOWEST_RATE} to {HIGHEST_RATE} Hz). Copy or convert the clip again, or remove "
+            "it."
         )
     return Header(info.frames, info.channels, info.samplerate, info.subtype)
 
 
 def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarray:
-    """One channel (from 0) of a wav file with a checked header: (N,), as floats in [-1, 1] or as integers.
+    """One channel (from 0) of a file with a checked header: (N,), as floats in [-1, 1] or as integers.
 
     Raises:
         BaselineError: the samples cannot be decoded, are fewer than the header says, or are not numbers.
@@ -88,7 +94,8 @@ def enough_memory(path: Path) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: Exception) -> BaselineError:
-    return BaselineError(f"{path}: not a readable wav file ({error}). Copy or unpack the clip again, or remove it.")
+    kind = path.suffix.lower().removeprefix(".")
+    return BaselineError(f"{path}: not a readable {kind} file ({error}). Copy or unpack the clip again, or remove it.")
 
 
 def _missing_bytes(path: Path, size: int) -> int:
@@ -100,6 +107,6 @@ def _missing_bytes(path: Path, size: int) -> int:
         while len(chunk := file.read(8)) == 8:
             length = int.from_bytes(chunk[4:], "little")
             if chunk[:4] == b"data":
-                return 0 if length == UNKNOWN_LENGTH else file.tell() + length - size
+                return 0 if length >= UNKNOWN_LENGTH else file.tell() + length - size
             file.seek(length + length % 2, os.SEEK_CUR)
     return 0

@@ -1,10 +1,13 @@
-"""Facts about the datasets (catalog/*.yaml) → Dataset, Machine, Archive.
+"""Facts about the datasets → Dataset, Machine, Archive.
+
+The files of catalog/ describe the published datasets. A file catalog.yaml beside its data describes a user's own.
 
 `python -m datasets.catalog` lists datasets, machine types and sections; `python -m datasets.catalog DCASE2022T2 -d`
 those of one split.
 """
 
 import argparse
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -14,13 +17,16 @@ from typing import Any
 
 import yaml
 
-from config import ROOT, Config, UsageError, nearest
+from config import DEFAULTS_FILE, ROOT, Config, UsageError, nearest, read_defaults
 
 CATALOG_DIRECTORY = Path(__file__).resolve().parent / "catalog"
+OWN_FILE = "catalog.yaml"  # of a user's own dataset, in its directory
 SPLITS = ("dev", "eval")
 ZENODO = "https://zenodo.org"
 PLAIN_NAME = re.compile(r"(?!.*_section_)[A-Za-z0-9][A-Za-z0-9_-]*")  # <machine>_section_00 is the model of a section
 RESERVED_NAMES = ("h-mean", "a-mean")  # columns of the summary beside the machine types
+
+log = logging.getLogger("baseline")
 
 
 class CatalogLoader(yaml.SafeLoader):
@@ -145,13 +151,16 @@ class Dataset:
 
 
 def read_dataset(path: Path) -> Dataset:
-    """The dataset that a file of the catalog describes.
+    """The dataset that a file of the catalog describes. A user's own dataset is in the directory of its file.
 
     Raises:
         UsageError: a key is missing, or a value is wrong.
     """
     try:
-        dataset = Dataset(yaml.load(path.read_text(encoding="utf-8"), CatalogLoader))
+        facts = yaml.load(path.read_text(encoding="utf-8"), CatalogLoader)
+        if path.name == OWN_FILE:
+            facts["directory"] = path.parent.name
+        dataset = Dataset(facts)
         _check_names(dataset)
         names: list[str] = []
         for machine in (machine for split in SPLITS for machine in dataset.machines[split].values()):
@@ -163,7 +172,9 @@ def read_dataset(path: Path) -> Dataset:
         return dataset
     except (OSError, yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = f"the key {error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise UsageError(f"{path}: not a catalog file: {reason}. dcase2024t2.yaml explains the keys.") from error
+        raise UsageError(
+            f"{path}: not a catalog file: {reason}. datasets/catalog/dcase2024t2.yaml explains the keys."
+        ) from error
 
 
 def _check_names(dataset: Dataset) -> None:
@@ -183,13 +194,20 @@ def _check_names(dataset: Dataset) -> None:
                 raise ValueError(f"{other!r} and {name!r} differ in upper and lower case only. Rename one of them")
 
 
-def all_datasets() -> dict[str, Dataset]:
-    """Name → dataset, of the whole catalog.
+def all_datasets(dataset_directory: Path | None = None) -> dict[str, Dataset]:
+    """Name → dataset: the published ones, and a user's own in `dataset_directory`.
+
+    A file in `dataset_directory` that describes no dataset is left out with a warning: it may be another program's.
 
     Raises:
         UsageError: a file is wrong, or two files share a name, a directory or the full name of a machine type.
     """
     datasets = {path: read_dataset(path) for path in sorted(CATALOG_DIRECTORY.glob("*.yaml"))}
+    for path in sorted(dataset_directory.glob(f"*/{OWN_FILE}")) if dataset_directory else ():
+        try:
+            datasets[path] = read_dataset(path)
+        except UsageError as error:
+            log.warning("left out: %s", error)
     owners: dict[tuple[str, str], Path] = {}
     for path, dataset in datasets.items():
         # Names become directories, which some disks do not tell apart by upper and lower case. Two datasets in one
@@ -206,25 +224,32 @@ def all_datasets() -> dict[str, Dataset]:
     return {dataset.name: dataset for dataset in datasets.values()}
 
 
-def find_dataset(name: str) -> Dataset:
-    """The dataset of this name.
+def find_dataset(name: str, dataset_directory: Path | None = None) -> Dataset:
+    """The dataset of this name, a published one or a user's own in `dataset_directory`.
 
     Raises:
         UsageError: there is none.
     """
-    datasets = all_datasets()
+    datasets = all_datasets(dataset_directory)
     if name not in datasets:
-        raise UsageError(f"unknown dataset '{name}'.{nearest(name, datasets)} Known datasets: {' '.join(datasets)}.")
+        raise UsageError(
+            f"unknown dataset '{name}'.{nearest(name, datasets)} Known datasets: {' '.join(datasets)}."
+            f"{_own_place(dataset_directory)}"
+        )
     return datasets[name]
 
 
-def find_machine(dataset_and_machine: str, split: str) -> Machine:
-    """The machine type that `--dataset` names, such as `DCASE2024T2fan`.
+def _own_place(dataset_directory: Path | None) -> str:
+    return f" Your own are looked for in --dataset_directory {dataset_directory}." if dataset_directory else ""
+
+
+def find_machine(dataset_and_machine: str, split: str, dataset_directory: Path | None = None) -> Machine:
+    """The machine type that `--dataset` names, such as `DCASE2024T2fan`: a published one, or a user's own.
 
     Raises:
         UsageError: no such dataset, or no such machine type in this split.
     """
-    datasets = all_datasets().values()
+    datasets = all_datasets(dataset_directory).values()
     machines = {s: {d.name + name: m for d in datasets for name, m in d.machines[s].items()} for s in SPLITS}
     if dataset_and_machine in machines[split]:
         return machines[split][dataset_and_machine]
@@ -235,17 +260,18 @@ def find_machine(dataset_and_machine: str, split: str) -> Machine:
         hint = nearest(dataset_and_machine, machines[split])
     raise UsageError(
         f"--dataset: no machine type '{dataset_and_machine}' in the {split} data.{hint} "
-        "All names: python -m datasets.catalog"
+        f"All names: python -m datasets.catalog.{_own_place(dataset_directory)}"
     )
 
 
 def machine_of_path(clip: Path) -> Machine | None:
     """The machine type that a clip belongs to by its place, such as `dcase2024t2/dev_data/raw/fan/test/….wav`."""
-    parts = Path(os.path.abspath(clip)).parts  # noqa: PTH100, which would follow links to where the data really are
-    for dataset in all_datasets().values():
+    path = Path(os.path.abspath(clip))  # noqa: PTH100, which would follow links to where the data really are
+    dataset_directory = path.parents[5] if len(path.parents) > 5 else None
+    for dataset in all_datasets(dataset_directory).values():
         for split in SPLITS:
             for machine in dataset.machines[split].values():
-                if parts[-6:-2] == machine.directory(Path()).parts:
+                if path.parts[-6:-2] == machine.directory(Path()).parts:
                     return machine
     return None
 
@@ -257,9 +283,12 @@ def main(arguments: list[str] | None = None) -> None:
     split = parser.add_mutually_exclusive_group()
     split.add_argument("-d", "--dev", action="store_const", const="dev", dest="split", help="development data only")
     split.add_argument("-e", "--eval", action="store_const", const="eval", dest="split", help="evaluation data only")
+    text = "where your own datasets are (default: baseline.yaml's)"
+    parser.add_argument("--dataset_directory", type=Path, help=text)
     options = parser.parse_args(arguments)
     try:
-        datasets = [find_dataset(options.dataset)] if options.dataset else all_datasets().values()
+        place = options.dataset_directory or read_defaults(DEFAULTS_FILE)["dataset_directory"]
+        datasets = [find_dataset(options.dataset, place)] if options.dataset else all_datasets(place).values()
     except UsageError as error:
         parser.error(str(error))
     for dataset in datasets:

@@ -75,7 +75,12 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
                     arrays = {"frames": log_mels.frames, "lengths": log_mels.lengths}
                     np.savez(file, key=np.array(key), sampling_rate=log_mels.sampling_rate, **arrays)
             except BaselineError as error:
-                log.warning("the features are not cached, and will be computed again next time: %s", error)
+                log.warning(
+                    "the features are not cached, and will be computed again next time: cannot write %s: %s. "
+                    "Option for another place: --cache_directory.",
+                    cache,
+                    getattr(error.__cause__, "strerror", None) or error,
+                )
     for clip, length in zip(clips, log_mels.lengths, strict=True):
         check_length(clip.path, length, config)
     _warn_of_constants(clips, log_mels, config)
@@ -140,9 +145,12 @@ def _check_headers(clips: Sequence[Clip], config: Config, channels: int) -> int:
     sampling_rate = headers[0].sampling_rate
     for clip, header in zip(clips, headers, strict=True):
         if header.channels != channels:
+            advice = f"say --mono {header.channels == 1}; else replace the clip."
+            if header.channels > 2:
+                advice = f"copy one channel of each: tools/import_clips.py --channel 1 to {header.channels}."
             raise BaselineError(
                 f"{clip.path}: {header.channels} channel(s) where {channels} expected. "
-                f"If all clips are like that, say --mono {header.channels == 1}; else replace the clip."
+                f"If all clips are like that, {advice}"
             )
         if header.sampling_rate != sampling_rate:
             raise BaselineError(

@@ -1,4 +1,4 @@
-"""A user's own recordings: any wav files → one channel at one sampling rate.
+"""A user's own recordings: any wav or FLAC files → one channel at one sampling rate.
 
 N: samples, T: frames, M: mel bands.
 """
@@ -14,6 +14,7 @@ from config import BaselineError, Config, FeatureConfig
 from datasets.audio import Header, read_clip, read_header
 from datasets.feature_cache import LogMels, check_length, clip_frames
 
+SUFFIXES = (".wav", ".flac")
 # How samples are stored → the type that holds them exactly. Other (compressed) samples are read as floats.
 EXACT_TYPES = {
     "PCM_U8": "int16",
@@ -27,7 +28,7 @@ EXACT_TYPES = {
 
 @dataclass(frozen=True)
 class Recording:
-    """One channel of a wav file."""
+    """One channel of a wav or FLAC file."""
 
     path: Path
     header: Header
@@ -62,21 +63,21 @@ class Recording:
 
 
 def find_recordings(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The wav files, and the other files, among files and in folders with their subfolders.
+    """The recordings, and the other files, among files and in folders with their subfolders.
 
-    The suffix .wav (or .WAV) makes a wav file. Files of a folder are sorted, and hidden files left out.
+    The suffix .wav or .flac (or .WAV) makes a recording. Files of a folder are sorted, and hidden files left out.
 
     Raises:
         BaselineError: a file or folder does not exist.
     """
-    clips: list[Path] = []
+    recordings: list[Path] = []
     others: list[Path] = []
     for place in places:
         if not place.exists():
             raise BaselineError(f"{place}: no such file or folder.")
         for path in sorted(_files_below(place)) if place.is_dir() else [place]:
-            (clips if path.suffix.lower() == ".wav" else others).append(path)
-    return clips, others
+            (recordings if path.suffix.lower() in SUFFIXES else others).append(path)
+    return recordings, others
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
@@ -86,7 +87,7 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def open_recording(path: Path, channel: int | None) -> Recording:
-    """A wav file and the channel to read (from 1; None: the only one).
+    """A wav or FLAC file and the channel to read (from 1; None: the only one).
 
     Raises:
         BaselineError: the file cannot be read, has no such channel, or has several and none was chosen.

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from config import BaselineError, load_config
 from datasets import feature_cache
-from datasets.audio import read_clip
+from datasets.audio import read_clip, read_header
 from datasets.clips import parse_clip
 from datasets.feature_cache import load_log_mels
 from datasets.log_mel import log_mel
@@ -70,14 +70,22 @@ def test_silence_stays_finite():
 
 def test_clips_of_different_lengths(tmp_path, cache):
     paths = [write_wav(tmp_path / "test" / f"section_00_{k:04d}.wav", seconds=s) for k, s in enumerate((1, 0.5, 2))]
-    contents = bytearray(paths[0].read_bytes())
-    contents[40:44] = b"\xff\xff\xff\xff"  # programs that record into a pipe cannot fill in the length
-    paths[0].write_bytes(contents)
     log_mels = load_log_mels([parse_clip(path) for path in paths], config(), 1, cache)
     assert log_mels.lengths.tolist() == [32, 16, 63]
     ends = np.cumsum(log_mels.lengths)
     for path, frames in zip(paths, np.split(log_mels.frames, ends[:-1]), strict=True):
         assert np.allclose(frames, log_mel(read_clip(path), 16000, config()))
+
+
+@pytest.mark.parametrize("announced", [0x7FFFF000, 0x80000000, 0xFFFFFFFF - 36, 0xFFFFFFFF])
+@pytest.mark.parametrize("leftover", [0, 1])
+def test_wav_files_whose_length_was_never_filled_in(tmp_path, announced, leftover):
+    """As sox, arecord, GStreamer and ffmpeg leave them after recording into a pipe."""
+    path = write_wav(tmp_path / "a.wav")
+    contents = bytearray(path.read_bytes())
+    contents[40:44] = struct.pack("<I", announced)
+    path.write_bytes(contents + bytes(leftover))
+    assert read_header(path).samples == len(read_clip(path)) == 16000
 
 
 def test_the_first_of_two_channels_is_used(tmp_path, cache):
@@ -120,7 +128,8 @@ def truncated_after_an_odd_chunk(path):
         (lambda path: path.write_bytes(path.read_bytes()[:44]), "truncated"),
         (lambda path: write_wav(path, seconds=0), "holds no samples"),
         (lambda path: write_wav(path, rate=22050), "rate 22050 Hz, but section_00_0000.wav has 16000 Hz"),
-        (lambda path: write_wav(path, channels=2), r"2 channel\(s\) where 1 expected"),
+        (lambda path: write_wav(path, channels=2), r"2 channel\(s\) where 1 expected.* --mono False; else replace"),
+        (lambda path: write_wav(path, channels=8), r"8 channel\(s\) where 1 expected.* --channel 1 to 8\.$"),
         (lambda path: write_wav(path, seconds=0.05), "too short, 2 spectrogram frames where --frames asks for 5"),
         (not_a_number, "not a number"),
         (lambda path: soundfile.write(path, np.full(16000, 1e30), 16000, subtype="FLOAT"), "samples are too large"),
@@ -278,4 +287,5 @@ def test_damaged_cache_is_computed_again(clips, cache, caplog, change):
 def test_directory_that_cannot_be_written_costs_only_the_cache(clips, cache, caplog):
     cache.write_text("a file in the place of the directory")
     assert len(load_log_mels(clips, config(), 1, cache / "fan").lengths) == 3
-    assert "features are not cached" in caplog.text
+    assert f"features are not cached, and will be computed again next time: cannot write {cache}/fan/" in caplog.text
+    assert "Option for another place: --cache_directory.\n" in caplog.text

@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> bool:
     open_console()
     own, config = parse_options(parser, arguments)
     name = f"DCASE{config.dataset}T2" if config.dataset.isdigit() else config.dataset
-    known = find_dataset(name).machines[config.split]
+    known = find_dataset(name, config.dataset_directory).machines[config.split]
     for wrong in set(own.machines or ()) - set(known):
         raise UsageError(f"--machines: no machine type '{wrong}'.{nearest(wrong, known)} Known: {' '.join(known)}.")
     machines = [known[machine] for machine in own.machines or known]

@@ -162,6 +162,11 @@ def join_options(own: str, given: Sequence[str]) -> list[str]:
     return [*options, *given]
 
 
+def find_any_dataset(name: str, options: Sequence[str]) -> Dataset:
+    """The dataset of this name, a published one or a user's own where these options of train.py place it."""
+    return find_dataset(name, load_config(["--dataset", name, *options]).dataset_directory)
+
+
 def find_models(dataset: Dataset, options: Sequence[str], seeds: Sequence[int] = ()) -> list[Model]:
     """The models to run with these options of train.py, by seed; UsageError for a wrong option or if there is none."""
     split = "eval" if {"-e", "--eval"} & set(options) else "dev"
@@ -214,7 +219,7 @@ def available_memory() -> float:
 
 def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:
     """Run train.py for each model, and name those that failed, each with its log; returns whether all succeeded."""
-    models = find_models(find_dataset(dataset), options, seeds_of_environment())
+    models = find_models(find_any_dataset(dataset, options), options, seeds_of_environment())
     jobs = min(count_jobs(models[0].config), len(models))
     if jobs > 1:
         show(f"{len(models)} models, {jobs} at a time")
@@ -253,8 +258,9 @@ def print_plan(*given: str) -> None:
     dataset, arguments = read_arguments([argument for argument in given if argument != "--dry-run"])
     seeds = seeds_of_environment()
     tasks: dict[str, list[str]] = {}  # model → commands
+    facts = find_any_dataset(dataset, arguments)
     for options in RUNS_OF_A_TASK:
-        models = find_models(find_dataset(dataset), join_options(options, arguments), seeds)
+        models = find_models(facts, join_options(options, arguments), seeds)
         for model in models:
             tasks.setdefault(model.name, []).append(shlex.join(run_train(model.config)))
     config = models[0].config

@@ -3,19 +3,20 @@
     python tools/import_clips.py Workshop Pump --train recordings/normal
         --test_normal recordings/later --test_anomaly recordings/broken
 
-writes the clips of machine type `Pump` and the catalog file of dataset `Workshop`.
+writes the clips of machine type `Pump`, and beside them the file catalog.yaml that describes dataset `Workshop`. If the
+normal recordings are not yet split into training and test, --hold_out 100 makes test clips of 100 of them.
 """
 
-import contextlib
 import copy
 import csv
 import os
+import random
 import re
+import shlex
 import shutil
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from tqdm import tqdm
 from config import BaselineError, Config, UsageError, number, option_parser, parse_options
 from datasets import catalog
 from datasets.audio import HIGHEST_RATE
-from datasets.catalog import Dataset
+from datasets.catalog import OWN_FILE, Dataset
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
 from files import alone, cannot_write, make_writable_directory, write_csv, write_text
 from fingerprints import fingerprint_of_file
@@ -49,6 +50,7 @@ SECTION = "00"
 # Beside the clips: the recording of each, and the clip's checksum. A clip that somebody edited is not an import's.
 SOURCES, SOURCES_HEADING = "sources.csv", ("clip", "source", "checksum")
 TEMPORARY = ".{machine}.*.import"  # beside a machine type's directory: what is not finished
+TEMPORARY_NAMES = ("new", "old", OWN_FILE)  # in it: the clips, those that they replace, and the new catalog file
 LONGEST_STEM = 100  # characters of the recording's name that its clip's name keeps
 METRICS, DOMAIN_METRICS = ["AUC", "pAUC"], ["AUC (source)", "AUC (target)", "pAUC"]
 NEW_FACTS = {
@@ -62,25 +64,46 @@ HEADING = """\
 """
 
 
-def plan_clips(options: Namespace) -> dict[str, Recording]:
-    """Name of each clip, such as `train/section_00_source_train_normal_0000_<name of the recording>.wav` → recording.
+def find_groups(options: Namespace, seed: int) -> dict[str, list[Path]]:
+    """The recordings of each of the GROUPS, after the normal test clips are drawn that --hold_out asks for.
 
     Raises:
-        BaselineError: a recording on the command line cannot be used, or is named twice.
+        BaselineError: a folder has no recordings, a recording is named twice, or none is left to train on.
     """
-    clips: dict[str, Recording] = {}
+    groups: dict[str, list[Path]] = {}
     known: set[Path] = set()
-    for group, (split, domain, label) in GROUPS.items():
+    for group in GROUPS:
         folders = getattr(options, group)
-        paths, others = find_recordings(map(Path, folders))
-        if folders and not paths:
-            raise BaselineError(f"--{group} {' '.join(folders)}: no .wav files there.")
+        groups[group], others = find_recordings(map(Path, folders))
+        if folders and not groups[group]:
+            raise BaselineError(f"--{group} {' '.join(folders)}: no .wav or .flac files there.")
         if others:
-            log.warning("--%s: %d files are not .wav, such as %s: left out", group, len(others), others[0])
-        for count, path in enumerate(paths):
+            log.warning("--%s: %d files are not .wav or .flac, such as %s: left out", group, len(others), others[0])
+        for path in groups[group]:
             if path.resolve() in known:
                 raise BaselineError(f"--{group}: {path} is named twice. Keep it once.")
             known.add(path.resolve())
+    n, n_train = options.hold_out, len(groups["train"])
+    if n >= n_train:
+        raise UsageError(f"--hold_out {n}: --train has {n_train} recordings, of which one at least must be left.")
+    if n:
+        held_out = set(random.Random(seed).sample(sorted(groups["train"]), n))
+        groups["train"] = [path for path in groups["train"] if path not in held_out]
+        groups["test_normal"] += sorted(held_out)
+        log.info("%d of the %d --train recordings, drawn with --seed %d, are test clips", n, n_train, seed)
+    return groups
+
+
+def plan_clips(options: Namespace, seed: int) -> dict[str, Recording]:
+    """Name of each clip, such as `train/section_00_source_train_normal_0000_<name of the recording>.wav` → recording.
+
+    Raises:
+        BaselineError: a recording on the command line cannot be used.
+    """
+    clips: dict[str, Recording] = {}
+    for group, paths in find_groups(options, seed).items():
+        split, domain, label = GROUPS[group]
+        for count, path in enumerate(paths):
             stem = re.sub(r"[^A-Za-z0-9.-]+", "-", path.stem)[:LONGEST_STEM]
             name = f"{split}/section_{SECTION}_{domain}_{split}_{label}_{count:04d}_{stem}.wav"
             clips[name] = open_recording(path, options.channel)
@@ -94,9 +117,10 @@ def plan_clips(options: Namespace) -> dict[str, Recording]:
     return clips
 
 
-@contextlib.contextmanager
-def written_clips(clips: dict[str, Recording], sampling_rate: int, directory: Path) -> Iterator[None]:
-    """Write the clips and the list of their recordings to `directory`. If writing or the block fails, nothing changes.
+def write_dataset(
+    clips: dict[str, Recording], sampling_rate: int, directory: Path, catalog_file: Path, facts: dict[str, Any]
+) -> None:
+    """Write the clips and the list of their recordings to `directory`, and the catalog file: both, or neither.
 
     Samples are stored as they are (8 to 32 bits, floats). Resampled ones are stored as floats.
     """
@@ -105,7 +129,7 @@ def written_clips(clips: dict[str, Recording], sampling_rate: int, directory: Pa
     try:
         prefix, suffix = TEMPORARY.format(machine=directory.name).split("*")
         with tempfile.TemporaryDirectory(prefix=prefix, suffix=suffix, dir=directory.parent) as temporary:
-            new, old = Path(temporary, "new"), Path(temporary, "old")
+            new, old, new_facts = (Path(temporary, name) for name in TEMPORARY_NAMES)
             for name, recording in tqdm(clips.items(), desc="import", unit="clip", disable=None, leave=False):
                 header, target = recording.header, new / name
                 resampled = header.sampling_rate != sampling_rate
@@ -117,28 +141,34 @@ def written_clips(clips: dict[str, Recording], sampling_rate: int, directory: Pa
                 (name, recording.path.resolve(), fingerprint_of_file(new / name)) for name, recording in clips.items()
             ]
             write_csv(new / SOURCES, [SOURCES_HEADING, *sources])
+            write_text(new_facts, HEADING + yaml.safe_dump(facts, sort_keys=False))
             try:
                 if directory.exists():
                     check_directory(directory, clips)  # again: writing has taken its time
                     directory.rename(old)
                 new.rename(directory)
-                yield
+                shutil.move(new_facts, catalog_file)  # from here on the import is done
             except BaseException:  # Ctrl-C, too
-                if not new.exists():
-                    directory.rename(new)
-                if old.exists():
-                    old.rename(directory)
+                undo(Path(temporary), directory)
                 raise
     except (OSError, soundfile.SoundFileError) as error:
         raise cannot_write(directory, OSError(str(error))) from error
 
 
-def restore_replaced(directory: Path) -> None:
-    """Put back the clips of an import that was killed while it replaced them, and remove what it has left."""
+def undo(temporary: Path, directory: Path) -> None:
+    """Undo what an import has done to `directory`, if it ended before its catalog file was in its place."""
+    new, old, new_facts = (temporary / name for name in TEMPORARY_NAMES)
+    if new_facts.exists() and not new.exists() and directory.exists():
+        directory.rename(new)
+    if old.exists() and not directory.exists():
+        old.rename(directory)
+
+
+def clean_up(directory: Path) -> None:
+    """Undo an import into `directory` that was killed, and remove what it has left."""
     for leftover in list(directory.parent.glob(TEMPORARY.format(machine=directory.name))):
-        if {path.name for path in leftover.iterdir()} <= {"new", "old"}:
-            if (leftover / "old").exists() and not directory.exists():
-                (leftover / "old").rename(directory)
+        if {path.name for path in leftover.iterdir()} <= {*TEMPORARY_NAMES}:
+            undo(leftover, directory)
             shutil.rmtree(leftover)
 
 
@@ -172,36 +202,39 @@ def check_directory(directory: Path, clips: dict[str, Recording]) -> None:
         )
 
 
-def check_names(name: str, machine: str) -> None:
+def check_names(name: str, machine: str, dataset_directory: Path) -> None:
     """Check that the names can be part of paths, and that `--dataset <name><machine>` means no other machine type."""
     for what, text in (("dataset", name), ("machine type", machine)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,99}", text) or text in catalog.RESERVED_NAMES:
             raise UsageError(f"'{text}' cannot be the name of a {what}: use letters, digits and '-', such as Pump-2.")
-    for dataset in catalog.all_datasets().values():
+    for dataset in catalog.all_datasets(dataset_directory).values():
         machines = {other for names in dataset.machines.values() for other in names}
         if dataset.name == name:
             is_free = not dataset.is_published and machine.lower() not in {
                 other.lower() for other in machines - {machine}
             }
         else:
-            is_free = name.lower() not in (dataset.name.lower(), dataset.directory)
+            is_free = name.lower() not in (dataset.name.lower(), dataset.directory.lower())
             is_free = is_free and name + machine not in {dataset.name + other for other in machines}
         if not is_free:
             raise UsageError(f"{name} {machine}: these names are those of the dataset {dataset.name}. Choose others.")
 
 
-def catalog_file(name: str) -> Path:
-    """The file of the catalog that describes a dataset, or is to describe it.
+def find_catalog_file(dataset: Dataset | None, name: str, dataset_directory: Path) -> Path:
+    """The file that describes a user's own dataset, or is to describe it if it is new (None).
 
     Raises:
-        UsageError: somebody else wrote it, or it describes another dataset.
+        UsageError: this command did not write it, it is damaged, or it is not beside the data.
     """
-    datasets = {path: catalog.read_dataset(path).name for path in catalog.CATALOG_DIRECTORY.glob("*.yaml")}
-    own = next((path for path in datasets if datasets[path] == name), None)
-    path = own or catalog.CATALOG_DIRECTORY / f"{name.lower()}.yaml"
-    if own is None and path.exists():
-        raise UsageError(f"{path} describes the dataset {datasets[path]}. Rename that file, or choose another name.")
-    if own and not path.read_text(encoding="utf-8").startswith(HEADING):
+    path = dataset_directory / (dataset.directory if dataset else name.lower()) / OWN_FILE
+    if dataset and not path.exists():
+        raise UsageError(
+            f"the file that describes {name} is in {catalog.CATALOG_DIRECTORY}, where earlier versions wrote it. "
+            f"Move it to {path}."
+        )
+    if path.exists():
+        catalog.read_dataset(path)
+    if path.exists() and not path.read_text(encoding="utf-8").startswith(HEADING):
         raise UsageError(
             f"{path} was not written by import_clips.py, which would remove its comments. Choose another name for the "
             f"dataset; or, if that is right, let the file begin with: {HEADING.strip()}"
@@ -209,21 +242,21 @@ def catalog_file(name: str) -> Path:
     return path
 
 
-def catalog_facts(dataset: Dataset | None, name: str, machine: str, groups: set[str]) -> dict[str, Any]:
-    """The catalog's new facts on a dataset with this machine type.
+def catalog_facts(dataset: Dataset | None, name: str, machine: str, clips: dict[str, Recording]) -> dict[str, Any]:
+    """The catalog's new facts on a dataset with these clips of a machine type.
 
     Args:
         dataset: as it is now, or None if it is new.
-        groups: the GROUPS that the machine type has clips of.
 
     Raises:
         BaselineError: the machine type is tested in another number of domains than the others.
     """
-    facts = {"name": name, "directory": name.lower()} | copy.deepcopy(dataset.facts if dataset else NEW_FACTS)
+    facts = {"name": name} | copy.deepcopy(dataset.facts if dataset else NEW_FACTS)
+    facts.pop("directory", None)  # that of the file
     dev, score = facts["dev"], facts["official_score"]
     untested = [other for other in dev.get("without_test_clips", []) if other != machine]
-    is_tested = any(GROUPS[group][0] == "test" for group in groups)
-    has_targets = bool(groups & {"target_test_normal", "target_test_anomaly"})
+    is_tested = any(clip.startswith("test/") for clip in clips)
+    has_targets = any(clip.startswith(f"test/section_{SECTION}_target_") for clip in clips)
     if is_tested and has_targets != (DOMAIN_METRICS[0] in score["metrics"]):
         others = dev["machines"].keys() - {machine, *untested}
         if others:
@@ -239,43 +272,38 @@ def catalog_facts(dataset: Dataset | None, name: str, machine: str, groups: set[
 
 def import_clips(options: Namespace, config: Config) -> None:
     """Write the clips and the catalog file that the command line names. After an error nothing has changed."""
-    name, machine = config.dataset, options.machine
-    check_names(name, machine)
-    clips = plan_clips(options)
+    name, machine, place = config.dataset, options.machine, config.dataset_directory
+    check_names(name, machine, place)
+    clips = plan_clips(options, config.seed)
     sampling_rate = options.sampling_rate or next(iter(clips.values())).header.sampling_rate
-    groups = {group for group in GROUPS if getattr(options, group)}
-    waiting = "waiting for another import"
-    with alone(catalog.CATALOG_DIRECTORY / ".lock", waiting):
-        path, dataset = catalog_file(name), catalog.all_datasets().get(name)
-        facts = catalog_facts(dataset, name, machine, groups)
-        directory = config.dataset_directory / facts["directory"] / "dev_data" / "raw" / machine
-        with alone(directory.parents[1] / ".import.lock", waiting):  # of another copy of the project
-            restore_replaced(directory)
-            if directory.exists():
-                check_directory(directory, clips)
-                if (directory / SOURCES).exists() and not options.replace:
-                    is_known = dataset is not None and machine in dataset.machines["dev"]
-                    other = "" if is_known else f", by another copy of the project: its {path.name} describes it"
-                    raise BaselineError(
-                        f"{directory} is there already{other}. To import {machine} again, say --replace."
-                    )
-            make_writable_directory(directory.parent)
-            with written_clips(clips, sampling_rate, directory):
-                write_text(path, HEADING + yaml.safe_dump(facts, sort_keys=False))
+    path = find_catalog_file(catalog.all_datasets(place).get(name), name, place)
+    with alone(path.with_name(".import.lock"), "waiting for another import"):
+        check_names(name, machine, place)  # again, with what the other import has written
+        dataset = catalog.all_datasets(place).get(name)
+        facts = catalog_facts(dataset, name, machine, clips)
+        directory = path.parent / "dev_data" / "raw" / machine
+        clean_up(directory)
+        if directory.exists():
+            check_directory(directory, clips)
+            if (directory / SOURCES).exists() and not options.replace:
+                raise BaselineError(f"{directory} is there already. To import {machine} again, say --replace.")
+        make_writable_directory(directory.parent)
+        write_dataset(clips, sampling_rate, directory, path, facts)
     n_train = sum(clip.startswith("train/") for clip in clips)
     log.info("%d training and %d test clips, %d Hz -> %s", n_train, len(clips) - n_train, sampling_rate, directory)
-    log.info("%s %s is in the catalog: %s", name, machine, path)
+    log.info("%s describes the dataset %s", path, name)
     if options.replace:
         log.warning("models and results of earlier recordings of %s are still there: train and test again", machine)
-    log.info("next, with the same --dataset_directory if you gave one: tools/01_train_legacy.sh %s -d", name)
+    option = ["--dataset_directory", str(place)] if "dataset_directory" in options.given else []
+    log.info("next: %s", shlex.join(["tools/01_train_legacy.sh", name, "-d", *option]))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = option_parser(
         "import_clips.py",
-        "Copies recordings into one machine type of a dataset. Folders are searched with their subfolders.",
-        options=("dataset_directory",),
+        "Copies wav or FLAC recordings into one machine type of a dataset. Folders are searched with their subfolders.",
+        options=("dataset_directory", "seed"),
     )
     parser.set_defaults(dev=True)
     parser.add_argument("dataset", help="name of your dataset, such as Workshop: before the folders")
@@ -284,6 +312,8 @@ def main(arguments: list[str] | None = None) -> None:
         text = f"{label} clips to {split} {'on' if split == 'train' else 'with'}"
         text += " in the target domain: another condition, of which little is known" if domain == "target" else ""
         parser.add_argument(f"--{group}", nargs="+", metavar="FOLDER", default=[], required=group == "train", help=text)
+    text = "so many of the --train recordings, drawn with --seed, become normal clips to test with (default 0)"
+    parser.add_argument("--hold_out", type=number(int, at_least=0), metavar="N", default=0, help=text)
     add_channel_argument(parser)
     rate, text = number(int, at_least=1, at_most=HIGHEST_RATE), "Hz; other rates are resampled to it"
     parser.add_argument("--sampling_rate", type=rate, default=None, help=text)

@@ -208,7 +208,7 @@ def main(arguments: list[str] | None = None) -> bool:
     open_console()
     # A submission always holds results of the evaluation data.
     options, config = parse_options(parser, ["-e", *(arguments[1:] if is_validation else arguments)])
-    dataset = find_dataset(config.dataset)
+    dataset = find_dataset(config.dataset, config.dataset_directory)
     if not dataset.tested("eval"):
         raise UsageError(f"{dataset.name} has no evaluation data.")
     if is_validation:

@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> bool:
     if options.output:
         check_replaceable(options.output, is_plot)
     find_score(config.score)  # an unknown name is an error before any work
-    machine = find_machine(config.dataset, config.split)
+    machine = find_machine(config.dataset, config.split, config.dataset_directory)
     run = Run(config, machine.dataset)
     clips = list(map(_parse_any_clip, options.clips)) or ranked_clips(run, machine, options.ranked)
     sections = {clip.section for clip in clips}

@@ -1,4 +1,4 @@
-"""Anomaly score and decision of any wav files, with a trained model.
+"""Anomaly score and decision of any wav or FLAC files, with a trained model.
 
     python tools/score_clips.py recordings/today --dataset WorkshopPump -d [--score MAHALA] [--csv today.csv]
 
@@ -21,8 +21,9 @@ from datasets.audio import enough_memory
 from datasets.catalog import find_machine
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
-from datasets.recordings import find_recordings, open_recording
+from datasets.recordings import Recording, find_recordings, open_recording
 from files import check_replaceable, csv_text, make_writable_directory, write_csv
+from tools.each_machine import available_memory
 from tools.training.console import add_channel_argument, log, open_console, run_command
 from tools.training.paths import run_paths
 
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     import torch
 
 OPTIONS = (
-    *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "model_directory", "export_dir", "score", "seed"),
-    *("decision_threshold", "calibration", *MODEL_KEYS),
+    *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "dataset_directory", "model_directory", "export_dir"),
+    *("score", "seed", "decision_threshold", "calibration", *MODEL_KEYS),
 )
 
 
@@ -41,7 +42,7 @@ COLUMNS = ("clip", "score", "decision")  # of the CSV
 def clip_vectors(
     path: Path, channel: int | None, config: Config, model_rate: int | None, resample: bool = False
 ) -> "tuple[LogMels, torch.Tensor]":
-    """The log-mel frames (T, M) of a wav file, and their vectors (K, D).
+    """The log-mel frames (T, M) of a wav or FLAC file, and their vectors (K, D).
 
     Args:
         channel: from 1; None: the only one.
@@ -49,7 +50,7 @@ def clip_vectors(
         resample: whether to resample a clip with another rate.
 
     Raises:
-        BaselineError: it cannot be read, is too short, or has another sampling rate.
+        BaselineError: it cannot be read, is too short, too long for the memory, or has another sampling rate.
     """
     import torch
 
@@ -60,10 +61,21 @@ def clip_vectors(
     if model_rate not in (None, rate) and not resample:
         advice = "Resample it; score_clips.py does so with --resample."
         raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. {advice}")
+    # A system that is short of memory kills the process, and the other clips have no scores.
+    if bytes_to_score(recording, model_rate or rate, config) > available_memory():
+        raise BaselineError(f"{path}: too long for the memory. Cut it, or remove it.")
     log_mels = recording.log_mels(model_rate or rate, config)
     clip = Clip(path, section="", is_target=False, is_anomaly=None, split=None)
     vectors = Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu"))
     return log_mels, next(vectors.per_clip())
+
+
+def bytes_to_score(recording: Recording, sampling_rate: int, config: Config) -> float:
+    """About how much memory a score takes: samples, then the spectrogram or the vectors and their residuals."""
+    header = recording.header
+    n_frames = header.samples * sampling_rate / header.sampling_rate / config.hop_length
+    bytes_per_frame = max(4 * config.hop_length + 6 * config.n_fft, 16 * config.frames * config.n_mels)
+    return 4 * header.samples * header.channels + n_frames * bytes_per_frame
 
 
 def _is_score_file(path: Path) -> bool:
@@ -74,14 +86,16 @@ def _is_score_file(path: Path) -> bool:
 
 def main(arguments: list[str] | None = None) -> bool:
     """Run the command; whether every clip has a score."""
-    parser = option_parser("score_clips.py", "Scores any wav files with a trained model.", OPTIONS)
-    parser.add_argument("clips", nargs="+", metavar="CLIP", help="wav files, or folders of them with their subfolders")
+    parser = option_parser("score_clips.py", "Scores any wav or FLAC files with a trained model.", OPTIONS)
+    parser.add_argument(
+        "clips", nargs="+", metavar="CLIP", help="wav or FLAC files, or folders of them with their subfolders"
+    )
     parser.add_argument("--csv", type=Path, default=None, help="write clip,score,decision to this file too")
     parser.add_argument("--resample", action="store_true", default=False, help="take other sampling rates, too")
     add_channel_argument(parser)
     open_console()
     options, config = parse_options(parser, arguments)
-    machine = find_machine(config.dataset, config.split)
+    machine = find_machine(config.dataset, config.split, config.dataset_directory)
     if options.csv:
         if options.csv.is_dir():
             raise UsageError(f"--csv {options.csv}: a directory. Name a file.")
@@ -89,7 +103,7 @@ def main(arguments: list[str] | None = None) -> bool:
         make_writable_directory(options.csv.parent)
     paths, _ = find_recordings(map(Path, options.clips))
     if not paths:
-        raise BaselineError(f"{' '.join(options.clips)}: no .wav files there.")
+        raise BaselineError(f"{' '.join(options.clips)}: no .wav or .flac files there.")
 
     import torch
 

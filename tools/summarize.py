@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = f"how often the clips are resampled for intervals (default {RESAMPLES})"
     parser.add_argument("--resamples", type=number(int, at_least=1, at_most=10_000), default=RESAMPLES, help=text)
     options, config = parse_options(parser, arguments)
-    dataset = find_dataset(config.dataset)
+    dataset = find_dataset(config.dataset, config.dataset_directory)
     open_console()
     directory = config.result_directory / f"{config.split}_data" / config.export_dir / "summarize" / dataset.name
     wanted = {key: value for key, value in options.given.items() if key in FILTERS}
