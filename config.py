@@ -286,18 +286,18 @@ def option_parser(prog: str, description: str, options: Iterable[str] | None = N
         description=description,
         epilog="Default values, units and meanings: baseline.yaml.",
         allow_abbrev=False,
-        argument_default=argparse.SUPPRESS,
     )
     command_line_only = parser.add_argument_group("command line only")
     also_in_file = parser.add_argument_group("also in baseline.yaml")
     for key in FIELDS if options is None else options:
         group, (kind, help_text, alias) = also_in_file if key in IN_FILE else command_line_only, _metadata(key)
-        flags = [flag for flag in (alias, f"--{key}") if flag]
+        flags, settings = [flag for flag in (alias, f"--{key}") if flag], {"help": help_text, "dest": key}
+        settings["default"] = argparse.SUPPRESS  # those that are not given come from the file
         if kind is None:
-            group.add_argument(*flags, action="store_true", help=help_text)
+            group.add_argument(*flags, action="store_true", **settings)
         else:
             several = {"nargs": "+"} if key == "use_ids" else {}
-            group.add_argument(*flags, type=kind, help=help_text, metavar=kind.__name__, dest=key, **several)
+            group.add_argument(*flags, type=kind, metavar=kind.__name__, **settings, **several)
     return parser
 
 

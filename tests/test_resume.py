@@ -297,7 +297,9 @@ def test_a_script_goes_on_with_what_is_not_finished(tmp_path):
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert errors.splitlines()[-1] == f"interrupted. To resume: bash {shlex.join(map(str, [script, *options]))} --restart"
+    assert (
+        errors.splitlines()[-1] == f"interrupted. To resume: bash {shlex.join(map(str, [script, *options]))} --restart"
+    )
     finished = workspace.script("01_train_2024t2.sh", "-d", "--epochs", "12", "--restart", JOBS="2")
     assert finished.returncode == 0, finished.stderr
     assert "fan: trained already, 12 epochs" in finished.stdout
