@@ -84,9 +84,10 @@ def test_no_bar_and_no_control_characters_outside_a_terminal(trained):
     assert "\r" not in finished.stdout + finished.stderr
     assert "\x1b" not in finished.stdout + finished.stderr
     lines = finished.stdout.splitlines()
-    assert lines[0] == "fan: 26 training clips, 1534 vectors of 640 values"
+    assert lines[0] == "fan: 26 training clips, 1534 vectors of 640 values, on the CPU"
     assert lines[1].startswith("fan: epoch 1/3, loss ")
-    assert lines[-2].startswith("fan: trained 3 epochs in ")
+    assert lines[-3].startswith("fan: trained 3 epochs in ")
+    assert lines[-2] == "fan: 16 test clips, on the CPU"
     assert lines[-1].startswith("fan: MSE: 16 clips scored, AUC (source) ")
     log = (trained.model() / "train.log").read_text()
     assert "epoch 3/3" in log
@@ -314,8 +315,8 @@ def test_no_password_and_no_control_character_is_printed(capsys, tmp_path):
 
     for error in (BaselineError("http://me:p@ss@host/x \x1b[2J"), ValueError("http://me:p@ss@host/x \x1b[2J")):
         run_command(lambda error=error: fail(error))
-    open_log_file(tmp_path / "train.log")
-    run_command(lambda: fail(ValueError("https://token@host/x \x1b[2J")))
+    error = ValueError("https://token@host/x \x1b[2J")
+    run_command(lambda: open_log_file(tmp_path / "train.log") or fail(error))
     for text in (capsys.readouterr().err, (tmp_path / "train.log").read_text()):
         assert text.count("://***@host/x \\x1b[2J") == text.count("://")
         assert "Traceback" in text
