@@ -50,14 +50,15 @@ def _check_packages():
     for name, versions in _required_versions().items():
         try:
             installed = getattr(sys.modules.get(name), "__version__", None) or metadata.version(name)
+            installed = installed.lstrip("v").split("+")[0]  # such as 2.13.0+cpu
         except metadata.PackageNotFoundError:
             missing.append(name)
             continue
         wanted, *_ = versions
         line = f"{name} {installed} ({wanted})"
-        if int(installed.split(".")[0]) < min(int(version.split(".")[0]) for version in versions):
+        if _major(installed) < min(map(_major, versions)):
             too_old.append(line)
-        elif installed.split("+")[0] != wanted:  # 2.13.0+cpu
+        elif installed != wanted:
             others.append(line)
     if missing or too_old:
         wrong = [f"has no {', '.join(missing)}"] if missing else []
@@ -72,6 +73,10 @@ def _check_packages():
             f"warning: other versions than in requirements.txt, which were tested together: {', '.join(others)}. "
             "Results may differ.\n"
         )
+
+
+def _major(version):
+    return int(re.search("[0-9]+", version + "0")[0])
 
 
 def _required_versions():
