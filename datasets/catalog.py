@@ -113,6 +113,7 @@ class Dataset:
         self.channels: int = self.facts["channels"]
         self.official_score: dict[str, Any] = self.facts["official_score"]
         self.clips_of_a_section: int | None = self.facts["eval"].get("clips_of_a_section")
+        self.first_clips: dict[str, int] = self.facts["eval"].get("first_clips", {})
         self.labels: dict[str, Any] = self.facts.get("labels", {})
         self.machines = {split: {machine.name: machine for machine in self._machines(split)} for split in SPLITS}
 

@@ -495,7 +495,8 @@ def test_auto_download_leaves_directories_alone(server, tmp_path, raw, caplog):
     (raw / "test_rename").mkdir()
     download_missing(FAN, tmp_path / "data", ["test"], server.url)
     (raw / "test_rename").rmdir()
-    download_missing(find_machine("DCASE2026T2Sander", "eval"), tmp_path / "data", ["test"], server.url)
+    unpublished = replace(find_machine("DCASE2026T2Sander", "eval"), archives=())
+    download_missing(unpublished, tmp_path / "data", ["test"], server.url)
     assert server.requests == []  # train/ exists; no archive of test clips is published
     with pytest.raises(BaselineError, match="could not be downloaded"):
         download_missing(FAN, tmp_path / "data", ["test"], server.url)
