@@ -28,6 +28,7 @@ SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "targe
 RENAMED_DIRECTORY = "test_rename"  # the same clips as in test/, with labels in their names
 ALL_DIRECTORIES = ("train", *SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
 COPY = re.compile(r"( - \w+| copy( \d+)?| ?\(\d+\))+$")  # what file managers add to the name of a copy
+SHOWN = 3  # copies that a warning names
 OTHER_SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wave", ".wma")
 
 log = logging.getLogger("baseline")
@@ -186,7 +187,8 @@ def _without_copies(paths: list[Path]) -> list[Path]:
         if not filecmp.cmp(original, copy, shallow=False):
             raise BaselineError(f"{original} and {copy} have the same name and other contents. Move one of them away.")
     if copies:
-        log.warning("%d clips are there twice. Their copies, such as %s, are left out.", len(copies), min(copies))
+        names = [*map(str, sorted(copies)[:SHOWN]), *([f"{len(copies) - SHOWN} more"] if len(copies) > SHOWN else [])]
+        log.warning("%d clips are there twice. Their copies are left out: %s.", len(copies), ", ".join(names))
     return [path for path in paths if path not in copies]
 
 

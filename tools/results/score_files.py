@@ -33,11 +33,11 @@ class SectionScores:
     def labelled(self) -> bool:
         return all(clip.is_anomaly is not None for clip in self.clips)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, names: Sequence[str] | None = None) -> dict[str, float]:
         """See tools.results.metrics.section_metrics."""
         is_anomaly = [bool(clip.is_anomaly) for clip in self.clips]
         is_target = [clip.is_target for clip in self.clips]
-        return section_metrics(is_anomaly, is_target, self.scores, self.decisions, self.max_fpr)
+        return section_metrics(is_anomaly, is_target, self.scores, self.decisions, self.max_fpr, names)
 
 
 def write_section(paths: RunPaths, result: SectionScores) -> None:
