@@ -432,6 +432,32 @@ def test_years_without_a_number_of_clips(evaluation):
     ]
 
 
+@pytest.mark.parametrize("results", [{"fan": 61.2, "average": [60, 55]}, {"fan": {"section_00": {"auc": 0.6}}}, None])
+def test_a_package_of_2022(package, tmp_path, results):
+    """Its results on the development data have other keys."""
+    dataset = find_dataset("DCASE2022T2")
+    rows = "".join(f"section_%s_{number:04d}.wav,{number % 2}\n" for number in range(4))
+    files = {
+        f"{SYSTEM}/{kind}_{machine.name}_section_{section}_test.csv": (rows.replace("%s", section)).encode()
+        for machine in dataset.machines["eval"].values()
+        for section in machine.sections
+        for kind in ("anomaly_score", "decision_result")
+    }
+    meta = yaml.safe_load(package[META])
+    meta["results"]["development_dataset"] = results
+    report = {name: contents for name, contents in package.items() if name.endswith(".pdf")}
+    assert find_problems(files | report | {META: yaml.safe_dump(meta).encode()}, dataset, tmp_path) == []
+
+
+@pytest.mark.parametrize("year", [2020, 2021])
+@pytest.mark.parametrize("command", [[], ["validate"]])
+def test_years_with_files_of_other_names(capsys, year, command):
+    assert run_command(lambda: make_submission.main([*command, f"DCASE{year}T2", "none.zip"])) == 2
+    assert capsys.readouterr().err == (
+        f"error: A submission to DCASE{year}T2 had files of other names: only those from 2022 on are known here.\n"
+    )
+
+
 def test_order_of_lines_and_line_ends_do_not_matter(found, evaluation, package, tmp_path):
     changed = package | {SCORES: b"\r\n".join(package[SCORES].split(b"\n")[-2::-1])}
     assert found(changed) == []

@@ -99,7 +99,7 @@ def _problems_of_system(
             hint = nearest(name, {meta, *expected} - files.keys()) or " Remove it."
             yield name, f": not a file of a submission to {dataset.name}.{hint}"
     if meta in files:
-        yield from ((meta, problem) for problem in read_yaml(files[meta], meta_data(label))[1])
+        yield from ((meta, problem) for problem in read_yaml(files[meta], meta_data(label, dataset))[1])
     for name, (kind, machine, section) in expected.items():
         if name in files:
             scores = files.get(name.replace(DECISIONS, SCORES), files[name])
