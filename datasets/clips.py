@@ -28,6 +28,7 @@ SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "targe
 RENAMED_DIRECTORY = "test_rename"  # the same clips as in test/, with labels in their names
 ALL_DIRECTORIES = ("train", *SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
 COPY = re.compile(r"( - \w+| copy( \d+)?| ?\(\d+\))+$")  # what file managers add to the name of a copy
+DEEPEST = 6  # folders below --dataset_directory in which misplaced clips are looked for
 SHOWN = 3  # copies that a warning names
 OTHER_SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wave", ".wma")
 
@@ -199,6 +200,9 @@ def _remedy(machine: Machine, dataset_directory: Path, names: tuple[str, ...]) -
     if not machine.is_tested:
         return f"{machine.name} was imported without test clips: tools/score_clips.py scores any clips with its model."
     found, target = _misplaced(machine, dataset_directory, names), machine.directory(dataset_directory)
+    for parent in dataset_directory.resolve().parents if found else ():
+        if found.parent.resolve() == machine.directory(parent):
+            return f"{found} has clips: name {parent} with --dataset_directory."
     if found:
         folders = [found.with_name(name) for name in ALL_DIRECTORIES]
         moved = [f for f in folders if f == found or (f.is_dir() and not (target / f.name).exists())]
@@ -213,15 +217,17 @@ def _misplaced(machine: Machine, dataset_directory: Path, names: tuple[str, ...]
     """A directory of one of these names with clips of a machine type, with folders too many or too few above it."""
     directory = machine.directory(dataset_directory)
     raw, split_directory = directory.parent, machine.split_directory(dataset_directory)
-    own = {machine.name, *(Path(archive.name).stem for archive in machine.archives)}
+    own = {machine.name.lower(), *(Path(archive.name).stem.lower() for archive in machine.archives)}
     usual = {machine.dataset.directory, split_directory.name, raw.name}
     skipped = {f"{split}_data" for split in SPLITS} - {split_directory.name} | {"processed", "replaced"}
     places = (machine.dataset.directory, split_directory.name, raw.name, machine.name)
     for place in places:
-        for folder, subfolders, _ in os.walk(dataset_directory / place):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith(".") and name not in skipped)
+        for folder, subfolders, _ in os.walk(dataset_directory / place, followlinks=True):
             path = Path(folder)
-            above = set(path.parent.relative_to(dataset_directory).parts)
+            parts = path.relative_to(dataset_directory).parts
+            others = (name for name in subfolders if not name.startswith(".") and name not in skipped)
+            subfolders[:] = sorted(others) if len(parts) < DEEPEST else []
+            above = {part.lower() for part in parts[:-1]}
             if path.name in names and path.parent != directory and (above & own or above <= usual) and wav_files(path):
                 return path
     return None

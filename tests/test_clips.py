@@ -284,7 +284,7 @@ def test_renamed_clips_of_2021(tmp_path, folders):
     [
         *("dcase2024t2/dev_data/raw/fan/fan", "dcase2024t2/dev_data/raw/dev_fan/fan", "dcase2024t2/dev_data/raw"),
         *("dcase2024t2/dev_data/fan", "dcase2024t2/dev_data", "dcase2024t2/raw/fan", "dcase2024t2/dev_fan", "fan"),
-        *("dev_data/raw/fan", "dcase2024t2/fan", "dcase2024t2/dev_data/raw/dev_fan", "dcase2024t2/raw/dev_data/fan"),
+        *("dev_data/raw/fan", "dcase2024t2/fan", "dcase2024t2/dev_data/raw/dev_fan", "dcase2024t2/raw/dev_data/FAN"),
     ],
 )
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -302,6 +302,13 @@ def test_the_move_that_mends_misplaced_clips(tmp_path, place, split):
     subprocess.run(str(e.value).split("move them: ")[1], shell=True, check=True)
     for name in ("train", "test"):
         assert len(find_clips(FAN, data, name, ("00",))) == 1
+
+
+@pytest.mark.parametrize("place", ["dcase2024t2", "dcase2024t2/dev_data"])
+def test_a_dataset_directory_that_is_too_deep(tmp_path, place):
+    write_wav(FAN.directory(tmp_path) / "train/section_00_source_train_normal_0000.wav", seconds=0.1)
+    with pytest.raises(BaselineError, match=f"fan/train has clips: name {tmp_path} with --dataset_directory"):
+        find_clips(FAN, tmp_path / place, "train", ("00",))
 
 
 def test_clips_of_others_are_not_misplaced_ones(tmp_path):

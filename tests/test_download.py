@@ -456,13 +456,15 @@ def test_scripts_and_validate(published, tmp_path, raw):
 def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, capsys):
     data = shutil.copytree(demo_data, tmp_path / "data")
     clip = next((data / RAW / "fan/train").glob("*.wav"))
-    shutil.copy(next(clip.parent.glob("*_0001_*")), clip.parent / "strange.wav")
+    other = next(clip.parent.glob("*_0001_*"))
+    shutil.copy(other, clip.parent / "strange.wav")
+    shutil.copy(other, clip.parent / f"{other.stem} (1).wav")
     clip.write_bytes(clip.read_bytes()[:1000])
     write_wav(clip.parent / "section_77_source_train_normal_0099.wav", channels=2)
     arguments = ["2024", "-d", "validate", "--machines", "fan", "valve", "--dataset_directory", str(data)]
     assert download_tool.main(arguments) is False
     rows = [line.split(maxsplit=6)[3:] for line in capsys.readouterr().out.splitlines()]
-    assert rows[2] == ["0", "2", "2", "without a manifest: clips may be missing"]
+    assert rows[2] == ["0", "2", "3", "without a manifest: clips may be missing"]
     assert rows[3] == ["0", "0", "0", "without a manifest: clips may be missing"]
 
 
