@@ -207,6 +207,7 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
     for name in (*names, "._section_00_source_train_normal_0000.wav"):
         write_wav(directory / name, seconds=0.1)
     (directory / ".DS_Store").touch()
+    write_wav(directory.with_name("supplemental") / "section_00_source_supplemental_normal_0000.wav", seconds=0.1)
     assert [clip.name for clip in find_clips(FAN, tmp_path, "train", ("00",))] == names
     assert caplog.text == ""
     for name in ("notes.txt", "a.flac", "b.wave", "monday/section_00_source_train_normal_0009.wav"):
