@@ -117,8 +117,10 @@ class Dataset:
         self.name: str = self.facts["name"]
         self.directory: str = self.facts["directory"]
         self.channels: int = self.facts["channels"]
+        self.has_submission: bool = self.facts.get("submission", True)  # of the form that make_submission.py knows
         self.official_score: dict[str, Any] = self.facts["official_score"]
         self.clips_of_a_section: int | None = self.facts["eval"].get("clips_of_a_section")
+        self.first_clips: dict[str, int] = self.facts["eval"].get("first_clips", {})
         self.labels: dict[str, Any] = self.facts.get("labels", {})
         self.machines = {split: {machine.name: machine for machine in self._machines(split)} for split in SPLITS}
 

@@ -5,11 +5,13 @@ import hashlib
 import logging
 import os
 import re
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from config import BaselineError
-from datasets.catalog import Machine
+from datasets.catalog import SPLITS, Machine
 from datasets.labels import Labels, read_labels
 
 # section_00_source_train_normal_0000_<attributes>.wav, unlabelled section_00_0000.wav (from 2021 on), and
@@ -24,6 +26,10 @@ CLIP_NAMES = (
 )
 SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "target_test")}
 RENAMED_DIRECTORY = "test_rename"  # the same clips as in test/, with labels in their names
+ALL_DIRECTORIES = ("train", *SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
+COPY = re.compile(r"( - \w+| copy( \d+)?| ?\(\d+\))+$")  # what file managers add to the name of a copy
+DEEPEST = 6  # folders below --dataset_directory in which misplaced clips are looked for
+SHOWN = 3  # copies that a warning names
 OTHER_SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wave", ".wma")
 
 log = logging.getLogger("baseline")
@@ -81,17 +87,17 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
     """
     directory, names = machine.directory(dataset_directory), SPLIT_DIRECTORIES[split]
     if split == "train":
-        return _sorted_clips(machine, directory, split, names, sections)
+        return _sorted_clips(machine, dataset_directory, split, names, sections)
     has_renamed = (directory / RENAMED_DIRECTORY).is_dir()
     if has_renamed and not any((directory / name).is_dir() for name in names):
         names = (RENAMED_DIRECTORY,)
-    clips = _sorted_clips(machine, directory, split, names, sections)
+    clips = _sorted_clips(machine, dataset_directory, split, names, sections)
     if clips[0].is_anomaly is None:
         labels = read_labels(machine, dataset_directory)
         if labels:
             return _with_labels(clips, labels, machine.split_directory(dataset_directory))
         if has_renamed:
-            renamed = _sorted_clips(machine, directory, split, (RENAMED_DIRECTORY,), sections)
+            renamed = _sorted_clips(machine, dataset_directory, split, (RENAMED_DIRECTORY,), sections)
             if _digests(renamed) != _digests(clips):
                 raise BaselineError(
                     f"{directory}: test/ and {RENAMED_DIRECTORY}/ must hold the same clips, and do not. "
@@ -105,26 +111,30 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
 
 
 def _sorted_clips(
-    machine: Machine, directory: Path, split: str, names: tuple[str, ...], sections: tuple[str, ...]
+    machine: Machine, dataset_directory: Path, split: str, names: tuple[str, ...], sections: tuple[str, ...]
 ) -> list[Clip]:
-    """The clips of these sections in the directories of these names, sorted by path."""
+    """The clips of these sections in the directories of these names, sorted by path, without copies."""
+    directory = machine.directory(dataset_directory)
     directories = [directory / name for name in names if (directory / name).is_dir()]
     if not directories:
-        raise BaselineError(f"{directory / names[0]}: no such directory. {_remedy(machine)}")
-    paths, others = _sound_files(directories)
+        remedy = _remedy(machine, dataset_directory, names)
+        raise BaselineError(f"{directory / names[0]}: no such directory. {remedy}")
+    paths = sorted(path for folder in directories for path in wav_files(folder))
+    others = sorted(path for folder in directories for path in _other_sounds(folder))
     left_out = f"{len(others)} other sound file(s), such as {others[0]}" if others else ""
     if not paths and others:
-        raise BaselineError(
-            f"{directories[0]}: no .wav files there, but {left_out}. Move the clips out of subfolders, or convert "
-            "them to wav files."
-        )
+        folder = others[0].parent
+        is_below = folder not in directories and wav_files(folder)
+        move = f"mv {shlex.quote(str(folder))}/* {shlex.quote(str(directories[0]))}/"
+        remedy = f"Move the clips out of the subfolder: {move}" if is_below else "Convert the clips to wav files."
+        raise BaselineError(f"{directories[0]}: no .wav files there, but {left_out}. {remedy}")
     if not paths:
-        raise BaselineError(f"{directories[0]}: no .wav files there. {_remedy(machine)}")
+        raise BaselineError(f"{directories[0]}: no .wav files there. {_remedy(machine, dataset_directory, names)}")
     if others:
         log.warning(
             "%s: only the .wav files there are clips, not those in subfolders. Left out: %s.", directories[0], left_out
         )
-    clips = [parse_clip(path) for path in paths]
+    clips = [parse_clip(path) for path in _without_copies(paths)]
     for clip in clips:
         if clip.section not in machine.sections:
             raise BaselineError(f"{clip.path}: {machine.name} has no section {clip.section} there. Move the clip away.")
@@ -139,68 +149,105 @@ def _sorted_clips(
     missing = set(sections) - {clip.section for clip in clips}
     if missing:
         raise BaselineError(f"{directories[0]}: no clips of section {min(missing)} of {machine.name} there.")
-    return _without_copies([clip for clip in clips if clip.section in sections])
+    return [clip for clip in clips if clip.section in sections]
 
 
-def _sound_files(directories: list[Path]) -> tuple[list[Path], list[Path]]:
-    """The wav files in these directories, and the sound files to leave out: in subfolders, or of other formats.
+def wav_files(directory: Path) -> list[Path]:
+    """The wav files in a directory, sorted. Hidden files, such as those that macOS leaves, are none."""
+    return sorted(directory.glob("[!.]*.[wW][aA][vV]"))
 
-    Hidden files, such as those that macOS leaves, are neither.
+
+def _other_sounds(top: Path) -> list[Path]:
+    """The sound files to leave out: in subfolders, or of other formats."""
+    others = []
+    for folder, subfolders, files in os.walk(top, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        suffixes = OTHER_SOUNDS if Path(folder) == top else (".wav", *OTHER_SOUNDS)
+        others += [Path(folder, n) for n in files if n.lower().endswith(suffixes) and not n.startswith(".")]
+    return others
+
+
+def find_copies(paths: Iterable[Path]) -> dict[Path, Path]:
+    """Copy → original of wav files with the same name.
+
+    Files of one name may be in several directories, such as in a test/ beside source_test/. What file managers add to
+    the name of a copy, ` (1)` or ` - Copy`, does not count.
     """
-    clips: list[Path] = []
-    others: list[Path] = []
-    for top in directories:
-        for folder, subfolders, files in os.walk(top, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            for path in (Path(folder, name) for name in files if not name.startswith(".")):
-                if path.suffix.lower() == ".wav" and path.parent == top:
-                    clips.append(path)
-                elif path.suffix.lower() in (".wav", *OTHER_SOUNDS):
-                    others.append(path)
-    return sorted(clips), sorted(others)
+    originals: dict[str, Path] = {}
+    pairs = {path: originals.setdefault(COPY.sub("", path.stem), path) for path in sorted(paths, key=_name_length)}
+    return {path: original for path, original in pairs.items() if path != original}
 
 
-def _without_copies(clips: list[Clip]) -> list[Clip]:
-    """The clips in their order without copies under the same name, such as those in a test/ beside source_test/."""
-    originals: dict[str, Clip] = {}
-    copies = []
-    for clip in clips:
-        original = originals.setdefault(clip.path.stem, clip)
-        if original is not clip:
-            if not filecmp.cmp(original.path, clip.path, shallow=False):
-                raise BaselineError(
-                    f"{original.path} and {clip.path} have the same name and other contents. Move one of them away."
-                )
-            copies.append(clip.path)
+def _name_length(path: Path) -> int:
+    return len(path.name)
+
+
+def _without_copies(paths: list[Path]) -> list[Path]:
+    copies = find_copies(paths)
+    for copy, original in copies.items():
+        if not filecmp.cmp(original, copy, shallow=False):
+            raise BaselineError(f"{original} and {copy} have the same name and other contents. Move one of them away.")
     if copies:
-        log.warning("%d clips are there twice. Their copies, such as %s, are left out.", len(copies), copies[0])
-    return [*originals.values()]
+        names = [*map(str, sorted(copies)[:SHOWN]), *([f"{len(copies) - SHOWN} more"] if len(copies) > SHOWN else [])]
+        log.warning("%d clips are there twice. Their copies are left out: %s.", len(copies), ", ".join(names))
+    return [path for path in paths if path not in copies]
 
 
-def _remedy(machine: Machine) -> str:
+def _remedy(machine: Machine, dataset_directory: Path, names: tuple[str, ...]) -> str:
+    """How to get the clips of a machine type that are not in the directories of these names."""
     name, split = machine.dataset.name, f"-{machine.split[0]}"
     place = "Or name the datasets' place with --dataset_directory."
     if not machine.is_tested:
         return f"{machine.name} was imported without test clips: tools/score_clips.py scores any clips with its model."
+    found, target = _misplaced(machine, dataset_directory, names), machine.directory(dataset_directory)
+    for parent in dataset_directory.resolve().parents if found else ():
+        if found.parent.resolve() == machine.directory(parent):
+            return f"{found} has clips: name {parent} with --dataset_directory."
+    if found:
+        folders = [found.with_name(name) for name in ALL_DIRECTORIES]
+        moved = [f for f in folders if f == found or (f.is_dir() and not (target / f.name).exists())]
+        command = f"{shlex.join(['mkdir', '-p', str(target)])} && {shlex.join(['mv', *map(str, moved), str(target)])}"
+        return f"{found} has clips. If they are those of {machine.name}, move them: {command}"
     if not machine.archives:
         return f"Lay out recordings of yours with tools/import_clips.py {name} {machine.name}. {place}"
     return f"Download it: tools/data_download_20XX.sh {name} {split} --machines {machine.name}. {place}"
 
 
+def _misplaced(machine: Machine, dataset_directory: Path, names: tuple[str, ...]) -> Path | None:
+    """A directory of one of these names with clips of a machine type, with folders too many or too few above it."""
+    directory = machine.directory(dataset_directory)
+    raw, split_directory = directory.parent, machine.split_directory(dataset_directory)
+    own = {machine.name.lower(), *(Path(archive.name).stem.lower() for archive in machine.archives)}
+    usual = {machine.dataset.directory, split_directory.name, raw.name}
+    skipped = {f"{split}_data" for split in SPLITS} - {split_directory.name} | {"processed", "replaced"}
+    places = (machine.dataset.directory, split_directory.name, raw.name, machine.name)
+    for place in places:
+        for folder, subfolders, _ in os.walk(dataset_directory / place, followlinks=True):
+            path = Path(folder)
+            parts = path.relative_to(dataset_directory).parts
+            others = (name for name in subfolders if not name.startswith(".") and name not in skipped)
+            subfolders[:] = sorted(others) if len(parts) < DEEPEST else []
+            above = {part.lower() for part in parts[:-1]}
+            if path.name in names and path.parent != directory and (above & own or above <= usual) and wav_files(path):
+                return path
+    return None
+
+
 def _with_labels(clips: list[Clip], labels: Labels, directory: Path) -> list[Clip]:
     """The clips with the labels of their file names. Their order stays, and so do the lines of the score files."""
-    names, sections = {clip.name for clip in clips}, {clip.section for clip in clips}
-    section_by_name = {name: parse_clip(Path(name)).section for name in labels}
+    stems, sections = {clip.path.stem for clip in clips}, {clip.section for clip in clips}
+    labels = {Path(name).stem: label for name, label in labels.items()}  # .wav or .WAV
+    section_by_name = {f"{stem}.wav": parse_clip(Path(f"{stem}.wav")).section for stem in labels}
     for name, section in section_by_name.items():
-        if section in sections and name not in names:
+        if section in sections and Path(name).stem not in stems:
             raise BaselineError(
                 f"{name} has a label in {directory}, but there is no such clip in {clips[0].path.parent}. "
                 "Download the clips again, or take only the label files of this dataset."
             )
     labelled = []
     for clip in clips:
-        if clip.name in labels:
-            is_anomaly, is_target = labels[clip.name]
+        if clip.path.stem in labels:
+            is_anomaly, is_target = labels[clip.path.stem]
             clip = replace(clip, is_anomaly=is_anomaly, is_target=clip.is_target if is_target is None else is_target)
         elif clip.section in section_by_name.values():
             raise BaselineError(

@@ -38,6 +38,18 @@ def evaluate(system: Path, labels: Path, machines: list[str]) -> float | None:
     return float(hmean(np.maximum(values, np.finfo(float).eps)))
 
 
+def evaluate_2021(score_files: list[Path]) -> float:
+    """The official score of 2021 from the score CSVs of labelled clips: each metric within its domain."""
+    values = []
+    for path in score_files:
+        for domain in ("source", "target"):
+            clips = [(name, float(score)) for name, score in csv.reader(path.open()) if f"_{domain}_" in name]
+            is_anomaly, scores = ["_anomaly_" in name for name, _ in clips], [score for _, score in clips]
+            values.append(roc_auc_score(is_anomaly, scores))
+            values.append(roc_auc_score(is_anomaly, scores, max_fpr=0.1))
+    return float(hmean(np.maximum(values, np.finfo(float).eps)))
+
+
 def rows(path: Path) -> list[list[str]]:
     with path.open() as file:
         return sorted(csv.reader(file), key=lambda row: row[0])

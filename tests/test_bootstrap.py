@@ -3,12 +3,14 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 from conftest import write_test
+from plain_evaluator import evaluate_2021
 from sklearn.metrics import roc_auc_score
 
 from config import load_config
@@ -23,8 +25,10 @@ from tools.results.bootstrap import (
     resample_systems,
     weighted_auc,
 )
+from tools.results.metrics import WITHIN_DOMAIN_METRICS
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
+from tools.training.paths import run_paths
 
 MACHINES = ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
 METRICS = ["AUC (source)", "AUC (target)", "pAUC"]
@@ -63,11 +67,43 @@ def test_metrics_of_the_clips_themselves(monkeypatch):
     """Where every clip is drawn once, it is the metric itself: the domains are counted as it counts them."""
     monkeypatch.setattr("tools.results.bootstrap.draw_counts", lambda groups, *_: np.ones((1, len(groups)), int))
     section = scored_section(np.random.default_rng(3), digits=1)
-    names = [*METRICS, "pAUC (source)", "pAUC (target)"]
+    names = [*METRICS, "pAUC (source)", "pAUC (target)", *WITHIN_DOMAIN_METRICS]
     found = resample_metrics(section, "fan", names, 1)
-    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(
-        {name: section.metrics()[name] for name in names}
-    )
+    assert {name: float(value[0]) for name, value in found.items()} == pytest.approx(section.metrics(names))
+
+
+def test_official_score_of_2021(tmp_path, capsys):
+    """It is that year's evaluator's, has an interval, and needs the scores: the result CSVs have other metrics."""
+    dataset, generator = find_dataset("DCASE2021T2"), np.random.default_rng(4)
+    options = ["--result_directory", str(tmp_path), "--model_directory", str(tmp_path)]
+    config = load_config(["--dataset", "DCASE2021T2", "-d", *options])
+    for machine in dataset.machines["dev"].values():
+        sections = []
+        for section in machine.sections:
+            result = scored_section(generator)
+            clips = [
+                replace(c, path=Path(str(c.path).replace("_00_", f"_{section}_")), section=section)
+                for c in result.clips
+            ]
+            sections.append(replace(result, section=section, clips=clips))
+        write_test(run_paths(config, machine, machine.sections), *sections)
+    summarize.main(["DCASE2021T2", "-d", *options, "--resamples", "50"])
+    text = capsys.readouterr().out
+    assert "warning" not in text
+    scores = sorted(tmp_path.rglob("anomaly_score_*.csv"))
+    assert len(scores) == 21
+    lines = csv.DictReader(next(tmp_path.rglob("summary.csv")).open())
+    table = {(line["metric"], line["statistic"]): float(line["h-mean"]) for line in lines}
+    official = table["official score", "mean"]
+    assert official == pytest.approx(evaluate_2021(scores), rel=1e-15)
+    rows = csv.DictReader(next(tmp_path.rglob("intervals.csv")).open())
+    (interval,) = [row for row in rows if (row["metric"], row["column"]) == ("official score", "h-mean")]
+    assert float(interval["low"]) < official < float(interval["high"])
+    scores[0].write_text(scores[0].read_text().replace(",1", ",2"))
+    summarize.main(["DCASE2021T2", "-d", *options, "--resamples", "1"])
+    text = capsys.readouterr().out
+    assert "ToyCar 00 left out: " in text
+    assert "MSE, seed 13711: no full results of ToyCar" in text
 
 
 def test_which_clips_are_drawn_depends_on_the_section_alone():

@@ -1,6 +1,8 @@
 """The catalog, file names, and the order of clips."""
 
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,16 +17,17 @@ from tools.results.official import COLUMNS
 FAN = find_machine("DCASE2024T2fan", "dev")
 
 HARMONIC = "harmonic mean of AUC (source), AUC (target), pAUC"
+OFFICIAL_2021 = "harmonic mean of AUC within source, AUC within target, pAUC (source), pAUC (target)"
 # Year: records of the development data, of training and test clips of the evaluation data; channels; number of machine
 # types and of their sections (development, evaluation); official score.
 FACTS = {
     2020: (3678171, 3727685, 3841772, 1, (6, 23), (6, 18), "arithmetic mean of AUC, pAUC"),
-    2021: (4562016, 4660992, 4884786, 1, (7, 21), (7, 21), HARMONIC.replace("pAUC", "pAUC (source), pAUC (target)")),
+    2021: (4562016, 4660992, 4884786, 1, (7, 21), (7, 21), OFFICIAL_2021),
     2022: (6355122, 6462969, 6586456, 1, (7, 21), (7, 21), HARMONIC),
     2023: (7882613, 7830345, 7860847, 1, (7, 7), (7, 7), HARMONIC),
     2024: (10902294, 11259435, 11363076, 1, (7, 7), (9, 9), HARMONIC),
     2025: (15097779, 15392814, 15519362, 1, (7, 7), (8, 8), HARMONIC),
-    2026: (19336329, 20151556, None, 2, (7, 7), (5, 5), HARMONIC),
+    2026: (19336329, 20151556, 20437238, 2, (7, 7), (5, 5), HARMONIC),
 }
 
 
@@ -38,10 +41,11 @@ def test_facts_of_each_year(year):
         assert (len(machines), sum(len(machine.sections) for machine in machines.values())) == size
         for machine in machines.values():
             holds = [("train", "test")] if machine.split == "dev" else [("train",), ("test",)]
-            expected = [pair for pair in zip(records, holds, strict=True) if pair[0]]
+            expected = list(zip(records, holds, strict=True))
             assert [(archive.record, archive.holds) for archive in machine.archives] == expected
             assert all(machine.name in archive.name for archive in machine.archives)
             assert bool(machine.label_files("anomaly")) == (machine.split == "eval")
+    assert dataset.labels["download"].startswith("https://")
     score = dataset.official_score
     assert f"{score['mean']} mean of {', '.join(score['metrics'])}" == official
 
@@ -182,7 +186,7 @@ def test_order_of_test_clips(tmp_path, names):
             "train: no such directory.*data_download_20XX.sh DCASE2024T2 -d --machines fan.*--dataset_directory",
         ),
         ("train", ["._section_00_source_train_normal_0000.wav"], "no .wav files there.*data_download_20XX.sh"),
-        ("train", ["a.flac"], "no .wav files there, but 1 other sound file.s., such as .*a.flac"),
+        ("train", ["a.flac"], "there, but 1 other sound file.s., such as .*a.flac. Convert the clips to wav files"),
         ("train", ["monday/section_00_source_train_normal_0000.wav"], "no .wav files there, but 1 other sound file.s."),
         ("train", ["section_00_0000.wav"], "section_00_0000.wav: the name does not say that the clip is normal"),
         ("train", ["section_00_source_train_0000.wav"], "the name does not say that the clip is normal"),
@@ -203,6 +207,7 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
     for name in (*names, "._section_00_source_train_normal_0000.wav"):
         write_wav(directory / name, seconds=0.1)
     (directory / ".DS_Store").touch()
+    write_wav(directory.with_name("supplemental") / "section_00_source_supplemental_normal_0000.wav", seconds=0.1)
     assert [clip.name for clip in find_clips(FAN, tmp_path, "train", ("00",))] == names
     assert caplog.text == ""
     for name in ("notes.txt", "a.flac", "b.wave", "monday/section_00_source_train_normal_0009.wav"):
@@ -224,10 +229,103 @@ def test_a_clip_that_is_there_twice_is_read_once(tmp_path, caplog):
     clips = find_clips(find_machine("DCASE2021T2fan", "dev"), tmp_path, "test", ("00",))
     assert [clip.path for clip in clips] == [directory / name for name in names]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert f"2 clips are there twice. Their copies, such as {directory / copies[0]}" in caplog.text
+    assert (
+        f"2 clips are there twice. Their copies are left out: {directory / copies[0]}, {directory / copies[1]}."
+        in caplog.text
+    )
     write_wav(directory / copies[0], seconds=0.2)
     with pytest.raises(BaselineError, match=f"{names[0]} and .*{copies[0]} have the same name and other contents"):
         find_clips(find_machine("DCASE2021T2fan", "dev"), tmp_path, "test", ("00",))
+
+
+COPIED = "section_00_source_test_normal_0000_x"
+
+
+@pytest.mark.parametrize("ending", [" (1)", " - Copy", " - Copy (2)", "(1)", " copy", " copy 2"])
+@pytest.mark.parametrize("stem", [COPIED, "section_00_0000"])
+def test_copies_that_file_managers_leave(tmp_path, caplog, stem, ending):
+    directory = FAN.directory(tmp_path) / "test"
+    original = write_wav(directory / f"{stem}.wav", seconds=0.1)
+    copy = directory / f"{stem}{ending}.wav"
+    shutil.copy(original, copy)
+    assert [clip.path for clip in find_clips(FAN, tmp_path, "test", ("00",))] == [original]
+    assert caplog.messages == [f"1 clips are there twice. Their copies are left out: {copy}."]
+    write_wav(copy, seconds=0.2)
+    words = f"{original} and {copy} have the same name and other contents. Move one of them away."
+    with pytest.raises(BaselineError, match=re.escape(words)):
+        find_clips(FAN, tmp_path, "test", ("00",))
+    copy.rename(directory / "section_00_0000 (1).wav")
+    original.unlink()
+    with pytest.raises(BaselineError, match="not a clip name"):
+        find_clips(FAN, tmp_path, "test", ("00",))
+
+
+@pytest.mark.parametrize("folders", ["source_test target_test", "source_test target_test test", ""])
+def test_renamed_clips_of_2021(tmp_path, folders):
+    """The published download tool leaves test_rename/ with the clips of both domains, and copies in test/."""
+    fan = find_machine("DCASE2021T2fan", "eval")
+    directory = fan.directory(tmp_path)
+    (directory / "test_rename").mkdir(parents=True)
+    for domain, label in (("source", "anomaly"), ("target", "normal")):
+        clip = write_wav(directory / f"{domain}_test/section_03_{domain}_test_0000.wav", seconds=0.1)
+        shutil.copy(clip, directory / f"test_rename/section_03_{domain}_test_{label}_0000.wav")
+    shutil.copytree(directory / "source_test", directory / "test")
+    shutil.copytree(directory / "target_test", directory / "test", dirs_exist_ok=True)
+    for name in {"source_test", "target_test", "test"} - set(folders.split()):
+        shutil.rmtree(directory / name)
+    clips = find_clips(fan, tmp_path, "test", ("03",))
+    assert [(clip.path.parent.name, clip.is_target, clip.is_anomaly) for clip in clips] == [
+        ("test_rename", True, False),
+        ("test_rename", False, True),
+    ]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        *("dcase2024t2/dev_data/raw/fan/fan", "dcase2024t2/dev_data/raw/dev_fan/fan", "dcase2024t2/dev_data/raw"),
+        *("dcase2024t2/dev_data/fan", "dcase2024t2/dev_data", "dcase2024t2/raw/fan", "dcase2024t2/dev_fan", "fan"),
+        *("dev_data/raw/fan", "dcase2024t2/fan", "dcase2024t2/dev_data/raw/dev_fan", "dcase2024t2/raw/dev_data/FAN"),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_the_move_that_mends_misplaced_clips(tmp_path, place, split):
+    data = tmp_path / "my data"
+    for name in ("train/section_00_source_train_normal_0000.wav", "test/section_00_source_test_normal_0000.wav"):
+        write_wav(data / place / name, seconds=0.1)
+    write_wav(data / place / "supplemental/section_00_source_supplemental_normal_0000.wav", seconds=0.1)
+    write_wav(data / "dcase2024t2/dev_data/raw/valve/train/section_00_source_train_normal_0001.wav", seconds=0.1)
+    write_wav(data / "dcase2024t2/dev_data/replaced/fan/test/section_00_source_test_normal_0001.wav", seconds=0.1)
+    with pytest.raises(
+        BaselineError, match=f"raw/fan/{split}: no such directory. {data / place / split} has clips."
+    ) as e:
+        find_clips(FAN, data, split, ("00",))
+    subprocess.run(str(e.value).split("move them: ")[1], shell=True, check=True)
+    for name in ("train", "test"):
+        assert len(find_clips(FAN, data, name, ("00",))) == 1
+
+
+@pytest.mark.parametrize("place", ["dcase2024t2", "dcase2024t2/dev_data"])
+def test_a_dataset_directory_that_is_too_deep(tmp_path, place):
+    write_wav(FAN.directory(tmp_path) / "train/section_00_source_train_normal_0000.wav", seconds=0.1)
+    with pytest.raises(BaselineError, match=f"fan/train has clips: name {tmp_path} with --dataset_directory"):
+        find_clips(FAN, tmp_path / place, "train", ("00",))
+
+
+def test_clips_of_others_are_not_misplaced_ones(tmp_path):
+    for place in ("dcase2024t2/dev_data/raw/valve", "dcase2023t2/dev_data/raw/fan", "dcase2024t2/eval_data/raw/fan"):
+        write_wav(tmp_path / place / "train/section_00_source_train_normal_0000.wav", seconds=0.1)
+    with pytest.raises(BaselineError, match=r"fan/train: no such directory\. Download it"):
+        find_clips(FAN, tmp_path, "train", ("00",))
+
+
+def test_the_move_out_of_a_subfolder(tmp_path):
+    directory = FAN.directory(tmp_path / "my data") / "train"
+    write_wav(directory / "train" / "section_00_source_train_normal_0000.wav", seconds=0.1)
+    with pytest.raises(BaselineError, match="no .wav files there, but 1 other sound file.s.") as error:
+        find_clips(FAN, tmp_path / "my data", "train", ("00",))
+    subprocess.run(str(error.value).split("subfolder: ")[1], shell=True, check=True)
+    assert len(find_clips(FAN, tmp_path / "my data", "train", ("00",))) == 1
 
 
 def test_sections(tmp_path):

@@ -456,12 +456,14 @@ def test_scripts_and_validate(published, tmp_path, raw):
 def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, capsys):
     data = shutil.copytree(demo_data, tmp_path / "data")
     clip = next((data / RAW / "fan/train").glob("*.wav"))
-    shutil.copy(next(clip.parent.glob("*_0001_*")), clip.parent / "strange.wav")
+    other = next(clip.parent.glob("*_0001_*"))
+    shutil.copy(other, clip.parent / "strange.wav")
+    shutil.copy(other, clip.parent / f"{other.stem} (1).wav")
     clip.write_bytes(clip.read_bytes()[:1000])
     write_wav(clip.parent / "section_77_source_train_normal_0099.wav", channels=2)
     assert download_tool.main(["2024", "-d", "validate", "--dataset_directory", str(data)]) is False
     rows = {line.split()[0]: line.split(maxsplit=6)[3:] for line in capsys.readouterr().out.splitlines()}
-    assert rows["fan"] == ["0", "2", "2", "without a manifest: clips may be missing"]
+    assert rows["fan"] == ["0", "2", "3", "without a manifest: clips may be missing"]
     assert rows["valve"] == ["0", "0", "0", "without a manifest: clips may be missing"]
     assert rows["slider"] == ["0", "0", "0", "not there"]
 
@@ -495,7 +497,8 @@ def test_auto_download_leaves_directories_alone(server, tmp_path, raw, caplog):
     (raw / "test_rename").mkdir()
     download_missing(FAN, tmp_path / "data", ["test"], server.url)
     (raw / "test_rename").rmdir()
-    download_missing(find_machine("DCASE2026T2Sander", "eval"), tmp_path / "data", ["test"], server.url)
+    unpublished = replace(find_machine("DCASE2026T2Sander", "eval"), archives=())
+    download_missing(unpublished, tmp_path / "data", ["test"], server.url)
     assert server.requests == []  # train/ exists; no archive of test clips is published
     with pytest.raises(BaselineError, match="could not be downloaded"):
         download_missing(FAN, tmp_path / "data", ["test"], server.url)

@@ -80,6 +80,49 @@ def test_labels_of_2020_are_one_list(tmp_path):
         find_clips(TOY_2020, tmp_path, "test", TOY_2020.sections)
 
 
+LISTED = b"""\xef\xbb\xbffan\r
+section_00_0000.wav,section_00_source_test_anomaly_0000_x.wav\r
+grinder,\r
+section_00_0000.wav,section_00_target_test_normal_0000_grindstone_2.wav\r
+section_00_0001.wav,section_00_source_test_anomaly_0000_grindstone_1.wav\r
+"""
+
+
+@pytest.mark.parametrize("file", ["eval_data_list_2023.csv", "eval_data_list.csv"])
+def test_labels_of_a_list_of_labelled_names(tmp_path, caplog, file):
+    """The list of the published baseline; the organisers' files come first if both are there."""
+    lay_out(GRINDER, tmp_path, names_of("00", 2))
+    (GRINDER.split_directory(tmp_path) / file).write_bytes(LISTED)
+    clips = find_clips(GRINDER, tmp_path, "test", ("00",))
+    assert [(clip.name, clip.is_anomaly, clip.is_target) for clip in clips] == [
+        ("section_00_0000.wav", False, True),
+        ("section_00_0001.wav", True, False),
+    ]
+    ground_truth(GRINDER, tmp_path, "00", {"section_00_0000.wav": (0, 1), "section_00_0001.wav": (1, 0)})
+    assert find_clips(GRINDER, tmp_path, "test", ("00",)) == clips
+    assert caplog.text == ""
+    ground_truth(GRINDER, tmp_path, "00", {"section_00_0000.wav": (0, 1), "section_00_0001.wav": (0, 0)})
+    assert not any(clip.is_anomaly for clip in find_clips(GRINDER, tmp_path, "test", ("00",)))
+    assert f"{file} has other labels of 1 clips of grinder, such as section_00_0001.wav, than the other" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("n_clips", "words"),
+    [(3, r"section_00_0002\.wav: no label of this clip"), (1, r"section_00_0001\.wav has a label in .*no such clip")],
+)
+def test_clips_and_a_list_must_match(tmp_path, n_clips, words):
+    lay_out(GRINDER, tmp_path, names_of("00", n_clips))
+    (GRINDER.split_directory(tmp_path) / "eval_data_list_2023.csv").write_bytes(LISTED)
+    with pytest.raises(BaselineError, match=words):
+        find_clips(GRINDER, tmp_path, "test", ("00",))
+
+
+def test_suffixes_of_clips_and_labels_may_differ_in_case(tmp_path):
+    lay_out(GRINDER, tmp_path, ["section_00_0000.WAV", "section_00_0001.Wav"])
+    ground_truth(GRINDER, tmp_path, "00", {"section_00_0000.wav": (0, 1), "section_00_0001.wav": (1, 0)})
+    assert [clip.is_anomaly for clip in find_clips(GRINDER, tmp_path, "test", ("00",))] == [False, True]
+
+
 def test_labels_of_2021_have_a_file_for_each_domain(tmp_path):
     for domain, anomaly in (("source", "0000"), ("target", "0001")):
         names = [f"section_04_{domain}_test_{number:04d}.wav" for number in range(3)]
@@ -123,6 +166,8 @@ def test_one_folder_without_the_other(tmp_path, folder):
         ("file,label\n", "line 1: expected a clip and 0 or 1"),
         ("section_00_0000.wav,0\nsection_00_0001.wav,2\n", "line 2: expected a clip and 0 or 1"),
         ("section_00_0000.wav,b,1\n", "line 1: expected a clip and 0 or 1"),
+        ("section_00_0000.wav,0\nsection_00_0001.wav\n", "line 2: expected a clip and 0 or 1"),
+        ("section_00_0000.wav,section_00_0000.wav\n", "line 1: expected a clip and 0 or 1"),
         ("section_00_0000.wav,1\nsection_00_0000.wav,0\n", "line 2: section_00_0000.wav has another label further up"),
         ('"section_00_0000.wav,0\n', "cannot read"),
         ("", "no labels of grinder in it"),
@@ -138,7 +183,7 @@ def test_files_that_are_no_labels(tmp_path, text, words):
 def test_files_as_other_systems_write_them(tmp_path):
     path = tmp_path / "ground_truth.csv"
     path.write_bytes(b"\xef\xbb\xbfsection_00_0000.wav,1\r\nsection_00_0001.wav, 0\r\n\r\n")
-    assert parse_labels(path, GRINDER) == {"section_00_0000.wav": True, "section_00_0001.wav": False}
+    assert parse_labels(path, GRINDER) == {"section_00_0000.wav": (True, None), "section_00_0001.wav": (False, None)}
 
 
 def test_renamed_clips_replace_those_without_labels(tmp_path):
@@ -241,8 +286,21 @@ def test_labels_that_cannot_be_downloaded(server, tmp_path, caplog, contents, wo
     assert not list(tmp_path.rglob("*.csv"))
 
 
+def test_the_list_of_2020_is_downloaded(server, tmp_path):
+    lines = ["fan", "id_01_00000000.wav,normal_id_01_00000000.wav,0"]
+    lines += ["ToyConveyor", "id_04_00000000.wav,anomaly_id_04_00000001.wav,1"]
+    server.texts["/records/3951620/files/eval_data_list.csv"] = "\n".join(lines).encode()
+    lay_out(TOY_2020, tmp_path, ["id_04_00000000.wav"])
+    fan = find_machine("DCASE2020T2fan", "eval")
+    assert download([TOY_2020, fan], tmp_path, ["labels"], server.url) == []
+    assert find_clips(TOY_2020, tmp_path, "test", ("04",))[0].is_anomaly is True
+    assert len(server.requests) == 1
+
+
 def test_labels_without_a_known_address(server, tmp_path, caplog):
     caplog.set_level("INFO")
-    assert download([find_machine("DCASE2025T2Polisher", "eval")], tmp_path, ["labels"], server.url) == []
+    polisher = find_machine("DCASE2025T2Polisher", "eval")
+    del polisher.dataset.labels["download"]
+    assert download([polisher], tmp_path, ["labels"], server.url) == []
     assert "where the labels of DCASE2025T2 are published is not known here" in caplog.text
     assert server.requests == []

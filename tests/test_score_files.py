@@ -82,6 +82,14 @@ def test_files_that_are_not_those_of_the_test(written, name):
         read(written)
 
 
+def test_files_that_a_spreadsheet_saved(written):
+    """A byte order mark and other line ends change no value."""
+    expected = read(written), read_metrics(written.metrics)
+    for path in (written.anomaly_scores("00"), written.decisions("00"), written.metrics):
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert (read(written), read_metrics(written.metrics)) == expected
+
+
 @pytest.mark.parametrize(
     ("rows", "words"),
     [

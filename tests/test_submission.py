@@ -23,7 +23,7 @@ from networks import make_network
 from tools import make_submission, summarize
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
-from tools.results.submission_rules import find_problems, read_package
+from tools.results.submission_rules import find_problems, read_package, released_clips
 from tools.training.console import run_command
 from tools.training.paths import run_paths
 
@@ -35,13 +35,18 @@ SCORES = f"{SYSTEM}/anomaly_score_HairDryer_section_00_test.csv"
 DECISIONS = f"{SYSTEM}/decision_result_HairDryer_section_00_test.csv"
 META = f"{SYSTEM}/{TEAM}_1.meta.yaml"
 NAMES = [f"section_00_{number:04d}.wav" for number in range(200)]
+FROM_1 = ("3DPrinter", "AirCompressor", "Scanner")  # have no clip 0000
 COMPLEXITY = {"total_parameters": 267928, "MACS": "81.6 M"}
 
 
-def write_rows(path, values):
+def names_of(machine):
+    return [f"section_00_{number + (machine in FROM_1):04d}.wav" for number in range(200)]
+
+
+def write_rows(path, names, values):
     """A label file of the organisers."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{name},{value}\n" for name, value in zip(NAMES, values, strict=True)))
+    path.write_text("".join(f"{name},{value}\n" for name, value in zip(names, values, strict=True)))
 
 
 def paths_of(workspace, machine, score, split="dev"):
@@ -59,10 +64,11 @@ def write_results(workspace):
             scores = 10 + generator.standard_normal(200) + distance * is_anomaly
             decisions = (scores > 11).astype(int)
             name = f"{machine}_section_00_test.csv"
+            names = names_of(machine)
             if split == "eval":
-                write_rows(labels / f"ground_truth_data/ground_truth_{name}", is_anomaly.astype(int))
-                write_rows(labels / f"ground_truth_domain/ground_truth_{name}", is_target.astype(int))
-            labels_of_clips = zip(NAMES, is_target.tolist(), is_anomaly.tolist(), strict=True)
+                write_rows(labels / f"ground_truth_data/ground_truth_{name}", names, is_anomaly.astype(int))
+                write_rows(labels / f"ground_truth_domain/ground_truth_{name}", names, is_target.astype(int))
+            labels_of_clips = zip(names, is_target.tolist(), is_anomaly.tolist(), strict=True)
             clips = [Clip(Path("test", clip), "00", *facts, None) for clip, *facts in labels_of_clips]
             result = SectionScores("00", clips, scores.tolist(), decisions.tolist(), 0.1)
             write_test(paths_of(workspace, machine, score, split), result)
@@ -393,6 +399,26 @@ def test_lines_are_compared_with_the_test_clips_that_are_there(evaluation, packa
     assert f"{SCORES}: no line for the test clips: {named}" in find_problems(package, DATASET, tmp_path)
 
 
+def test_numbers_of_2024_where_no_clips_are(found, package):
+    """The test clips of three machine types are numbered 0001 to 0200, the others 0000 to 0199."""
+    name = f"{SYSTEM}/anomaly_score_Scanner_section_00_test.csv"
+    assert found(package) == []
+    problems = found(package | {name: package[SCORES]})
+    assert problems == [
+        f"{name}, line 1: 'section_00_0000.wav' {NAME.replace('0000', '0001')}",
+        f"{name}: no line for the test clips: section_00_0200.wav.",
+    ]
+
+
+def test_clips_on_a_disk_of_other_systems(package, tmp_path):
+    """Hidden files are no clips; .WAV is .wav."""
+    directory = DATASET.machines["eval"]["HairDryer"].directory(tmp_path) / "test"
+    directory.mkdir(parents=True)
+    for name in [NAMES[0], NAMES[1].replace(".wav", ".WAV"), f"._{NAMES[2]}", ".DS_Store"]:
+        (directory / name).touch()
+    assert released_clips(DATASET.machines["eval"]["HairDryer"], tmp_path) == {NAMES[0], NAMES[1]}
+
+
 def test_years_without_a_number_of_clips(evaluation):
     """2022: scores and decisions must name the same clips; which ones, only the clips tell."""
     place = f"{SYSTEM}/%s_fan_section_03_test.csv"
@@ -404,6 +430,32 @@ def test_years_without_a_number_of_clips(evaluation):
         f"{place % 'anomaly_score'}, line 3: 'section_04_0000.wav' {example}",
         f"{place % 'decision_result'}: no line for the test clips: section_03_0001.wav.",
     ]
+
+
+@pytest.mark.parametrize("results", [{"fan": 61.2, "average": [60, 55]}, {"fan": {"section_00": {"auc": 0.6}}}, None])
+def test_a_package_of_2022(package, tmp_path, results):
+    """Its results on the development data have other keys."""
+    dataset = find_dataset("DCASE2022T2")
+    rows = "".join(f"section_%s_{number:04d}.wav,{number % 2}\n" for number in range(4))
+    files = {
+        f"{SYSTEM}/{kind}_{machine.name}_section_{section}_test.csv": (rows.replace("%s", section)).encode()
+        for machine in dataset.machines["eval"].values()
+        for section in machine.sections
+        for kind in ("anomaly_score", "decision_result")
+    }
+    meta = yaml.safe_load(package[META])
+    meta["results"]["development_dataset"] = results
+    report = {name: contents for name, contents in package.items() if name.endswith(".pdf")}
+    assert find_problems(files | report | {META: yaml.safe_dump(meta).encode()}, dataset, tmp_path) == []
+
+
+@pytest.mark.parametrize("year", [2020, 2021])
+@pytest.mark.parametrize("command", [[], ["validate"]])
+def test_years_with_files_of_other_names(capsys, year, command):
+    assert run_command(lambda: make_submission.main([*command, f"DCASE{year}T2", "none.zip"])) == 2
+    assert capsys.readouterr().err == (
+        f"error: A submission to DCASE{year}T2 had files of other names: only those from 2022 on are known here.\n"
+    )
 
 
 def test_order_of_lines_and_line_ends_do_not_matter(found, evaluation, package, tmp_path):

@@ -209,6 +209,10 @@ def main(arguments: list[str] | None = None) -> bool:
     # A submission always holds results of the evaluation data.
     options, config = parse_options(parser, ["-e", *(arguments[1:] if is_validation else arguments)])
     dataset = find_dataset(config.dataset, config.dataset_directory)
+    if not dataset.has_submission:
+        raise UsageError(
+            f"A submission to {dataset.name} had files of other names: only those from 2022 on are known here."
+        )
     if not dataset.tested("eval"):
         raise UsageError(f"{dataset.name} has no evaluation data.")
     if is_validation:

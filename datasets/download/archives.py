@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from config import BaselineError
 from datasets.catalog import Archive, Machine
-from datasets.clips import SPLIT_DIRECTORIES
+from datasets.clips import SPLIT_DIRECTORIES, wav_files
 from files import cannot_write, set_aside, write_text
 
 MOST_UNPACKED = 50  # times an archive's size; clips take 1 to 2 times
@@ -80,8 +80,8 @@ def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
         elif not path.is_file() or Entry(path.stat().st_size, zlib.crc32(path.read_bytes())) != entry:
             findings.corrupt.append(name)
     for part in sorted({name.split("/")[0] for name in files if "/" in name}):
-        clips = (f"{part}/{path.name}" for path in (directory / part).glob("[!.]*.[wW][aA][vV]"))
-        findings.surplus += sorted(clip for clip in clips if clip not in files)
+        clips = (f"{part}/{path.name}" for path in wav_files(directory / part))
+        findings.surplus += [clip for clip in clips if clip not in files]
     return findings
 
 

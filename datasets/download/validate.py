@@ -5,7 +5,7 @@ from pathlib import Path
 from config import BaselineError
 from datasets.audio import read_header
 from datasets.catalog import Archive, Machine
-from datasets.clips import SPLIT_DIRECTORIES, parse_clip
+from datasets.clips import SPLIT_DIRECTORIES, find_copies, parse_clip, wav_files
 from datasets.download.archives import Findings, compare, read_manifest
 
 
@@ -22,15 +22,17 @@ def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Fin
     parts = [directory / name for split in archive.holds for name in SPLIT_DIRECTORIES[split]]
     if not any(part.is_dir() for part in parts):
         return Findings(0, note="not there")
-    return _check_clips(machine, sorted(path for part in parts for path in part.glob("[!.]*.[wW][aA][vV]")))
+    return _check_clips(machine, [wav_files(part) for part in parts])
 
 
-def _check_clips(machine: Machine, paths: list[Path]) -> Findings:
+def _check_clips(machine: Machine, parts: list[list[Path]]) -> Findings:
+    paths = sorted(path for part in parts for path in part)
+    copies = {copy for part in parts for copy in find_copies(part)}
     findings = Findings(len(paths), note="without a manifest: clips may be missing")
     for path in paths:
         name = f"{path.parent.name}/{path.name}"
         try:
-            if parse_clip(path).section not in machine.sections:
+            if path in copies or parse_clip(path).section not in machine.sections:
                 findings.surplus.append(name)
         except BaselineError:
             findings.surplus.append(name)

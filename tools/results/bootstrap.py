@@ -159,7 +159,7 @@ def _scores_behind(run: Run, machine: Machine, section: str, metrics: pd.Series)
         raise BaselineError(f"{paths.anomaly_scores(section)} is missing. Test again.")
     if not result.labelled:
         raise BaselineError(f"{paths.test_record}: the test did not know the labels of its clips. Test again.")
-    computed = result.metrics()
+    computed = result.metrics(list(metrics.index))
     if not all(math.isclose(value, computed.get(metric, -1)) for metric, value in metrics.items()):
         raise BaselineError(
             f"{paths.metrics} does not go with the anomaly scores beside it and the labels of their clips. Test again."

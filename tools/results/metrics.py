@@ -13,6 +13,7 @@ DOMAIN_METRICS = (
     *("precision (source)", "precision (target)", "recall (source)", "recall (target)"),
     *("F1 score (source)", "F1 score (target)"),
 )
+WITHIN_DOMAIN_METRICS = ("AUC within source", "AUC within target")  # of 2021's official score; not in the result CSVs
 SINGLE_DOMAIN_METRICS = ("AUC", "pAUC", "precision", "recall", "F1 score")
 
 
@@ -22,6 +23,7 @@ def section_metrics(
     scores: Sequence[float],
     decisions: Sequence[int] | None,
     max_fpr: float,
+    names: Sequence[str] | None = None,
 ) -> dict[str, float]:
     """The metrics of one section's clips, as fractions; `nan` if a metric is not defined.
 
@@ -29,13 +31,13 @@ def section_metrics(
         is_anomaly, is_target, scores, decisions: one value a clip. Without decisions, precision, recall and F1 score
             are `nan`.
         max_fpr: p of pAUC, which is standardised: 0.5 for chance, 1 for perfection.
-
-    Returns:
-        The metrics of DOMAIN_METRICS, or of SINGLE_DOMAIN_METRICS if all clips are of the source domain.
+        names: of the metrics; None: DOMAIN_METRICS, or SINGLE_DOMAIN_METRICS if all clips are of the source domain.
     """
     truth, target, scores = np.array(is_anomaly, bool), np.array(is_target, bool), np.array(scores, float)
     values = {}
-    for name in DOMAIN_METRICS if target.any() else SINGLE_DOMAIN_METRICS:
+    if names is None:
+        names = DOMAIN_METRICS if target.any() else SINGLE_DOMAIN_METRICS
+    for name in names:
         chosen = clips_of_metric(name, truth, target)
         if "AUC" in name:
             values[name] = _auc(truth[chosen], scores[chosen], largest_fpr(name, max_fpr))
@@ -46,13 +48,12 @@ def section_metrics(
 
 
 def clips_of_metric(metric: str, is_anomaly: np.ndarray, is_target: np.ndarray) -> np.ndarray:
-    """Which clips count in a metric: (clips,) bool. Anomalies of both domains count in the AUC of each."""
-    both_anomalies = is_anomaly if metric.startswith("AUC") else np.zeros_like(is_anomaly)
-    if metric.endswith("(source)"):
-        return ~is_target | both_anomalies
-    if metric.endswith("(target)"):
-        return is_target | both_anomalies
-    return np.ones_like(is_target)
+    """Which clips count in a metric: (clips,) bool.
+
+    Anomalies of both domains count in AUC (source) and in AUC (target), but not in AUC within source or target.
+    """
+    of_domain = ~is_target if "source" in metric else is_target if "target" in metric else np.ones_like(is_target)
+    return of_domain | is_anomaly if metric in ("AUC (source)", "AUC (target)") else of_domain
 
 
 def largest_fpr(metric: str, max_fpr: float) -> float:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config import Config
+from config import BaselineError, Config
 from datasets.catalog import Dataset, Machine
+from tools.results.metrics import WITHIN_DOMAIN_METRICS
 from tools.results.score_files import SectionScores, read_metrics, read_section
 from tools.results.test_records import read_test_record
 from tools.training.paths import RunPaths, run_paths
@@ -46,6 +47,9 @@ class Run:
     def metrics(self) -> "pd.DataFrame":
         """The metrics of all sections that were tested: column `value`, indexed by machine, section, metric.
 
+        Those of the official score that are not in the result CSVs (2021) are computed from the scores, if these and
+        the record of their test exist.
+
         Raises:
             BaselineError: a file is damaged.
         """
@@ -57,9 +61,18 @@ class Run:
             for section, metrics in read_metrics(path).items() if path.exists() else ():
                 if (name, section) in self.left_out:
                     continue
+                metrics |= self._within_domains(machine, section)
                 values |= {(name, section, metric): value for metric, value in metrics.items()}
         index = pd.MultiIndex.from_tuples(values, names=["machine", "section", "metric"])
         return pd.DataFrame({"value": list(values.values())}, index)
+
+    def _within_domains(self, machine: Machine, section: str) -> dict[str, float]:
+        names = [name for name in self.dataset.official_score["metrics"] if name in WITHIN_DOMAIN_METRICS]
+        try:
+            result = self.section(machine, section) if names else None
+        except BaselineError:  # told by keep_what_belongs_together
+            return {}
+        return result.metrics(names) if result and result.labelled else {}
 
     def section(self, machine: Machine, section: str) -> SectionScores | None:
         """The clips of a section and their scores, or None if it was not tested or is left out.

@@ -33,11 +33,11 @@ class SectionScores:
     def labelled(self) -> bool:
         return all(clip.is_anomaly is not None for clip in self.clips)
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self, names: Sequence[str] | None = None) -> dict[str, float]:
         """See tools.results.metrics.section_metrics."""
         is_anomaly = [bool(clip.is_anomaly) for clip in self.clips]
         is_target = [clip.is_target for clip in self.clips]
-        return section_metrics(is_anomaly, is_target, self.scores, self.decisions, self.max_fpr)
+        return section_metrics(is_anomaly, is_target, self.scores, self.decisions, self.max_fpr, names)
 
 
 def write_section(paths: RunPaths, result: SectionScores) -> None:
@@ -114,7 +114,7 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
         BaselineError: it is not such a file.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [(row.pop("section"), row) for row in csv.DictReader(file)]
         rows = dict(lines)
         if len(rows) < len(lines):
@@ -141,7 +141,7 @@ def read_column(path: Path) -> dict[str, float]:
         BaselineError: it is not such a file.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [(name, float(value)) for name, value in csv.reader(file)]
     except (OSError, ValueError, csv.Error) as error:
         raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to correct it.") from error

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from config import BaselineError, nearest
 from datasets.catalog import Dataset, Machine
-from datasets.clips import SPLIT_DIRECTORIES
+from datasets.clips import SPLIT_DIRECTORIES, wav_files
 from tools.results.submission_schema import meta_data, read_yaml
 
 TASK = "task2"
@@ -99,7 +99,7 @@ def _problems_of_system(
             hint = nearest(name, {meta, *expected} - files.keys()) or " Remove it."
             yield name, f": not a file of a submission to {dataset.name}.{hint}"
     if meta in files:
-        yield from ((meta, problem) for problem in read_yaml(files[meta], meta_data(label))[1])
+        yield from ((meta, problem) for problem in read_yaml(files[meta], meta_data(label, dataset))[1])
     for name, (kind, machine, section) in expected.items():
         if name in files:
             scores = files.get(name.replace(DECISIONS, SCORES), files[name])
@@ -110,8 +110,8 @@ def _problems_of_system(
 def released_clips(machine: Machine, dataset_directory: Path) -> set[str]:
     """The names of a machine type's test clips on this disk, if they are names that were released."""
     directory = machine.directory(dataset_directory)
-    names = {path.name for name in SPLIT_DIRECTORIES["test"] for path in (directory / name).glob("*.wav")}
-    return {name for name in names if RELEASED_NAME.fullmatch(name)}
+    paths = [path for name in SPLIT_DIRECTORIES["test"] for path in wav_files(directory / name)]
+    return {name for path in paths if RELEASED_NAME.fullmatch(name := f"{path.stem}.wav")}
 
 
 def _test_clips(machine: Machine, section: str, dataset_directory: Path, scores: bytes) -> set[str]:
@@ -119,7 +119,9 @@ def _test_clips(machine: Machine, section: str, dataset_directory: Path, scores:
     names = released_clips(machine, dataset_directory)
     clips = {name for name in names if RELEASED_NAME.fullmatch(name)["section"] == section}
     if not clips and machine.dataset.clips_of_a_section:
-        return {f"section_{section}_{number:04d}.wav" for number in range(machine.dataset.clips_of_a_section)}
+        first = machine.dataset.first_clips.get(machine.name, 0)
+        numbers = range(first, first + machine.dataset.clips_of_a_section)
+        return {f"section_{section}_{number:04d}.wav" for number in numbers}
     if not clips:
         matches = [RELEASED_NAME.fullmatch(row.partition(",")[0]) for row in _rows(scores)]
         clips = {match[0] for match in matches if match and match["section"] == section}

@@ -1,6 +1,6 @@
 """The YAML files of a submission: tables of what they must hold, and the check that names each problem and its line.
 
-A table maps keys to what their values must be; a key with `?` may be missing or null, `*?` stands for every key.
+A table maps keys to what their values must be; a key with `?` may be missing or null.
 A list holds the table of its items, and functions for the whole list. A function returns what is wrong, or "".
 
 Source: the organisers' template on the challenge's page, and submitted files of 2020 to 2026.
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from config import nearest
+from datasets.catalog import Dataset
 
 
 def _expect(what: str, is_right: Callable[[Any], Any]) -> Callable[[Any], str]:
@@ -58,8 +59,12 @@ DESCRIPTION = (
 )
 
 
-def meta_data(label: str) -> dict[str, Any]:
+def meta_data(label: str, dataset: Dataset) -> dict[str, Any]:
     """The table of a system's `<label>.meta.yaml`; further keys are allowed."""
+    results = {
+        f"{machine.name}?": RESULTS if len(machine.sections) == 1 else ANYTHING  # by section until 2022
+        for machine in dataset.tested("dev").values()
+    }
     return {
         "submission": {
             "label": _expect(f"the name of the folder, {label}", lambda value: value == label),
@@ -71,7 +76,7 @@ def meta_data(label: str) -> dict[str, Any]:
             "description": dict.fromkeys(DESCRIPTION, ANYTHING),
             "complexity": {"total_parameters": PARAMETERS, "MACS?": OPERATIONS},
         },
-        "results": {"development_dataset": {"*?": RESULTS}},  # by machine type
+        "results": {"development_dataset?": results},
     }
 
 
@@ -147,8 +152,6 @@ def _check(value: Any, table: Any, closed: bool, key: str = "") -> Iterator[tupl
             yield from _check(value, check, closed, key)
     else:
         prefix = f"{key}." if key else ""
-        if "*?" in table:
-            table = {f"{name}?": table["*?"] for name in value}
         known = {name.removesuffix("?"): part for name, part in table.items()}
         for name in value:
             if closed and name not in known:

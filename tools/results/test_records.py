@@ -9,7 +9,7 @@ from config import TEST_KEYS, TRAINING_KEYS, BaselineError, Config
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 from files import write_text
-from fingerprints import code_behind, fingerprint_of, fingerprint_of_file
+from fingerprints import code_behind, fingerprint_of
 from tools.results.metrics import section_metrics
 from tools.training.identity import NO_PART
 from tools.training.paths import RunPaths
@@ -86,8 +86,10 @@ def _names(paths: RunPaths, section: str) -> list[str]:
 
 
 def _checksums(paths: RunPaths, sections: Sequence[str]) -> dict[str, str]:
+    """Name → fingerprint of the text; line ends and a byte order mark, as spreadsheets write them, do not count."""
     files = (paths.result_dir / name for section in sections for name in _names(paths, section))
-    return {path.name: fingerprint_of_file(path) for path in files if path.exists()}
+    texts = {path.name: path.read_text(encoding="utf-8-sig", errors="replace") for path in files if path.exists()}
+    return {name: fingerprint_of(text.encode()) for name, text in texts.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
