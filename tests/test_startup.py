@@ -179,7 +179,7 @@ def test_letters_that_the_font_lacks(tmp_path, monkeypatch, caplog):
     plots._warn_of_letters.cache_clear()
     monkeypatch.setattr(plots, "_installed_fonts", list)
     plots.plot_losses(tmp_path / "a.png", "実験", [2.0, 1.0], [2.0, 1.0])
-    assert "no installed font has 実験, for a plot" in caplog.text
+    assert "no installed font has the letters 実験 of a plot" in caplog.text
     caplog.clear()
     monkeypatch.setattr(plots, "_installed_fonts", lambda: ["Last Resort High-Efficiency"])
     plots.plot_losses(tmp_path / "b.png", "実験", [2.0, 1.0], [2.0, 1.0])

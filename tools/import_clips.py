@@ -182,7 +182,7 @@ def check_directory(directory: Path, clips: dict[str, Recording]) -> None:
                 "another place, then import them from there."
             )
     try:
-        with (directory / SOURCES).open(newline="", encoding="utf-8") as file:
+        with (directory / SOURCES).open(newline="", encoding="utf-8-sig") as file:
             heading, *rows = csv.reader(file)
         # Earlier versions wrote no checksums.
         imported = {Path(name): "".join(checksum) for name, _, *checksum in rows} | {Path(SOURCES): ""}

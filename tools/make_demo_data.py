@@ -24,6 +24,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from config import BaselineError
+from datasets.catalog import find_dataset
 from files import alone, write_csv, write_text
 from tools.setup.demo_sounds import DEV_MACHINES, EVAL_MACHINES, SAMPLE_RATE, DemoClip, DemoMachine, synthesise
 from tools.training.console import run_command, show
@@ -52,7 +53,8 @@ def plan_clips(name: str, machine: DemoMachine, options: dict) -> dict[str, Demo
     if options["split"] == "eval_data":
         test_clips = [plan.pop(path) for path in list(plan) if path.startswith("test/")]
         order = np.random.default_rng([options["seed"], zlib.crc32(name.encode()), 2]).permutation(len(test_clips))
-        plan |= {f"test/section_00_{number:04d}.wav": test_clips[k] for number, k in enumerate(order)}
+        first = find_dataset("DCASE2024T2").first_clips.get(name, 0)
+        plan |= {f"test/section_00_{number:04d}.wav": test_clips[k] for number, k in enumerate(order, first)}
     return plan
 
 
