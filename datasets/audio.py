@@ -1,7 +1,6 @@
 """Wav or FLAC file → samples, with the checks of its header."""
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from config import BaselineError
 # Programs that record into a pipe cannot fill in the length of a wav file. They leave a large one (sox 0x7FFFF000,
 # arecord 0x80000000, ffmpeg 0xFFFFFFFF), often rounded to whole frames.
 UNKNOWN_LENGTH = 0x7FFF0000  # bytes; from here on the file's own size counts
+UNKNOWN_SAMPLES = 2**63 - 1  # of a FLAC file that was recorded into a pipe
 MOST_SAMPLES_A_BYTE = 4096  # of all channels; silence in FLAC has about 1000, with long blocks more
 LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
 
@@ -45,7 +45,7 @@ def read_header(path: Path) -> Header:
         raise _unreadable(path, error) from error
     if missing > 0:
         raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
-    if info.frames == 0:
+    if info.frames in (0, UNKNOWN_SAMPLES):
         raise BaselineError(
             f"{path}: holds no samples, or its header does not say how many. Copy or convert the clip again, or remove "
             "it."
@@ -71,8 +71,8 @@ def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarra
     with enough_memory(path):
         try:
             with soundfile.SoundFile(path) as file:
-                samples = file.read(dtype=dtype, always_2d=True)  # (N, channels)
-                announced = file.frames
+                announced = file.frames  # some kinds of wav file, such as GSM, must be told how many
+                samples = file.read(announced, dtype=dtype, always_2d=True)  # (N, channels)
         except (OSError, UnicodeError, soundfile.SoundFileError) as error:
             raise _unreadable(path, error) from error
         if len(samples) != announced:
@@ -100,13 +100,18 @@ def _unreadable(path: Path, error: Exception) -> BaselineError:
 
 def _missing_bytes(path: Path, size: int) -> int:
     """How many bytes of sound data the header announces but the file does not have (libsndfile reads such files)."""
+    long = 0  # length in a header of 64 bits (RF64), where the other one is full
     with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
+        if file.read(4) not in (b"RIFF", b"RF64"):
             return 0
         file.seek(12)
         while len(chunk := file.read(8)) == 8:
-            length = int.from_bytes(chunk[4:], "little")
-            if chunk[:4] == b"data":
-                return 0 if length >= UNKNOWN_LENGTH else file.tell() + length - size
-            file.seek(length + length % 2, os.SEEK_CUR)
+            length, start = int.from_bytes(chunk[4:], "little"), file.tell()
+            if chunk[:4] == b"ds64":
+                long = int.from_bytes(file.read(16)[8:], "little")
+            if chunk[:4] == b"data" and (long or length < UNKNOWN_LENGTH):
+                return start + (long or length) - size
+            if chunk[:4] == b"data" and size - start > length:  # libsndfile would leave the rest out
+                raise BaselineError(f"{path}: its header is for {length} bytes, and it has more. Cut or convert it.")
+            file.seek(start + length + length % 2)
     return 0

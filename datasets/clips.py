@@ -24,11 +24,14 @@ CLIP_NAMES = (
     ),
     re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.[wW][aA][vV]", flags=re.ASCII),
 )
-SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", "source_test", "target_test")}
+DOMAIN_DIRECTORIES = ("source_test", "target_test")  # of 2021: both, or neither
+SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", *DOMAIN_DIRECTORIES)}
 RENAMED_DIRECTORY = "test_rename"  # the same clips as in test/, with labels in their names
 ALL_DIRECTORIES = ("train", *SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
-COPY = re.compile(r"( - \w+| copy( \d+)?| ?\(\d+\))+$")  # what file managers add to the name of a copy
-DEEPEST = 6  # folders below --dataset_directory in which misplaced clips are looked for
+COPY = re.compile(
+    r"( - \w+| copy( \d+)?| ?\((\d+|(another |\d+\w\w )?copy)\)| \d)+$"
+)  # what file managers add to the name of a copy
+DEEPEST = 8  # folders below --dataset_directory in which misplaced clips are looked for
 SHOWN = 3  # copies that a warning names
 OTHER_SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wave", ".wma")
 
@@ -120,6 +123,12 @@ def _sorted_clips(
         remedy = _remedy(machine, dataset_directory, names)
         raise BaselineError(f"{directory / names[0]}: no such directory. {remedy}")
     paths = sorted(path for folder in directories for path in wav_files(folder))
+    for name, other in (DOMAIN_DIRECTORIES, DOMAIN_DIRECTORIES[::-1]):
+        if directory / other in {path.parent for path in paths} and not any(
+            wav_files(directory / folder) for folder in (name, "test")
+        ):
+            remedy = _remedy(machine, dataset_directory, (name,))
+            raise BaselineError(f"{directory / name}: no clips there, but {other}/ has some. {remedy}")
     others = sorted(path for folder in directories for path in _other_sounds(folder))
     left_out = f"{len(others)} other sound file(s), such as {others[0]}" if others else ""
     if not paths and others:
@@ -200,6 +209,8 @@ def _remedy(machine: Machine, dataset_directory: Path, names: tuple[str, ...]) -
     if not machine.is_tested:
         return f"{machine.name} was imported without test clips: tools/score_clips.py scores any clips with its model."
     found, target = _misplaced(machine, dataset_directory, names), machine.directory(dataset_directory)
+    for path in filter(wav_files, sorted(dataset_directory.glob(f"*/{machine.directory(Path())}/{names[0]}"))):
+        return f"{path} has clips: name {path.parents[4]} with --dataset_directory."
     for parent in dataset_directory.resolve().parents if found else ():
         if found.parent.resolve() == machine.directory(parent):
             return f"{found} has clips: name {parent} with --dataset_directory."

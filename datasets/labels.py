@@ -31,6 +31,9 @@ def read_labels(machine: Machine, dataset_directory: Path) -> Labels:
     directory = machine.split_directory(dataset_directory)
     names = [name for name in label_files(machine) if (directory / name).exists()]
     labels = combine_labels(machine, {name: parse_labels(directory / name, machine) for name in names}, directory)
+    deeper = [path for name in label_files(machine) for path in sorted(directory.glob(f"*/{name}"))]
+    if deeper and not names:
+        log.warning("%s is not read: move the folders of %s to %s.", deeper[0], deeper[0].parents[1], directory)
     for path in sorted(directory.glob(LISTS)) if machine.split == "eval" else ():
         listed = parse_labels(path, machine)
         others = [clip for clip in listed if _contradict(listed[clip], labels.get(clip, listed[clip]))]
@@ -90,7 +93,7 @@ def parse_labels(path: Path, machine: Machine) -> Labels:
         BaselineError: a line is something else, or no clip is of the machine type.
     """
     labels: Labels = {}
-    heading = machine.name  # of a file without headings
+    heading = "" if path.match(LISTS) else machine.name
     for number, cells in _read_rows(path):
         if len(cells) == 1 and not cells[0].lower().endswith(".wav"):
             heading = cells[0]
@@ -130,6 +133,8 @@ def _parse_label(cells: list[str]) -> tuple[bool, bool | None] | None:
     _, *names, last = cells
     name = LABELLED_NAME.fullmatch(names[0] if names else last)
     domain = name and name["domain"] and name["domain"] == "target"
+    if names and name and last != ("1" if name["label"] == "anomaly" else "0"):
+        return None
     if last in ("0", "1") and (name or not names):
         return last == "1", domain
     return (name["label"] == "anomaly", domain) if name and not names else None

@@ -45,7 +45,10 @@ class Recording:
         import librosa
 
         samples = read_clip(self.path, self.channel)
-        return librosa.resample(samples, orig_sr=self.header.sampling_rate, target_sr=sampling_rate)
+        resampled = librosa.resample(samples, orig_sr=self.header.sampling_rate, target_sr=sampling_rate)
+        if not np.isfinite(resampled).all():
+            raise BaselineError(f"{self.path}: its samples are too large to be resampled. Replace or remove it.")
+        return resampled
 
     def log_mels(self, sampling_rate: int, config: Config) -> LogMels:
         """Its log-mel frames at this sampling rate (Hz), the same as those of a dataset's clip.

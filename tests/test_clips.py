@@ -305,6 +305,25 @@ def test_the_move_that_mends_misplaced_clips(tmp_path, place, split):
         assert len(find_clips(FAN, data, name, ("00",))) == 1
 
 
+def test_one_test_directory_of_2021_without_the_other(tmp_path):
+    machine = find_machine("DCASE2021T2fan", "dev")
+    directory = machine.directory(tmp_path)
+    write_wav(directory / "source_test/section_00_source_test_normal_0000.wav", seconds=0.1)
+    target = write_wav(directory / "fan/target_test/section_00_target_test_normal_0000.wav", seconds=0.1)
+    (directory / "target_test").mkdir()
+    words = f"fan/target_test: no clips there, but source_test/ has some. {target.parent} has clips"
+    with pytest.raises(BaselineError, match=words):
+        find_clips(machine, tmp_path, "test", ("00",))
+    target.rename(directory / "target_test" / target.name)
+    assert len(find_clips(machine, tmp_path, "test", ("00",))) == 2
+
+
+def test_a_dataset_directory_that_is_too_high(tmp_path):
+    write_wav(FAN.directory(tmp_path / "data") / "train/section_00_source_train_normal_0000.wav", seconds=0.1)
+    with pytest.raises(BaselineError, match=f"fan/train has clips: name {tmp_path}/data with --dataset_directory"):
+        find_clips(FAN, tmp_path, "train", ("00",))
+
+
 @pytest.mark.parametrize("place", ["dcase2024t2", "dcase2024t2/dev_data"])
 def test_a_dataset_directory_that_is_too_deep(tmp_path, place):
     write_wav(FAN.directory(tmp_path) / "train/section_00_source_train_normal_0000.wav", seconds=0.1)

@@ -142,6 +142,32 @@ def test_bad_clips_are_named(clips, cache, damage, words):
     assert str(clips[1].path) in str(error.value)
 
 
+def test_wav_files_of_more_than_their_header_can_say(tmp_path):
+    """libsndfile reads what fits into the header; the rest would be lost."""
+    path = write_wav(tmp_path / "a.wav")
+    contents = path.read_bytes()
+    path.write_bytes(contents[:40] + (0x80000000).to_bytes(4, "little") + contents[44:])
+    assert read_header(path).samples == 16000
+    os.truncate(path, 2**31 + 1000)  # sparse
+    with pytest.raises(BaselineError, match="its header is for 2147483648 bytes, and it has more"):
+        read_header(path)
+
+
+def test_truncated_rf64(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.zeros(16000), 16000, format="RF64")
+    assert read_header(path).samples == 16000
+    os.truncate(path, path.stat().st_size - 1000)
+    with pytest.raises(BaselineError, match="truncated, 1000 bytes are missing"):
+        read_header(path)
+
+
+@pytest.mark.parametrize("subtype", ["GSM610", "G721_32", "NMS_ADPCM_16"])
+def test_compressed_wav_files(tmp_path, subtype):
+    path = write_wav(tmp_path / "a.wav", subtype=subtype)
+    assert len(read_clip(path)) == read_header(path).samples >= 16000
+
+
 def test_fewer_samples_than_the_header_says(clips, cache, monkeypatch):
     read = soundfile.SoundFile.read
     monkeypatch.setattr(soundfile.SoundFile, "read", lambda *arguments, **options: read(*arguments, **options)[:-1])

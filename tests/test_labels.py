@@ -69,7 +69,8 @@ def test_labels_of_2020_are_one_list(tmp_path):
     names = [f"id_0{section}_{number:08d}.wav" for section in (4, 5, 6) for number in range(4)]
     lay_out(TOY_2020, tmp_path, names)
     lines = ["ToyCar", *(f"{name},anomaly_{name},1" for name in names), "ToyConveyor"]
-    lines += [f"{name},normal_{name},{int(name.endswith('1.wav'))}" for name in reversed(names)]
+    for name in reversed(names):
+        lines.append(f"{name},anomaly_{name},1" if name.endswith("1.wav") else f"{name},normal_{name},0")
     lines += ["fan", f"{names[0]},anomaly_{names[0]},1", "id_01_00000000.wav,normal_id_01_00000000.wav,0"]
     write_labels(TOY_2020, tmp_path, "eval_data_list.csv", lines)
     clips = find_clips(TOY_2020, tmp_path, "test", TOY_2020.sections)
@@ -77,6 +78,9 @@ def test_labels_of_2020_are_one_list(tmp_path):
     assert not any(clip.is_target for clip in clips)
     write_labels(TOY_2020, tmp_path, "eval_data_list.csv", lines[:13])
     with pytest.raises(BaselineError, match="no labels of ToyConveyor in it"):
+        find_clips(TOY_2020, tmp_path, "test", TOY_2020.sections)
+    write_labels(TOY_2020, tmp_path, "eval_data_list.csv", [*lines[13:15], f"{names[0]},normal_{names[0]},1"])
+    with pytest.raises(BaselineError, match=f"line 3: expected .* not '{names[0]},normal_{names[0]},1'"):
         find_clips(TOY_2020, tmp_path, "test", TOY_2020.sections)
 
 

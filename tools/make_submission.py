@@ -46,7 +46,7 @@ def build(path: Path, dataset: Dataset, config: Config) -> dict[str, bytes]:
     """
     wanted, problems = read_yaml(_read(path), SUBMISSION_FILE, closed=True)
     if problems:
-        raise BaselineError("\n".join(f"{path}{problem}" for problem in problems) + " See docs/submission.yaml.")
+        raise BaselineError(" ".join(f"{path}{problem}" for problem in problems) + " See docs/submission.yaml.")
     files = {}
     numbers: dict[Path, int] = {}  # results folder → its system
     for number, system in enumerate(wanted["systems"], start=1):
@@ -232,9 +232,8 @@ def main(arguments: list[str] | None = None) -> bool:
     systems = sorted({PurePosixPath(name).parts[1] for name in files if len(PurePosixPath(name).parts) == 3})
     log.info("%s: nothing is wrong with %s", path, ", ".join(systems))
     unseen = [m.name for m in dataset.tested("eval").values() if not released_clips(m, config.dataset_directory)]
-    if unseen:
-        names = "the names that were released" if dataset.clips_of_a_section else "each other"
-        log.info("Names of clips were compared with %s; the test clips are not there: %s", names, ", ".join(unseen))
+    if unseen and not dataset.clips_of_a_section:
+        log.info("Names were only compared with each other: no test clips of %s on this disk", ", ".join(unseen))
     return True
 
 

@@ -115,7 +115,7 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [(row.pop("section"), row) for row in csv.DictReader(file)]
+            lines = [(row.pop("section").zfill(2), row) for row in csv.DictReader(file)]  # a spreadsheet makes 0 of 00
         rows = dict(lines)
         if len(rows) < len(lines):
             raise ValueError("a section is there twice")
@@ -131,7 +131,8 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
             raise ValueError(f"{wrong[0]} is no value of a metric")
         return metrics
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
-        raise BaselineError(f"{path}: not a result file ({repr(error)[:300]}). Test again to correct it.") from error
+        reason = "no column 'section' between commas" if isinstance(error, KeyError) else str(error)[:300]
+        raise BaselineError(f"{path}: not a result file ({reason}). Test again to correct it.") from error
 
 
 def read_column(path: Path) -> dict[str, float]:

@@ -21,6 +21,7 @@ from datasets.clips import SPLIT_DIRECTORIES, wav_files
 from tools.results.submission_schema import meta_data, read_yaml
 
 TASK = "task2"
+MOST_SYSTEMS = 4
 LABEL = re.compile(rf"[A-Za-z-]+_[A-Za-z0-9-]+_{TASK}_[1-4]")
 LABEL_FORM = f"<Lastname>_<Institute>_{TASK}_<1 to 4>"
 SCORES, DECISIONS = "anomaly_score", "decision_result"  # how the names of CSVs begin
@@ -65,6 +66,8 @@ def find_problems(package: Mapping[str, bytes], dataset: Dataset, dataset_direct
         problems.append(f"{TASK}/: no report. Put its PDF beside the systems' folders.")
     if not systems:
         problems.append(f"{TASK}/: no system. Each has a folder {TASK}/{LABEL_FORM}/.")
+    if len(systems) > MOST_SYSTEMS:
+        problems.append(f"{TASK}/: {len(systems)} systems. At most {MOST_SYSTEMS} are allowed.")
     labels: dict[tuple[tuple[str, frozenset[str]], ...], str] = {}  # scores → the first system that has them
     for label, files in systems.items():
         scores = tuple((name, frozenset(_rows(files[name]))) for name in sorted(files) if name.startswith(SCORES))
@@ -115,13 +118,13 @@ def released_clips(machine: Machine, dataset_directory: Path) -> set[str]:
 
 
 def _test_clips(machine: Machine, section: str, dataset_directory: Path, scores: bytes) -> set[str]:
-    """The clips that the files of a section must name: those on this disk, else the catalog's, else those scored."""
-    names = released_clips(machine, dataset_directory)
-    clips = {name for name in names if RELEASED_NAME.fullmatch(name)["section"] == section}
-    if not clips and machine.dataset.clips_of_a_section:
+    """The clips that the files of a section must name: the catalog's, else those on this disk, else those scored."""
+    if machine.dataset.clips_of_a_section:  # the disk may lack some
         first = machine.dataset.first_clips.get(machine.name, 0)
         numbers = range(first, first + machine.dataset.clips_of_a_section)
         return {f"section_{section}_{number:04d}.wav" for number in numbers}
+    names = released_clips(machine, dataset_directory)
+    clips = {name for name in names if RELEASED_NAME.fullmatch(name)["section"] == section}
     if not clips:
         matches = [RELEASED_NAME.fullmatch(row.partition(",")[0]) for row in _rows(scores)]
         clips = {match[0] for match in matches if match and match["section"] == section}

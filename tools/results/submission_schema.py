@@ -76,7 +76,7 @@ def meta_data(label: str, dataset: Dataset) -> dict[str, Any]:
             "description": dict.fromkeys(DESCRIPTION, ANYTHING),
             "complexity": {"total_parameters": PARAMETERS, "MACS?": OPERATIONS},
         },
-        "results": {"development_dataset?": results},
+        "results?": {"development_dataset?": results},
     }
 
 
@@ -142,7 +142,9 @@ def _check(value: Any, table: Any, closed: bool, key: str = "") -> Iterator[tupl
         if problem := table(value):
             yield key, problem
     elif not isinstance(value, type(table)):
-        what = "is not a list" if isinstance(table, list) else f"has no keys; expected {', '.join(table)}"
+        what = (
+            "is not a list" if isinstance(table, list) else f"has no keys; expected {', '.join(table).replace('?', '')}"
+        )
         yield key or "the file", f"{what}."
     elif isinstance(table, list):
         item_table, *list_checks = table
