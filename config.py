@@ -185,7 +185,7 @@ class Config:
     n_mels: int = _parameter(number(int, at_least=1, at_most=10_000), "mel bands")
     frames: int = _parameter(number(int, at_least=1, at_most=10_000), "frames in one vector")
     frame_hop_length: int = _parameter(number(int, at_least=1), "frames from one vector to the next")
-    n_fft: int = _parameter(number(int, at_least=2), "FFT length, samples")
+    n_fft: int = _parameter(number(int, at_least=2, at_most=1_000_000), "FFT length, samples")
     hop_length: int = _parameter(number(int, at_least=1), "samples from one frame to the next")
     power: float = _parameter(number(at_least=0.01, at_most=100), "exponent of the magnitude spectrogram")
     fmin: float = _parameter(number(at_least=0), "lower edge of the mel bands, Hz")
@@ -327,7 +327,7 @@ def read_defaults(file: Path) -> dict[str, Any]:
     """
     try:
         document = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        lines = [(str(key.value), value.value) for key, value in document.value]
+        lines = [(str(key.value), value.value) for key, value in (document.value if document else ())]
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError) as error:
@@ -384,7 +384,7 @@ def cores() -> int:
     allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")
     if allocated.isdecimal():  # not every cluster keeps a job from the node's other cores
         available = min(available, int(allocated))
-    return max(1, available // int(jobs)) if jobs.isdecimal() and int(jobs) else available
+    return max(1, available // int(jobs) if jobs.isdecimal() and int(jobs) else available)
 
 
 def _check_together(config: Config) -> None:

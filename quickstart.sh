@@ -9,7 +9,8 @@ root=$(cd -- "$(dirname "$(readlink -f "$0")")" >/dev/null && pwd)
 demo=$root/demo
 run() {
     script=$root/$1 && shift
-    bash "$script" "$@" --dataset_directory "$demo/data" --model_directory "$demo/models" --result_directory "$demo/results"
+    bash "$script" "$@" --dataset_directory "$demo/data" --model_directory "$demo/models" \
+        --result_directory "$demo/results" --export_dir baseline
 }
 
 echo "==> 1/6 environment"

@@ -1,6 +1,6 @@
 """What each command does first: check Python and the packages, and set what libraries read while they are imported.
 
-This file runs on Python 3.6, too, to tell its users that it is too old.
+This file and tools/setup/environment.py can be read by Python 3.6, too, so that its users are told that it is too old.
 """
 
 import os
@@ -93,7 +93,7 @@ def _required_versions():
 
 
 def _choose_cache():
-    """Give numba and matplotlib a place for their caches if there is no home directory, or a read-only one."""
+    """Give libraries a place for their caches if there is no home directory, or a read-only one."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     try:
         if not os.path.isabs(cache):  # a user without a home
@@ -108,6 +108,7 @@ def _choose_cache():
         directory.mkdir(mode=0o700, exist_ok=True)
         if directory.is_symlink() or directory.stat().st_uid != os.getuid():  # caches are code: nobody else's
             directory = tempfile.mkdtemp()
+        os.environ["XDG_CACHE_HOME"] = str(directory)
         for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
             os.environ.setdefault(name, str(directory))
     except OSError:  # no such place; the libraries say what they lack

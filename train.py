@@ -20,9 +20,11 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))
     from startup import prepare
 
     prepare()
@@ -36,6 +38,7 @@ from files import alone, make_writable_directory
 from tools.training.console import (
     TrainingProgress,
     how_to_resume,
+    import_libraries,
     open_console,
     open_log_file,
     run_command,
@@ -242,6 +245,7 @@ def run(config: Config, machine: Machine) -> None:
     Raises:
         BaselineError: something that the user can correct.
     """
+    import_libraries("torch", "scipy.stats", "sklearn.metrics")
     from networks import find_network
     from networks.scores import find_score
     from tools.training.device import choose_device

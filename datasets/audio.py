@@ -90,7 +90,7 @@ def enough_memory(path: Path) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
-        raise BaselineError(f"{path}: too long for the memory. Cut it, or remove it.") from error
+        raise BaselineError(f"{path}: not enough memory for it. Cut it, remove it, or lower --n_fft.") from error
 
 
 def _unreadable(path: Path, error: Exception) -> BaselineError:

@@ -10,10 +10,17 @@ import argparse
 import logging
 import os
 import re
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__":
+    from startup import prepare
+
+    prepare()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it
 
 import yaml
 

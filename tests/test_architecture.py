@@ -26,7 +26,7 @@ BELOW = {
     "files": {"config"},
     "fingerprints": {"config"},
     "networks": {"config"},
-    "datasets": {"config", "files", "fingerprints"},
+    "datasets": {"startup", "config", "files", "fingerprints"},
     "datasets.download": {"config", "files", "datasets"},
     "tools.setup": {"startup"},
     "tools.training": {"config", "files", "fingerprints", "datasets", "networks"},

@@ -268,7 +268,7 @@ def test_a_signal_at_any_time_ends_a_command_with_one_line(number, status, capsy
     """Also while it imports; afterwards the handlers are those of before."""
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     assert run_command(lambda: signal.raise_signal(number), "To resume: again") == status
-    assert capsys.readouterr().err == "interrupted. To resume: again\n"
+    assert capsys.readouterr().err == "warning: interrupted. To resume: again\n"
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
     assert issubclass(Terminated, KeyboardInterrupt)
 
@@ -298,7 +298,8 @@ def test_a_script_goes_on_with_what_is_not_finished(tmp_path):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 143
     assert (
-        errors.splitlines()[-1] == f"interrupted. To resume: bash {shlex.join(map(str, [script, *options]))} --restart"
+        errors.splitlines()[-1]
+        == f"warning: interrupted. To resume: bash {shlex.join(map(str, [script, *options]))} --restart"
     )
     finished = workspace.script("01_train_2024t2.sh", "-d", "--epochs", "12", "--restart", JOBS="2")
     assert finished.returncode == 0, finished.stderr

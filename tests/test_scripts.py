@@ -152,7 +152,9 @@ def test_interrupt_stops_the_loop(finished_run, tmp_path):
     os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == f"interrupted. To resume: SEEDS='1 2' bash {shlex.join(command)} --restart"
+    assert (
+        errors.splitlines()[-1] == f"warning: interrupted. To resume: SEEDS='1 2' bash {shlex.join(command)} --restart"
+    )
     assert "Traceback" not in errors
     assert not list((source.data / RAW).rglob("*.tmp"))
 

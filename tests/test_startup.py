@@ -105,6 +105,7 @@ def test_caches_without_a_home(tmp_path, monkeypatch, interactive, home):
         directory = Path(os.environ["NUMBA_CACHE_DIR"])
         assert os.environ["MPLCONFIGDIR"] == str(directory)
         assert (directory.parent, directory.stat().st_mode & 0o777) == (tmp_path, 0o700)
+        assert os.environ["XDG_CACHE_HOME"] == str(directory)
 
 
 def test_an_interactive_session_runs_it_three_times(tmp_path, monkeypatch, interactive, capsys):

@@ -65,7 +65,7 @@ logs=${directory//%/%%} # sbatch replaces a single %
 array=("--array=1-$(from_plan tasks)" "--output=$logs/task_%a.log" "$0" --job "$directory")
 summary=("--output=$logs/summary.log" "$0" --job "$directory")
 if [[ " $* " =~ " --dry-run " ]]; then
-    printf '%s\n' "$plan" "sbatch ${array[*]}" "sbatch --dependency=afterany:JOB ${summary[*]}"
+    printf '%s\n' "$plan" "sbatch$(printf ' %q' "${array[@]}")" "sbatch --dependency=afterany:JOB$(printf ' %q' "${summary[@]}")"
     exit
 fi
 command -v sbatch >/dev/null || fail "there is no sbatch here. Run this on a node that can submit to Slurm."

@@ -73,17 +73,19 @@ def main(arguments: list[str] | None = None) -> None:
     summary = summarize(config, dataset, seeds_of_environment(), options.resamples, wanted)
     make_writable_directory(directory)
     tables = all_tables(summary)
+    report = directory / "report.html"
     write_tables(summary, tables.values(), directory)
-    show("\n".join(table.text() for name, table in tables.items() if name != "intervals"))
-    show(f"-> {directory}")
     draw_chart(summary, directory / "summary.png")
     if options.report:
         from tools.results.report import write_report
 
-        write_report(summary, directory / "report.html")
-        show(f"-> {directory / 'report.html'}")
-    elif (directory / "report.html").exists():
-        log.warning("%s is of an earlier summary: --report writes it again", directory / "report.html")
+        write_report(summary, report)
+    elif report.exists():
+        log.warning("%s is of an earlier summary: --report writes it again", report)
+    show("\n".join(table.text() for name, table in tables.items() if name != "intervals"))  # the output may be closed
+    show(f"-> {directory}")
+    if options.report:
+        show(f"-> {report}")
 
 
 if __name__ == "__main__":

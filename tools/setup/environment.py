@@ -6,8 +6,6 @@ A second call finds all in place and returns at once; an interrupted one is made
 waits for the other. An environment that somebody else made is left alone.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import itertools
@@ -32,6 +30,8 @@ MARKER = ENVIRONMENT / "made-by-setup"  # in every environment that this file ma
 
 def main(requirements: list[str]) -> None:
     """Set up, and say what is being done."""
+    if not requirements or not all((ROOT / path).is_file() for path in requirements):
+        sys.exit(__doc__)
     if all(_is_installed(ROOT / path) for path in requirements) and _works(PYTHON):
         return
     with _lock(ROOT / ".venv.lock"):
@@ -90,8 +90,8 @@ def _lock(path: Path) -> Iterator[None]:
 def _works(python: Path) -> bool:
     """Whether an environment's Python runs, can run the project, and has pip."""
     with contextlib.suppress(OSError):
-        command = [python, "-c", "import pip, startup; startup.check_python()"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+        code = f"import pip, runpy; runpy.run_path({str(ROOT / 'startup.py')!r})['check_python']()"
+        return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
     return False
 
 
@@ -99,7 +99,7 @@ def _make_environment() -> None:
     try:
         ENVIRONMENT.mkdir(exist_ok=True)
         MARKER.touch()
-        venv.create(ENVIRONMENT, with_pip=True)
+        venv.create(ENVIRONMENT.resolve(), with_pip=True)  # it may be a link to another disk
         MARKER.write_text("finished\n")
     except (subprocess.CalledProcessError, OSError, ValueError) as error:  # ValueError: ':' in the path
         shutil.rmtree(ENVIRONMENT, ignore_errors=True)
@@ -134,4 +134,8 @@ def _checksum(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except KeyboardInterrupt:
+        print("interrupted. The same command continues.", file=sys.stderr)
+        sys.exit(130)

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import importlib
 import logging
 import os
 import re
@@ -65,27 +66,27 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     catch_signals()
     _open_streams()
-    _close_log()  # of an earlier run in an interactive session
+    open_console()
     try:
         return 1 if command() is False else 0
     except BaselineError as error:
-        _say(logging.ERROR, str(error))
+        log.error("%s", error)
         return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # such as `| head`: nothing more can be written there
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         log.debug("", exc_info=True)
-        _say(logging.ERROR, f"{error}. Check names and permissions.")
+        log.error("%s. Check names and permissions.", error)
         return 1
     except KeyboardInterrupt as interrupt:
-        _say(logging.WARNING, f"interrupted. {after_interrupt}".rstrip())
+        log.warning("%s", f"interrupted. {after_interrupt}".rstrip())
         return exit_status(interrupt)
     except Exception as error:
         log.debug("", exc_info=True)
         if isinstance(error, MemoryError | OverflowError) or "allocate memory" in str(error):
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            _say(logging.ERROR, f"not enough memory ({reason}). Lower {LARGE}, or train on fewer clips.")
+            log.error("not enough memory (%s). Lower %s, or train on fewer clips.", reason, LARGE)
             return 1
         show(traceback.format_exc().rstrip(), sys.stderr)
         return 1
@@ -105,12 +106,15 @@ def how_to_resume() -> str:
     return f"{kept} To resume: {shlex.join([sys.executable, sys.argv[0], *arguments])}"
 
 
-def _say(level: int, message: str) -> None:
-    """Log a message. Print it to standard error if no console is open yet."""
-    if log.handlers:
-        log.log(level, "%s", message)
-    else:
-        show(one_line(f"error: {message}" if level == logging.ERROR else message), sys.stderr)
+def import_libraries(*names: str) -> None:
+    """Import slow libraries. Ctrl-C ends the process at once meanwhile: some of them lose it, or crash."""
+    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
+    for kind in handlers if not hasattr(sys, "ps1") else ():  # an interactive session lives on
+        signal.signal(kind, signal.SIG_DFL)
+    for name in names:
+        importlib.import_module(name)
+    for kind, handler in handlers.items():
+        signal.signal(kind, handler)
 
 
 # --- Lines on the terminal and in the log file
@@ -180,15 +184,13 @@ def _is_closed(stream: TextIO | None, mode: str) -> bool:
         return False
 
 
-def _close_log() -> None:
-    for logger in (log, logging.getLogger("py.warnings")):
-        for handler in list(logger.handlers):
-            logger.removeHandler(handler)
-            handler.close()
-
-
 def open_console(name: str = "") -> None:
-    """Print the lines of the logger `baseline`, each after a name such as the machine type's."""
+    """Print the lines of the logger `baseline`, each after a name such as the machine type's, from now on only so."""
+    for logger in (log, logging.getLogger("py.warnings")):
+        for handler in list(logger.handlers):  # those of an earlier run in an interactive session, too
+            if isinstance(handler, _Console | logging.FileHandler):
+                logger.removeHandler(handler)
+                handler.close()
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a full disk costs lines of the log file, and no tracebacks
     console = _Console(logging.INFO)
