@@ -30,7 +30,7 @@ MARKER = ENVIRONMENT / "made-by-setup"  # in every environment that this file ma
 
 def main(requirements: list[str]) -> None:
     """Set up, and say what is being done."""
-    if not requirements or not all((ROOT / path).is_file() for path in requirements):
+    if not all((ROOT / path).is_file() for path in requirements):
         sys.exit(__doc__)
     if all(_is_installed(ROOT / path) for path in requirements) and _works(PYTHON):
         return
