@@ -4,6 +4,7 @@ import contextlib
 import csv
 import errno
 import fcntl
+import functools
 import io
 import itertools
 import logging
@@ -187,12 +188,18 @@ def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
         if needed:
             raise cannot_write(lock, error) from error
     except RuntimeError as error:  # what fasteners raises for errors of locking itself
-        log.warning("%s: no locks there (%s). Two runs at once are not kept apart.", lock, error.__context__)
+        log.debug("%s: %s", lock, error.__context__)
+        _warn_of_locks(str(error.__context__))
     try:
         yield waited
     finally:
         if process_lock.acquired:
             process_lock.release()
+
+
+@functools.cache  # once
+def _warn_of_locks(reason: str) -> None:
+    log.warning("a file system here has no locks (%s): two runs at once are not kept apart.", reason)
 
 
 @contextlib.contextmanager
