@@ -88,7 +88,6 @@ def test_a_killed_process_holds_no_lock(tmp_path):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-import files
 from files import alone
 with alone(Path({str(tmp_path)!r}, ".lock")):
     print("locked", flush=True)
