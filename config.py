@@ -1,6 +1,7 @@
 """baseline.yaml and the command line → Config."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -385,6 +386,17 @@ def cores() -> int:
     if allocated.isdecimal():  # not every cluster keeps a job from the node's other cores
         available = min(available, int(allocated))
     return max(1, available // int(jobs) if jobs.isdecimal() and int(jobs) else available)
+
+
+def available_memory() -> float:
+    """Available memory in bytes."""
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
+    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux
+        memory = 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" if it has none
+        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
+        memory = min(memory, limit - used)
+    return memory
 
 
 def _check_together(config: Config) -> None:

@@ -122,7 +122,7 @@ def set_aside(path: Path, away: Path) -> Path | None:
     """Move a file that must not be lost to `away` (or `away.1`, ...), before another takes its place.
 
     Returns:
-        Where it is now, or None if there is no such file.
+        Its new path, or None if it does not exist.
 
     Raises:
         OSError: it cannot be moved.

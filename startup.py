@@ -30,10 +30,9 @@ def prepare():
 
 def check_python():
     """Exit with a sentence if this Python cannot run the project."""
-    version = sys.version.split()[0]
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
-        tested = " to ".join("{}.{}".format(*version) for version in (OLDEST, NEWEST))
-        sys.exit(f"error: {sys.executable} is Python {version}. Use Python {tested}.")
+        suitable = " to ".join(".".join(map(str, version)) for version in (OLDEST, NEWEST))
+        sys.exit(f"error: {sys.executable} is Python {sys.version.split()[0]}. Use Python {suitable}.")
     try:
         import fcntl  # noqa: F401
     except ImportError:
@@ -80,7 +79,7 @@ def _major(version):
 
 
 def _required_versions():
-    """Package → its versions in requirements.txt, that of this Python first."""
+    """Package → its versions in requirements.txt, that of this Python first. Markers tell 3.10 from later ones."""
     is_new, versions = sys.version_info >= (3, 11), {}
     file = ROOT / "requirements.txt"
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
@@ -113,3 +112,7 @@ def _choose_cache():
             os.environ.setdefault(name, str(directory))
     except OSError:  # no such place; the libraries say what they lack
         pass
+
+
+if __name__ == "__main__":  # for the set-up
+    check_python()

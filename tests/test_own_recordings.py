@@ -21,6 +21,7 @@ from datasets.catalog import find_dataset, find_machine, machine_of_path
 from datasets.clips import find_clips
 from tools import import_clips, score_clips
 from tools.training import trained_model
+from tools.training.console import open_console
 
 
 def record(directory: Path, n: int, **wav) -> Path:
@@ -32,6 +33,7 @@ def record(directory: Path, n: int, **wav) -> Path:
 
 def run_import(tmp_path, *arguments, dataset="Workshop", machine="Pump") -> Path:
     data = tmp_path / "data"
+    open_console()  # as run_command does
     import_clips.main([dataset, machine, *map(str, arguments), "--dataset_directory", str(data)])
     return data / dataset.lower() / "dev_data/raw" / machine
 
@@ -374,6 +376,7 @@ def test_one_name_may_begin_with_the_other(tmp_path):
 
 def score(trained, *arguments) -> bool:
     model = ["--dataset", "DCASE2024T2fan", "-d", "--model_directory", str(trained.models)]
+    open_console()  # as run_command does
     return score_clips.main([*map(str, arguments), *model])
 
 

@@ -20,7 +20,7 @@ from config import UsageError, nearest, option_parser, parse_options
 from datasets.catalog import Machine, find_dataset
 from datasets.download.fetch import PARTS, download
 from datasets.download.validate import validate
-from tools.training.console import log, open_console, run_command, show
+from tools.training.console import log, run_command, show
 
 SHOWN_NAMES = 10  # of missing, corrupt or surplus clips
 
@@ -52,7 +52,6 @@ def main(arguments: list[str] | None = None) -> bool:
     parser.add_argument("action", nargs="?", choices=("download", "validate"), default="download")
     parser.add_argument("--machines", nargs="+", metavar="TYPE", help="only these machine types")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="only these (default: all)")
-    open_console()
     own, config = parse_options(parser, arguments)
     name = f"DCASE{config.dataset}T2" if config.dataset.isdigit() else config.dataset
     known = find_dataset(name, config.dataset_directory).machines[config.split]

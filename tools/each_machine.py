@@ -31,7 +31,17 @@ if __name__ == "__main__":
 
 from tqdm import tqdm
 
-from config import FIELDS, ROOT, Config, UsageError, cores, load_config, seeds_of_environment, without_password
+from config import (
+    FIELDS,
+    ROOT,
+    Config,
+    UsageError,
+    available_memory,
+    cores,
+    load_config,
+    seeds_of_environment,
+    without_password,
+)
 from datasets.catalog import Dataset, find_dataset
 from tools.training.console import Terminated, printable, run_command, show
 from tools.training.paths import run_paths
@@ -204,17 +214,6 @@ def count_jobs(config: Config) -> int:
     if config.use_cuda and shutil.which("nvidia-smi"):
         return min(JOBS_ON_A_GPU, cores())
     return max(1, int(min(cores(), available_memory() / MEMORY_PER_RUN)))
-
-
-def available_memory() -> float:
-    """Available memory in bytes."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2
-    with contextlib.suppress(OSError, ValueError, IndexError):  # Linux
-        memory = 1024 * int(Path("/proc/meminfo").read_text().split("MemAvailable:")[1].split()[0])
-    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" if it has none
-        limit, used = (int(Path("/sys/fs/cgroup", name).read_text()) for name in ("memory.max", "memory.current"))
-        memory = min(memory, limit - used)
-    return memory
 
 
 def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:

@@ -36,7 +36,7 @@ from datasets.catalog import OWN_FILE, Dataset
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
 from files import alone, cannot_write, make_writable_directory, write_csv, write_text
 from fingerprints import fingerprint_of_file
-from tools.training.console import add_channel_argument, log, open_console, run_command
+from tools.training.console import add_channel_argument, log, run_command
 
 GROUPS = {  # option → what its clips are: split, domain, label
     "train": ("train", "source", "normal"),
@@ -318,7 +318,6 @@ def main(arguments: list[str] | None = None) -> None:
     rate, text = number(int, at_least=1, at_most=HIGHEST_RATE), "Hz; other rates are resampled to it"
     parser.add_argument("--sampling_rate", type=rate, default=None, help=text)
     parser.add_argument("--replace", action="store_true", default=False, help="replace the machine type if it exists")
-    open_console()
     import_clips(*parse_options(parser, arguments))
 
 

@@ -31,7 +31,7 @@ from tools.results.official import means_over_sections
 from tools.results.runs import Run, run_of_directory
 from tools.results.submission_rules import DECISIONS, SCORES, TASK, find_problems, read_package, released_clips
 from tools.results.submission_schema import SUBMISSION_FILE, read_yaml
-from tools.training.console import log, open_console, run_command
+from tools.training.console import log, run_command
 
 OPTIONS = ("dataset", "eval", "dataset_directory", "model_directory")
 DATE_IN_PACKAGES = (1980, 1, 1, 0, 0, 0)  # of all members, whenever they were written
@@ -205,7 +205,6 @@ def main(arguments: list[str] | None = None) -> bool:
     parser.add_argument("file", type=Path, help="a file like docs/submission.yaml; to validate: a zip, or its folder")
     if not is_validation:
         parser.add_argument("--output", type=Path, default=None, help="the package (default: beside the YAML file)")
-    open_console()
     # A submission always holds results of the evaluation data.
     options, config = parse_options(parser, ["-e", *(arguments[1:] if is_validation else arguments)])
     dataset = find_dataset(config.dataset, config.dataset_directory)

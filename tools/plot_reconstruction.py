@@ -30,7 +30,7 @@ from files import check_replaceable
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.score_clips import clip_vectors
-from tools.training.console import add_channel_argument, log, open_console, run_command
+from tools.training.console import add_channel_argument, log, run_command
 from tools.training.paths import RunPaths, run_paths
 
 if TYPE_CHECKING:
@@ -169,7 +169,6 @@ def main(arguments: list[str] | None = None) -> bool:
     text = f"plot of a single clip, {', '.join(FORMATS)} (default: in the result directory)"
     parser.add_argument("--output", type=Path, default=None, help=text)
     add_channel_argument(parser)
-    open_console()
     given = parser.parse_known_intermixed_args(arguments)[0]
     if bool(given.clips) == bool(given.ranked):
         raise UsageError("name either clips, or how many of the best and the worst: --ranked 2. See --help.")

@@ -16,15 +16,14 @@ if __name__ == "__main__":
 
     prepare()
 
-from config import MODEL_KEYS, BaselineError, Config, UsageError, option_parser, parse_options
+from config import MODEL_KEYS, BaselineError, Config, UsageError, available_memory, option_parser, parse_options
 from datasets.audio import enough_memory
 from datasets.catalog import find_machine
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 from datasets.recordings import Recording, find_recordings, open_recording
 from files import check_replaceable, csv_text, make_writable_directory, write_csv
-from tools.each_machine import available_memory
-from tools.training.console import add_channel_argument, log, open_console, run_command
+from tools.training.console import add_channel_argument, log, run_command
 from tools.training.paths import run_paths
 
 if TYPE_CHECKING:
@@ -93,7 +92,6 @@ def main(arguments: list[str] | None = None) -> bool:
     parser.add_argument("--csv", type=Path, default=None, help="write clip,score,decision to this file too")
     parser.add_argument("--resample", action="store_true", default=False, help="take other sampling rates, too")
     add_channel_argument(parser)
-    open_console()
     options, config = parse_options(parser, arguments)
     machine = find_machine(config.dataset, config.split, config.dataset_directory)
     if options.csv:

@@ -20,7 +20,7 @@ from tools.results.draw import save_plot
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
 from tools.results.tables import Table, all_tables, latex
-from tools.training.console import log, open_console, run_command, show
+from tools.training.console import log, run_command, show
 
 RESAMPLES = 1000
 FILTERS = tuple(dict.fromkeys(("score", "seed", "model_name_suffix", *TRAINING_KEYS, *TEST_KEYS)))
@@ -67,7 +67,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--resamples", type=number(int, at_least=1, at_most=10_000), default=RESAMPLES, help=text)
     options, config = parse_options(parser, arguments)
     dataset = find_dataset(config.dataset, config.dataset_directory)
-    open_console()
     directory = config.result_directory / f"{config.split}_data" / config.export_dir / "summarize" / dataset.name
     wanted = {key: value for key, value in options.given.items() if key in FILTERS}
     summary = summarize(config, dataset, seeds_of_environment(), options.resamples, wanted)

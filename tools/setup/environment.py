@@ -90,8 +90,8 @@ def _lock(path: Path) -> Iterator[None]:
 def _works(python: Path) -> bool:
     """Whether an environment's Python runs, can run the project, and has pip."""
     with contextlib.suppress(OSError):
-        code = f"import pip, runpy; runpy.run_path({str(ROOT / 'startup.py')!r})['check_python']()"
-        return subprocess.run([python, "-c", code], capture_output=True).returncode == 0
+        commands = [python, ROOT / "startup.py"], [python, "-m", "pip", "--version"]
+        return all(subprocess.run(command, capture_output=True).returncode == 0 for command in commands)
     return False
 
 

@@ -7,7 +7,7 @@
 
 set_up() {
     for candidate in "${PYTHON:-}" python3 python3.13 python3.12 python3.11 python3.10 python; do
-        if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
+        if "$candidate" "$root/startup.py" 2>/dev/null; then
             [ "$candidate" = "${PYTHON:-$candidate}" ] || echo "PYTHON=$PYTHON in the environment is not Python 3.10 to 3.13: $candidate is used." >&2
             "$candidate" "$root/tools/setup/environment.py" "$@" || exit
             unset PYTHON

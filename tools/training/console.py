@@ -185,7 +185,7 @@ def _is_closed(stream: TextIO | None, mode: str) -> bool:
 
 
 def open_console(name: str = "") -> None:
-    """Print the lines of the logger `baseline`, each after a name such as the machine type's, from now on only so."""
+    """Print the lines of the logger `baseline`, each after `name`. Close what earlier calls have opened."""
     for logger in (log, logging.getLogger("py.warnings")):
         for handler in list(logger.handlers):  # those of an earlier run in an interactive session, too
             if isinstance(handler, _Console | logging.FileHandler):
