@@ -176,6 +176,7 @@ class Config:
     score: str = _parameter(text, "anomaly score, MSE, MAHALA or MAHALA_FRAME")
     seed: int = _parameter(number(int, at_least=0, at_most=2**32 - 1), "seed of all random generators")
     use_cuda: bool = _parameter(boolean, "use the GPU if there is one")
+    portable: bool = _parameter(boolean, "the same bits on every x86-64 processor with AVX2", if_missing="False")
     gpu_id: int = _parameter(number(int, at_least=0), "which GPU", if_missing="0")
     log_interval: int = _parameter(number(int, at_least=1), "batches between updates of the progress bar")
     is_auto_download: bool = _parameter(boolean, "download a machine type's clips if they are missing")
@@ -247,6 +248,12 @@ MODEL_KEYS = (*VECTOR_KEYS, *FEATURE_KEYS)
 TRAINING_KEYS = (*MODEL_KEYS, *ONLY_TRAINING_KEYS)
 # What a test depends on, besides its clips, code and model.
 TEST_KEYS = (*MODEL_KEYS, *ONLY_TEST_KEYS)
+# The values that MODEL_KEYS had before they were parameters, for records of earlier versions.
+BEFORE = {
+    key: FIELDS[key].metadata["kind"](FIELDS[key].metadata["if_missing"])
+    for key in MODEL_KEYS
+    if FIELDS[key].metadata["if_missing"]
+}
 
 
 class FeatureConfig:

@@ -15,10 +15,14 @@ OLDEST, NEWEST = (3, 10), (3, 13)
 # They bind each process to one core as soon as PyTorch is imported: all runs side by side to the same one.
 BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
+is_command = False  # whether this process runs a command, and ends with it: no test, no interactive session
+
 
 def prepare():
     """Check Python and its packages, and set the environment. A command calls it before its other imports."""
-    if not hasattr(sys, "ps1"):  # an interactive session keeps its signal handlers
+    global is_command
+    is_command = not hasattr(sys, "ps1")
+    if is_command:  # an interactive session keeps its signal handlers
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
     check_python()
     _check_packages()

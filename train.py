@@ -35,6 +35,7 @@ from config import BaselineError, Config, load_config
 from datasets.catalog import Machine, find_machine
 from datasets.clips import find_clips
 from files import alone, make_writable_directory
+from portable import start_portable
 from tools.training.console import (
     TrainingProgress,
     how_to_resume,
@@ -104,7 +105,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             f"{machine.name}. Choose a smaller batch size, or add clips."
         )
     network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
-    optimizer = Adam(network.parameters(), lr=config.learning_rate)  # torch.optim's can take its place
+    optimizer = Adam(network.parameters(), config.learning_rate, config.portable)  # torch.optim's can take its place
     state = TrainingState(network, optimizer, identity, device)
     state.start(config, paths)
 
@@ -245,6 +246,7 @@ def run(config: Config, machine: Machine) -> None:
     Raises:
         BaselineError: something that the user can correct.
     """
+    start_portable(config)
     import_libraries("torch", "scipy.stats", "sklearn.metrics")
     from networks import find_network
     from networks.scores import find_score

@@ -22,6 +22,7 @@ from datasets.log_mel import log_mel
 from datasets.workers import compute_all
 from files import alone, atomic_path
 from fingerprints import code_behind, fingerprint_of, fingerprint_of_file
+from portable import check_portable
 
 NO_PART_IN_FEATURES = ("datasets.catalog", "datasets.clips", "datasets.labels", "datasets.workers")
 
@@ -109,6 +110,7 @@ def check_length(path: Path, n_frames: int, config: Config) -> None:
 
 def compute_log_mels(clips: Sequence[Clip], config: Config, channels: int) -> LogMels:
     """The log-mel frames of `clips`, computed on all cores that this run may use; see load_log_mels."""
+    check_portable(config)
     sampling_rate = _check_headers(clips, config, channels)
     values, lengths = bytearray(), []  # bytes, which grow in place: no frame is held twice
     compute = partial(_read_frames, sampling_rate=sampling_rate, config=FeatureConfig(config))

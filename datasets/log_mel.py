@@ -33,7 +33,9 @@ def log_mel(samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> n
     energies = np.abs(spectrum) ** config.power
     filters = mel_filters(sampling_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)  # (M, F)
     mel = np.einsum("ft,mf->mt", energies, filters, optimize=True)  # (F, T) -> (M, T)
-    return (20.0 / config.power * np.log10(np.maximum(mel, FLOOR))).T  # (M, T) -> (T, M)
+    # The last bit of a float32 logarithm differs between versions of the C library; rounded from float64, it does not.
+    logarithm = np.log10(np.maximum(mel, FLOOR), dtype=np.float64 if config.portable else np.float32)
+    return (20.0 / config.power * logarithm).astype(np.float32, copy=False).T  # (M, T) -> (T, M)
 
 
 @functools.cache

@@ -23,10 +23,11 @@ SOURCES = [
 BELOW = {
     "startup": set(),
     "config": set(),
+    "portable": {"startup", "config"},
     "files": {"config"},
     "fingerprints": {"config"},
     "networks": {"config"},
-    "datasets": {"startup", "config", "files", "fingerprints"},
+    "datasets": {"startup", "portable", "config", "files", "fingerprints"},
     "datasets.download": {"config", "files", "datasets"},
     "tools.setup": {"startup"},
     "tools.training": {"config", "files", "fingerprints", "datasets", "networks"},

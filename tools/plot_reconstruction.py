@@ -27,6 +27,7 @@ from datasets.catalog import Machine, find_machine, machine_of_path
 from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES, Clip, parse_clip
 from datasets.log_mel import band_centers
 from files import check_replaceable
+from portable import start_portable
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 from tools.score_clips import clip_vectors
@@ -175,6 +176,7 @@ def main(arguments: list[str] | None = None) -> bool:
     if not hasattr(given, "dataset"):
         arguments = [*_options_of_place(given.clips), *arguments]
     options, config = parse_options(parser, arguments)
+    start_portable(config)
     if options.output and (len(options.clips) != 1 or options.output.suffix.lower() not in FORMATS):
         raise UsageError(f"--output {options.output}: takes one clip, and a name that ends in {' or '.join(FORMATS)}.")
 

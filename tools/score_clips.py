@@ -23,6 +23,7 @@ from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 from datasets.recordings import Recording, find_recordings, open_recording
 from files import check_replaceable, csv_text, make_writable_directory, write_csv
+from portable import start_portable
 from tools.training.console import add_channel_argument, log, run_command
 from tools.training.paths import run_paths
 
@@ -93,6 +94,7 @@ def main(arguments: list[str] | None = None) -> bool:
     parser.add_argument("--resample", action="store_true", default=False, help="take other sampling rates, too")
     add_channel_argument(parser)
     options, config = parse_options(parser, arguments)
+    start_portable(config)
     machine = find_machine(config.dataset, config.split, config.dataset_directory)
     if options.csv:
         if options.csv.is_dir():

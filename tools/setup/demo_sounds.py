@@ -45,7 +45,8 @@ def gains(n, curve):
 
 def noise(rng, n, curve):
     """Gaussian noise (n,) with the spectrum `curve`, {frequency in Hz: level in dB}."""
-    spectrum = rng.standard_normal(2 * (n // 2 + 1), dtype=np.float32).view(np.complex64)
+    # Drawn in float64: the C library has a part in float32 draws, and its versions round differently.
+    spectrum = rng.standard_normal(2 * (n // 2 + 1)).astype(np.float32).view(np.complex64)
     return np.fft.irfft(spectrum * gains(n, curve), n)
 
 

@@ -6,6 +6,7 @@ Source: D. P. Kingma, J. Ba, "Adam: A method for stochastic optimization", ICLR 
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,10 +18,13 @@ class Adam:
 
     All parameters and their gradients become views of one buffer each, so that a step is a few operations. Call it when
     the network is on its device. Any optimizer of torch.optim can take its place.
+
+    Args:
+        portable: whether the square root is rounded in the same way on all processors, as torch.sqrt is not.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float):
-        self.lr = lr
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, portable: bool = False):
+        self.lr, self._portable = lr, portable
         self._parameters = [parameter for parameter in parameters if parameter.requires_grad]
         self._values = torch.cat([parameter.detach().flatten() for parameter in self._parameters])
         self._gradient = torch.zeros_like(self._values)
@@ -55,7 +59,11 @@ class Adam:
         steps = float(self._steps)
         self._mean.lerp_(self._gradient, 1 - BETA1)
         self._mean_square.mul_(BETA2).addcmul_(self._gradient, self._gradient, value=1 - BETA2)
-        torch.sqrt(self._mean_square, out=self._root).div_((1 - BETA2**steps) ** 0.5).add_(EPSILON)
+        if self._portable:
+            np.sqrt(self._mean_square.numpy(), out=self._root.numpy())
+        else:
+            torch.sqrt(self._mean_square, out=self._root)
+        self._root.div_((1 - BETA2**steps) ** 0.5).add_(EPSILON)
         self._values.addcdiv_(self._mean, self._root, value=-self.lr / (1 - BETA1**steps))
 
     def _fused_step(self) -> None:

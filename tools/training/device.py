@@ -19,7 +19,7 @@ def choose_device(config: Config) -> torch.device:
     GPU that cannot be used, a warning says why.
 
     Raises:
-        BaselineError: there are GPUs, but not this one.
+        BaselineError: there are GPUs, but not this one; or --portable asks for the bits of a CPU.
     """
     torch.set_num_threads(1)
     if not config.use_cuda:
@@ -33,6 +33,8 @@ def choose_device(config: Config) -> torch.device:
             reason = no_cuda or " ".join(str(warning.message) for warning in reasons) or "PyTorch finds none"
             log.warning("no GPU is used, but the CPU: %s. --use_cuda False hides this warning.", reason)
         return torch.device("cpu")
+    if config.portable:
+        raise BaselineError("--portable True computes on the CPU, and this machine has a GPU. Add --use_cuda False.")
     if config.gpu_id >= n_gpus:
         raise BaselineError(f"--gpu_id {config.gpu_id}: the GPUs here are 0 to {n_gpus - 1}.")
     return torch.device("cuda", config.gpu_id)

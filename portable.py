@@ -1,0 +1,102 @@
+"""The portable mode, --portable True: the same bits on every x86-64 processor with AVX2 and FMA.
+
+Libraries have code for each kind of processor, and each rounds in its own way. Variables that they read when they are
+loaded choose the code. Two operations have no variable: the square root in tools/training/adam.py, and the logarithm in
+datasets/log_mel.py.
+"""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import startup
+from config import BaselineError, Config
+
+VARIABLES = {
+    "MKL_CBWR": "COMPATIBLE",  # PyTorch's matrix products and inverses: one code for all processors
+    "ATEN_CPU_CAPABILITY": "avx2",  # PyTorch's other operations
+    "OPENBLAS_CORETYPE": "Haswell",  # NumPy's and SciPy's matrix products
+    # NumPy's other operations: nothing beyond AVX2. The groups of NumPy 2.4, then the features of 2.2.
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR "
+    "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_KNL AVX512_KNM",
+    "OMP_NUM_THREADS": "1",  # sums of several threads depend on their number
+}
+PREFIXES = ("MKL_", "ATEN_", "OPENBLAS_", "NPY_", "ONEDNN_", "DNNL_")  # of variables of the same libraries
+LIBRARIES = {"numpy", "torch"}
+
+
+def start_portable(config: Config) -> None:
+    """If --portable asks for it, have the libraries of this command compute the same bits on every processor.
+
+    The variables are set before the libraries are loaded. If they are loaded already, the command starts over.
+
+    Raises:
+        BaselineError: this machine or session cannot, or the libraries are not those of requirements.txt.
+    """
+    if config.portable and (reason := unsuitable()):
+        raise BaselineError(f"--portable True needs Linux on an x86-64 processor with AVX2 and FMA; {reason}.")
+    if config.portable and startup.is_command and not is_set():
+        set_variables()
+        if LIBRARIES & sys.modules.keys():
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    check_portable(config)
+
+
+def check_portable(config: Config) -> None:
+    """Check that the libraries compute the portable bits if --portable asks for them.
+
+    Raises:
+        BaselineError: they do not. Features and networks would be others than --portable True promises.
+    """
+    if not config.portable:
+        return
+    if not is_set():
+        settings = " ".join(f"{name}='{value}'" for name, value in VARIABLES.items())
+        raise BaselineError(
+            f"--portable True: start Python with {settings}, and with no other variable {'* '.join(PREFIXES)}*."
+        )
+    import numpy as np
+    import torch
+    from threadpoolctl import threadpool_info
+
+    numpy_features = {*np.show_config(mode="dicts")["SIMD Extensions"].get("found", ())}
+    blas = {library.get("architecture", "unknown") for library in threadpool_info() if library["user_api"] == "blas"}
+    found = {
+        "PyTorch's matrix products": torch.backends.mkl.is_available(),
+        "PyTorch's operations": torch.backends.cpu.get_cpu_capability() == "AVX2",
+        "NumPy's matrix products": blas <= {"Haswell"},
+        "NumPy's operations": not numpy_features & {*VARIABLES["NPY_DISABLE_CPU_FEATURES"].split()},
+    }
+    if wrong := [name for name, is_right in found.items() if not is_right]:
+        raise BaselineError(
+            f"--portable True: {' and '.join(wrong)} depend on the processor here. If this is a notebook, restart it "
+            "with the variables of portable.py; else install the packages of requirements.txt."
+        )
+
+
+def unsuitable() -> str:
+    """Why this machine cannot compute the portable bits; an empty text if it can."""
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        return f"this is {platform.system()} on {platform.machine()}"
+    flags = next(line.split() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    missing = [name for name in ("avx2", "fma") if name not in flags]
+    return f"this one has no {' and no '.join(missing)}" if missing else ""
+
+
+def is_set() -> bool:
+    """Whether the variables are set, and no other ones of these libraries."""
+    return {name: value for name, value in os.environ.items() if name in VARIABLES or _is_theirs(name)} == VARIABLES
+
+
+def set_variables() -> None:
+    """Set the variables for libraries and processes that start from now on, if this machine has such a processor."""
+    if unsuitable():
+        return
+    for name in filter(_is_theirs, list(os.environ)):
+        del os.environ[name]
+    os.environ.update(VARIABLES)
+
+
+def _is_theirs(name: str) -> bool:
+    return name.startswith(PREFIXES)
