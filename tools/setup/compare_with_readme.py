@@ -1,0 +1,39 @@
+"""Compare the quick start's table with the README's: compare_with_readme.py SUMMARY, the summary.md of 03."""
+
+import sys
+from pathlib import Path
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+SHOWN = 5  # differences
+
+
+def first_table(markdown: str) -> dict[tuple[str, str, str], str]:
+    """The cells of the first table of a Markdown text with a column `metric`: (system, metric, column) → text."""
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    start = next(number for number, row in enumerate(rows) if "metric" in row)
+    (_, _, *columns), _, *rows = rows[start:]
+    cells, system = {}, ""
+    for name, metric, *values in rows:
+        if len(values) != len(columns):  # the next table
+            break
+        system = name or system  # empty below the first metric of a system
+        cells |= {(system, metric, column): value for column, value in zip(columns, values, strict=True)}
+    return cells
+
+
+def main(summary: str) -> None:
+    """Say whether all values are equal, or which differ."""
+    expected, found = (first_table(path.read_text(encoding="utf-8")) for path in (README, Path(summary)))
+    wrong = [cell for cell in {**expected, **found} if found.get(cell) != expected.get(cell)]
+    if not wrong:
+        print(f"All {len(found)} values are equal to those of the README's table.")
+        return
+    print(f"{len(wrong)} of {len(expected)} values differ from the README's table:")
+    for cell in wrong[:SHOWN]:
+        print(f"  {' '.join(cell)}: {found.get(cell, 'missing')}, not {expected.get(cell, 'there')}")
+    print("docs/fidelity.md says where they are known to be equal, and how to find out what differs.")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
