@@ -24,6 +24,7 @@ VARIABLES = {
 }
 PREFIXES = ("MKL_", "ATEN_", "OPENBLAS_", "NPY_", "ONEDNN_", "DNNL_")  # of variables of the same libraries
 LIBRARIES = {"numpy", "torch"}
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def start_portable(config: Config) -> None:
@@ -79,7 +80,7 @@ def unsuitable() -> str:
     """Why this machine cannot compute the portable bits; an empty text if it can."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return f"this is {platform.system()} on {platform.machine()}"
-    flags = next(line.split() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    flags = next(line.split() for line in CPUINFO.read_text().splitlines() if line.startswith("flags"))
     missing = [name for name in ("avx2", "fma") if name not in flags]
     return f"this one has no {' and no '.join(missing)}" if missing else ""
 

@@ -37,7 +37,7 @@ run 03_summarize_results.sh DCASE2024T2 -d --report
 echo
 echo "Done in $(($(date +%s) - start)) s, after the environment."
 if [ $# -eq 0 ] && [ $portable = True ]; then
-    "$python" "$root/tools/setup/compare_with_readme.py" "$summary/summary.md"
+    "$python" "$root/tools/setup/readme_table.py" "$summary/summary.md"
 fi
 echo "The clips are generated: the values show how the baseline behaves, not how good it is. To look at:"
 echo "  all of it, in a browser   $summary/report.html"

@@ -43,6 +43,7 @@ from datasets.frames import Vectors
 from datasets.log_mel import FLOOR
 from files import check_replaceable, write_text
 from networks import make_network
+from portable import unsuitable
 from tools import make_demo_data
 from tools.training.adam import Adam
 from tools.training.checkpoint import TrainingState
@@ -183,19 +184,27 @@ def features(bench: Bench) -> Iterator[Row]:
 
 
 def epochs(bench: Bench) -> Iterator[Row]:
-    """An epoch with a machine type on each core, side by side; writing a checkpoint, as after each epoch."""
+    """An epoch with a machine type on each core, side by side; in the portable mode; writing a checkpoint."""
     machines = bench.machines[: cores()]
-    options = ("--epochs", str(bench.size["epochs"]), "--train_only")
-    jobs = str(len(machines))  # each takes its share of the cores
-    with ThreadPoolExecutor(len(machines)) as pool:
-        list(pool.map(lambda machine: bench.train_py(*options, machine=machine, JOBS=jobs), machines))
-    seconds = []
-    for log in (bench.directory / "models").glob("**/train.log"):
-        lines = [line for line in log.read_text().splitlines() if re.search(r" epoch \d+/\d+,", line)]
-        ends = [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in lines]
-        seconds += [(after - before).total_seconds() for before, after in itertools.pairwise(ends)]
-    epoch = median(seconds) / len(machines) * FULL["train_clips"] / bench.size["train_clips"]
+
+    def seconds_of_epoch(tag: str, *options: str) -> float:
+        """Median seconds of an epoch, of a full-size machine type."""
+        options = ("--epochs", str(bench.size["epochs"]), "--train_only", "-tag", tag, *options)
+        jobs = str(len(machines))  # each takes its share of the cores
+        with ThreadPoolExecutor(len(machines)) as pool:
+            list(pool.map(lambda machine: bench.train_py(*options, machine=machine, JOBS=jobs), machines))
+        seconds = []
+        for log in (bench.directory / "models").glob(f"**/seed*_{tag}/*/train.log"):
+            lines = [line for line in log.read_text().splitlines() if re.search(r" epoch \d+/\d+,", line)]
+            ends = [datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f") for line in lines]
+            seconds += [(after - before).total_seconds() for before, after in itertools.pairwise(ends)]
+        return median(seconds) / len(machines) * FULL["train_clips"] / bench.size["train_clips"]
+
+    epoch = seconds_of_epoch("epochs")
     yield f"epoch, a machine type of {len(machines)} side by side", epoch, "s", "≤ 4.5 on two cores"
+    if not unsuitable():
+        portable_epoch = seconds_of_epoch("portable", "--portable", "True", "--use_cuda", "False")
+        yield "the same with --portable True / without", portable_epoch / epoch, "×", ""
     identity = {"clips": {clip.name: 16 * "0" for clip in bench.clips}}
     state = TrainingState(*bench.new_training(), identity, torch.device("cpu"))
     save = in_turn(20, save=lambda _: state.save(bench.directory / "checkpoint.pth"))["save"]
@@ -204,9 +213,9 @@ def epochs(bench: Bench) -> Iterator[Row]:
 
 def tests(bench: Bench) -> Iterator[Row]:
     """Tests of a trained machine type: once with features to compute, then with cached ones; --help."""
-    memory = bench.train_py("--test_only")[1]
+    memory = bench.train_py("--test_only", "-tag", "epochs")[1]
     rounds = range(bench.size["rounds"])
-    seconds = median(bench.train_py("--test_only")[0] for _ in rounds)
+    seconds = median(bench.train_py("--test_only", "-tag", "epochs")[0] for _ in rounds)
     yield f"test of {bench.size['test_clips']} clips, features cached", seconds, "s", "≤ 5"
     yield "peak memory of a test", memory, "MB", "≤ 500"
     seconds = median(run([sys.executable, ROOT / "train.py", "--help"])[0] for _ in rounds)

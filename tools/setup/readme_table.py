@@ -1,4 +1,4 @@
-"""Compare the quick start's table with the README's: compare_with_readme.py SUMMARY, the summary.md of 03."""
+"""Compare the quick start's table with the README's: readme_table.py SUMMARY, the summary.md of 03."""
 
 import sys
 from pathlib import Path
@@ -22,18 +22,22 @@ def first_table(markdown: str) -> dict[tuple[str, str, str], str]:
     return cells
 
 
-def main(summary: str) -> None:
-    """Say whether all values are equal, or which differ."""
-    expected, found = (first_table(path.read_text(encoding="utf-8")) for path in (README, Path(summary)))
+def compare(readme: str, summary: str) -> str:
+    """Whether all values of the two texts' tables are equal, or which differ."""
+    expected, found = first_table(readme), first_table(summary)
     wrong = [cell for cell in {**expected, **found} if found.get(cell) != expected.get(cell)]
     if not wrong:
-        print(f"All {len(found)} values are equal to those of the README's table.")
-        return
-    print(f"{len(wrong)} of {len(expected)} values differ from the README's table:")
-    for cell in wrong[:SHOWN]:
-        print(f"  {' '.join(cell)}: {found.get(cell, 'missing')}, not {expected.get(cell, 'there')}")
-    print("docs/fidelity.md says where they are known to be equal, and how to find out what differs.")
+        return f"All {len(found)} values are equal to the README's table."
+    shown = [f"  {' '.join(cell)}: {found.get(cell)}, in the README {expected.get(cell)}" for cell in wrong[:SHOWN]]
+    return "\n".join(
+        [
+            f"{len(wrong)} of {len(expected)} values differ from the README's table:",
+            *shown,
+            "docs/fidelity.md says on which processors they are equal, and what to do.",
+        ]
+    )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    texts = (path.read_text(encoding="utf-8") for path in (README, Path(sys.argv[1])))
+    sys.stdout.write(f"{compare(*texts)}\n")
