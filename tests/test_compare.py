@@ -116,8 +116,8 @@ def finished(tmp_path_factory):
         return compare(published, ours)
 
     def run_here(command, directory, wanted=()):
-        """The tests of this project in this process: importing PyTorch takes most of their time."""
-        if command[1] != str(ROOT / "train.py") or "--train_only" in command:
+        """The runs of this project in this process: importing PyTorch would take most of their time."""
+        if command[1] != str(ROOT / "train.py"):
             return run(command, directory, wanted)
         with pytest.MonkeyPatch.context() as patch, no_handlers_left():
             patch.setattr(sys, "argv", command[1:])
@@ -251,6 +251,15 @@ def test_values_count_not_their_form(outputs):
     change_value(LOSSES, 1, 0, lambda x: f"{x:.20e}")(outputs.root / "published")
     change_value(f"{MSE}/decision_result_{SECTION}", 0, 1, float)(outputs.root / "published")
     assert all(is_equal for _, is_equal, _ in rows_of(outputs))
+
+
+def test_aucs_that_one_alone_has_do_not_count(outputs):
+    path = outputs.root / "published" / MSE / RESULT
+    lines = path.read_text().splitlines()
+    path.write_text("".join(f"{line},{'AUC (both)' if n == 0 else 0.5}\n" for n, line in enumerate(lines)))
+    assert ("AUCs, MSE", True, "equal to the last bit (5 values)") in rows_of(outputs)
+    path.write_text(path.read_text().replace("AUC", "area"))
+    assert ("AUCs, MSE", False, "DIFFERENT: no values") in rows_of(outputs)
 
 
 def test_odd_values():

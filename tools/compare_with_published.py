@@ -205,7 +205,9 @@ def compare(published: Path, ours: Path) -> list[tuple[str, bool, str]]:
     """Compare what both have written below these directories: what, whether it is equal, the result in words."""
     rows = []
     for what, (theirs, own) in (item for files in FILES.values() for item in files.items()):
-        values = read_values(what, published / theirs), read_values(what, ours / own)
+        values = [read_values(what, published / theirs), read_values(what, ours / own)]
+        if what.startswith("AUCs"):  # those that both have: versions of the published baseline may add others
+            values = [{name: x[name] for name in values[0] if name in values[1]} for x in values]
         rows.append((what, *compare_values(*values, TOLERANCES.get(what, 0.0))))
     return rows
 
