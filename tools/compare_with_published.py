@@ -133,7 +133,7 @@ def run_both(checkout: Path, python: str, published: Path, ours: Path) -> str:
     (published / RAW).symlink_to(ours / RAW)
     places = {"dataset": "data", "model": "models", "result": "results", "cache": "cache"}
     options = [f"--{name}_directory={ours / place}" for name, place in places.items()]
-    options += ["--use_cuda=False", "--seed=13711", "--export_dir=baseline"]
+    options += ["--use_cuda=False", "--portable=False", "--seed=13711", "--export_dir=baseline"]
     programs = {
         published: [python, "train.py", *OPTIONS, "-tag=id(0_)", "--use_ids", "0", "--mono=True"],
         ours: [sys.executable, str(ROOT / "train.py"), *OPTIONS, *options],
