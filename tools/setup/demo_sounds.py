@@ -28,7 +28,9 @@ FACTORY = {  # attribute value: spectrum of the factory noise
 # --- Building blocks of sounds ---
 def mix(*parts):
     """Sum of (signal, level in dB) pairs, each signal first scaled to unit RMS."""
-    return sum(signal * (10 ** (level / 20) / (np.sqrt(np.mean(signal**2)) + 1e-12)) for signal, level in parts)
+    # The mean in float64, for float32 sums differ between versions of NumPy.
+    rms = [np.sqrt(np.mean(signal**2, dtype=np.float64)) + 1e-12 for signal, _ in parts]
+    return sum(signal * (10 ** (level / 20) / scale) for (signal, level), scale in zip(parts, rms, strict=True))
 
 
 def slow_curve(rng, n, rate):
