@@ -18,10 +18,10 @@ SMALL = ["--train_clips", "6", "--test_clips", "8", "--seconds", "0.5"]
 # Mean of the samples' magnitudes in clips of all conditions, noises and labels
 # fmt: off
 MAGNITUDES = {
-    "ToyCar": 780.969, "ToyTrain": 786.272, "bearing": 730.361, "fan": 787.517,
-    "gearbox": 777.768, "slider": 721.918, "valve": 585.855, "3DPrinter": 765.583,
-    "AirCompressor": 600.189, "BrushlessMotor": 786.184, "HairDryer": 771.252, "HoveringDrone": 768.680,
-    "RoboticArm": 789.674, "Scanner": 747.108, "ToothBrush": 768.292, "ToyCircuit": 768.959,
+    "ToyCar": 793.794, "ToyTrain": 738.660, "bearing": 748.465, "fan": 783.154,
+    "gearbox": 776.253, "slider": 690.924, "valve": 616.293, "3DPrinter": 784.967,
+    "AirCompressor": 580.084, "BrushlessMotor": 734.981, "HairDryer": 788.129, "HoveringDrone": 788.722,
+    "RoboticArm": 852.723, "Scanner": 766.435, "ToothBrush": 732.887, "ToyCircuit": 788.610,
 }
 # fmt: on
 

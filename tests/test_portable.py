@@ -164,10 +164,12 @@ def test_commands_start_over_with_the_variables(tmp_path, demo_data):
     assert done.returncode == 0, done.stderr
     score = (tmp_path / "scores.csv").read_text().splitlines()[1].split(",")[1]
     assert f"{clip.name},{score}" in scores  # to the last digit
-    # Without --portable the features would be others.
+    # Without --portable the features would be others, and so would the training.
     done = run([sys.executable, *command[:-2]], tmp_path)
     assert done.returncode == 1
     assert "model.pth was trained with --portable True (now False). Test with the same" in done.stderr
+    with pytest.raises(BaselineError, match="is of another training: --portable was True, now False"):
+        workspace.run_here("--epochs", "2", "--batch_size", "64", "--restart")
 
 
 def test_a_session_is_told_the_variables(monkeypatch):

@@ -263,8 +263,9 @@ def test_the_examples_of_the_docs(finished_run, tmp_path):
     insert(networks / "scores.py", "    return lambda residuals: residuals.square().mean()", f"\n\n{score}")
     insert(networks / "scores.py", "SCORES: dict[str, Callable[[nn.Module], Score]] = {", score_line)
     optimizer = re.search(r"`(torch\.optim\.SGD\(network.*?)`", text, flags=re.DOTALL)[1]
-    assert "Adam(network.parameters(), lr=config.learning_rate)" in train_file.read_text()
-    changed = train_file.read_text().replace("Adam(network.parameters(), lr=config.learning_rate)", optimizer)
+    ours = "Adam(network.parameters(), config.learning_rate, config.portable)"
+    assert ours in train_file.read_text()
+    changed = train_file.read_text().replace(ours, optimizer)
     train_file.write_text(changed)
     shutil.copytree(source.results, workspace.results)
 
