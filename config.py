@@ -248,8 +248,8 @@ MODEL_KEYS = (*VECTOR_KEYS, *FEATURE_KEYS)
 TRAINING_KEYS = (*MODEL_KEYS, *ONLY_TRAINING_KEYS)
 # What a test depends on, besides its clips, code and model.
 TEST_KEYS = (*MODEL_KEYS, *ONLY_TEST_KEYS)
-# The values that MODEL_KEYS had before they were parameters, for records of earlier versions.
-BEFORE = {
+# What MODEL_KEYS were before they became parameters, for records of earlier versions.
+EARLIER_VALUES = {
     key: FIELDS[key].metadata["kind"](FIELDS[key].metadata["if_missing"])
     for key in MODEL_KEYS
     if FIELDS[key].metadata["if_missing"]

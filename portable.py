@@ -7,6 +7,7 @@ datasets/log_mel.py.
 
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -22,24 +23,26 @@ VARIABLES = {
     "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_KNL AVX512_KNM",
     "OMP_NUM_THREADS": "1",  # sums of several threads depend on their number
 }
-PREFIXES = ("MKL_", "ATEN_", "OPENBLAS_", "NPY_", "ONEDNN_", "DNNL_")  # of variables of the same libraries
+PREFIXES = ("MKL_", "ATEN_", "OPENBLAS_", "NPY_", "ONEDNN_", "DNNL_")  # other variables of these libraries are removed
 LIBRARIES = {"numpy", "torch"}
+STARTED_OVER = "PORTABLE_STARTED_OVER"  # a variable: something else may set the others whenever Python starts
 CPUINFO = Path("/proc/cpuinfo")
 
 
 def start_portable(config: Config) -> None:
     """If --portable asks for it, have the libraries of this command compute the same bits on every processor.
 
-    The variables are set before the libraries are loaded. If they are loaded already, the command starts over.
+    The variables are set before the libraries are loaded. If they are loaded already, the command starts over, once.
 
     Raises:
         BaselineError: this machine or session cannot, or the libraries are not those of requirements.txt.
     """
     if config.portable and (reason := unsuitable()):
         raise BaselineError(f"--portable True needs Linux on an x86-64 processor with AVX2 and FMA; {reason}.")
-    if config.portable and startup.is_command and not is_set():
+    if config.portable and startup.is_command and not is_set() and STARTED_OVER not in os.environ:
         set_variables()
         if LIBRARIES & sys.modules.keys():
+            os.environ[STARTED_OVER] = "1"
             os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     check_portable(config)
 
@@ -66,7 +69,7 @@ def check_portable(config: Config) -> None:
     found = {
         "PyTorch's matrix products": torch.backends.mkl.is_available(),
         "PyTorch's operations": torch.backends.cpu.get_cpu_capability() == "AVX2",
-        "NumPy's matrix products": blas <= {"Haswell"},
+        "NumPy's matrix products": blas == {"Haswell"},
         "NumPy's operations": not numpy_features & {*VARIABLES["NPY_DISABLE_CPU_FEATURES"].split()},
     }
     if wrong := [name for name, is_right in found.items() if not is_right]:
@@ -80,24 +83,25 @@ def unsuitable() -> str:
     """Why this machine cannot compute the portable bits; an empty text if it can."""
     if (sys.platform, platform.machine()) != ("linux", "x86_64"):
         return f"this is {platform.system()} on {platform.machine()}"
-    flags = next(line.split() for line in CPUINFO.read_text().splitlines() if line.startswith("flags"))
+    try:
+        flags = re.search(r"^flags\s*:(.*)", CPUINFO.read_text(), re.MULTILINE)[1].split()
+    except (OSError, TypeError):
+        return f"what this one has is not known: {CPUINFO} has no flags"
     missing = [name for name in ("avx2", "fma") if name not in flags]
     return f"this one has no {' and no '.join(missing)}" if missing else ""
 
 
 def is_set() -> bool:
     """Whether the variables are set, and no other ones of these libraries."""
-    return {name: value for name, value in os.environ.items() if name in VARIABLES or _is_theirs(name)} == VARIABLES
+    return {
+        name: os.environ[name] for name in os.environ if name in VARIABLES or name.startswith(PREFIXES)
+    } == VARIABLES
 
 
 def set_variables() -> None:
     """Set the variables for libraries and processes that start from now on, if this machine has such a processor."""
     if unsuitable():
         return
-    for name in filter(_is_theirs, list(os.environ)):
+    for name in [name for name in os.environ if name.startswith(PREFIXES)]:
         del os.environ[name]
     os.environ.update(VARIABLES)
-
-
-def _is_theirs(name: str) -> bool:
-    return name.startswith(PREFIXES)

@@ -172,6 +172,15 @@ def test_commands_start_over_with_the_variables(tmp_path, demo_data):
         workspace.run_here("--epochs", "2", "--batch_size", "64", "--restart")
 
 
+def test_a_command_starts_over_once(tmp_path):
+    """Something sets a variable whenever Python starts."""
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.environ['MKL_NUM_THREADS'] = '1'\n")
+    command = [ROOT / "tools/score_clips.py", "x.wav", "--dataset", "DCASE2024T2fan", "-d", "--portable", "True"]
+    done = run([sys.executable, *command], tmp_path, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 1
+    assert "start Python with MKL_CBWR='COMPATIBLE'" in done.stderr
+
+
 def test_a_session_is_told_the_variables(monkeypatch):
     config = load_config(["--dataset", "DCASE2024T2fan", "-d", "--portable", "True"])
     monkeypatch.setattr(startup, "is_command", False)
@@ -200,15 +209,16 @@ def test_features_are_not_computed_without_the_variables(demo_data, tmp_path):
 @pytest.mark.parametrize(
     ("system", "machine", "flags", "message"),
     [
-        ("darwin", "arm64", "", "this is Darwin on arm64"),
-        ("linux", "aarch64", "", "this is Linux on aarch64"),
+        ("darwin", "arm64", None, "this is Darwin on arm64"),
+        ("linux", "aarch64", None, "this is Linux on aarch64"),
         ("linux", "x86_64", "fpu avx", "this one has no avx2 and no fma"),
         ("linux", "x86_64", "fpu avx2", "this one has no fma"),
+        ("linux", "x86_64", None, "what this one has is not known"),
     ],
 )
 def test_unsuitable_machines(monkeypatch, tmp_path, system, machine, flags, message):
     cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    cpuinfo.write_text("processor\t: 0\n" + (f"flags\t\t: {flags}\n" if flags else ""))
     monkeypatch.setattr(portable, "CPUINFO", cpuinfo)
     monkeypatch.setattr(sys, "platform", system)
     monkeypatch.setattr(portable.platform, "machine", lambda: machine)

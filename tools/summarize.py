@@ -16,7 +16,7 @@ if __name__ == "__main__":
 from config import TEST_KEYS, TRAINING_KEYS, number, option_parser, parse_options, seeds_of_environment
 from datasets.catalog import find_dataset
 from files import make_writable_directory, write_text
-from portable import start_portable
+from portable import start_portable, unsuitable
 from tools.results.draw import save_plot
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
@@ -67,7 +67,8 @@ def main(arguments: list[str] | None = None) -> None:
     text = f"how often the clips are resampled for intervals (default {RESAMPLES})"
     parser.add_argument("--resamples", type=number(int, at_least=1, at_most=10_000), default=RESAMPLES, help=text)
     options, config = parse_options(parser, arguments)
-    start_portable(config)
+    if not unsuitable():  # else it shows them all the same
+        start_portable(config)
     dataset = find_dataset(config.dataset, config.dataset_directory)
     directory = config.result_directory / f"{config.split}_data" / config.export_dir / "summarize" / dataset.name
     wanted = {key: value for key, value in options.given.items() if key in FILTERS}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from config import BEFORE, TEST_KEYS, TRAINING_KEYS, BaselineError, Config
+from config import EARLIER_VALUES, TEST_KEYS, TRAINING_KEYS, BaselineError, Config
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
 from files import write_text
@@ -106,7 +106,7 @@ def _read(path: Path) -> dict[str, Any]:
             raise ValueError("no possible model or max_fpr")
         if not all(len(row) == 4 for row in record["clips"].values()):
             raise ValueError("its clips are not complete")
-        record = BEFORE | record | {"written": path.stat().st_mtime}
-        return record | {"training": BEFORE | record["training"]}
+        record = EARLIER_VALUES | record | {"written": path.stat().st_mtime}
+        return record | {"training": EARLIER_VALUES | record["training"]}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise BaselineError(f"{path} cannot be read ({repr(error)[:300]}). Test again.") from error

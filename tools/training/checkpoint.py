@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from config import BEFORE, BaselineError, Config
+from config import EARLIER_VALUES, BaselineError, Config
 from files import atomic_path, set_aside
 from tools.training.generators import generator_states, set_generator_states
 from tools.training.identity import code_has_changed, differences, identity_of_epochs
@@ -213,4 +213,4 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is not a checkpoint of this version ({' '.join(repr(error).split())[:300]}). "
             "Train without --restart."
         ) from error
-    return contents | {"identity": BEFORE | identity}
+    return contents | {"identity": EARLIER_VALUES | identity}

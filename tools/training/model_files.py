@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import nn
 
-from config import BEFORE, BaselineError, Config
+from config import EARLIER_VALUES, BaselineError, Config
 from files import alone, atomic_paths, csv_text
 from fingerprints import git_revision, sha256_of
 from networks.scores import SCORES
@@ -122,7 +122,7 @@ def read_record(paths: RunPaths) -> dict[str, Any] | None:
         record = yaml.load(text, LOADER)
         if not all(isinstance(record.get(key, {}), dict) for key in ("clips", "code", "versions")):
             raise ValueError("clips, code and versions must be keys and values")
-        return BEFORE | record
+        return EARLIER_VALUES | record
 
     return _read(paths.config_record, parse)
 
