@@ -30,7 +30,7 @@ BELOW = {
     "datasets": {"startup", "portable", "config", "files", "fingerprints"},
     "datasets.download": {"config", "files", "datasets"},
     "tools.setup": {"startup"},
-    "tools.training": {"config", "files", "fingerprints", "datasets", "networks"},
+    "tools.training": {"startup", "config", "files", "fingerprints", "datasets", "networks"},
     "tools.results": {"config", "files", "fingerprints", "datasets", "networks", "tools.training"},
 }
 BELOW["train"] = {*BELOW}

@@ -12,6 +12,7 @@ import termios
 import time
 
 import pytest
+import torch
 from conftest import ROOT
 
 from config import UsageError, seeds_of_environment
@@ -104,8 +105,14 @@ def test_how_many_at_a_time(monkeypatch):
     for memory, jobs in ((64e9, 6), (3.3e9, 4), (1e8, 1)):
         monkeypatch.setattr(each_machine, "available_memory", lambda memory=memory: memory)
         assert count_jobs(config) == jobs
+    monkeypatch.setattr(each_machine, "available_memory", lambda: 64e9)
     monkeypatch.setattr(each_machine.shutil, "which", lambda name: f"/usr/bin/{name}")
-    assert count_jobs(config) == each_machine.JOBS_ON_A_GPU
+    # A driver is there; PyTorch may be built without CUDA.
+    for is_usable, jobs in ((True, each_machine.JOBS_ON_A_GPU), (False, 6)):
+        monkeypatch.setattr(each_machine, "_finds_gpu", lambda is_usable=is_usable: is_usable)
+        assert count_jobs(config) == jobs
+    monkeypatch.undo()
+    assert each_machine._finds_gpu() == torch.cuda.is_available()
     monkeypatch.setenv("JOBS", "5")
     assert count_jobs(config) == 5
     assert "JOBS" not in os.environ  # the runs' share of the cores is set for each

@@ -196,3 +196,16 @@ def test_a_gpu_that_cannot_be_used_is_named(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert choose_device(config).type == "cpu"
     assert "no GPU is used, but the CPU: PyTorch" in caplog.text
+
+
+def test_imports_of_a_command_are_not_searched_for_garbage():
+    code = """
+import gc, signal, startup
+from tools.training.console import import_libraries
+startup.is_command = True
+handlers = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+import_libraries("decimal")
+assert gc.isenabled() and gc.get_freeze_count()
+assert handlers == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+"""
+    assert run([sys.executable, "-c", code], ROOT).stderr == ""

@@ -211,9 +211,15 @@ def count_jobs(config: Config) -> int:
         raise UsageError(f"JOBS must be a number from 1 on, not '{text}'.")
     if text:
         return int(text)
-    if config.use_cuda and shutil.which("nvidia-smi"):
+    if config.use_cuda and shutil.which("nvidia-smi") and _finds_gpu():
         return min(JOBS_ON_A_GPU, cores())
     return max(1, int(min(cores(), available_memory() / MEMORY_PER_RUN)))
+
+
+def _finds_gpu() -> bool:
+    """Whether PyTorch finds a GPU that it can use. Another process asks it: here it would keep memory to the end."""
+    code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
+    return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
 
 
 def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import fcntl
+import gc
 import importlib
 import logging
 import os
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from tqdm import tqdm
 
+import startup
 from config import BaselineError, UsageError, number, without_password
 from files import cannot_write, make_writable_directory
 
@@ -108,11 +110,16 @@ def how_to_resume() -> str:
 
 def import_libraries(*names: str) -> None:
     """Import slow libraries. Ctrl-C ends the process at once meanwhile: some of them lose it, or crash."""
-    handlers = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
-    for kind in handlers if not hasattr(sys, "ps1") else ():  # an interactive session lives on
-        signal.signal(kind, signal.SIG_DFL)
+    if not startup.is_command:  # a test or an interactive session lives on
+        for name in names:
+            importlib.import_module(name)
+        return
+    handlers = {kind: signal.signal(kind, signal.SIG_DFL) for kind in (signal.SIGINT, signal.SIGTERM)}
+    gc.disable()  # it would search again and again through what the libraries keep
     for name in names:
         importlib.import_module(name)
+    gc.freeze()  # nor does it search there later, at the exit say
+    gc.enable()
     for kind, handler in handlers.items():
         signal.signal(kind, handler)
 
