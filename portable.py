@@ -25,7 +25,7 @@ VARIABLES = {
 }
 PREFIXES = ("MKL_", "ATEN_", "OPENBLAS_", "NPY_", "ONEDNN_", "DNNL_")  # other variables of these libraries are removed
 LIBRARIES = {"numpy", "torch"}
-STARTED_OVER = "PORTABLE_STARTED_OVER"  # a variable: something else may set the others whenever Python starts
+STARTED_OVER = "PORTABLE_STARTED_OVER"  # a variable that is set before starting over, so that it happens once
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -37,9 +37,11 @@ def start_portable(config: Config) -> None:
     Raises:
         BaselineError: this machine or session cannot, or the libraries are not those of requirements.txt.
     """
-    if config.portable and (reason := unsuitable()):
+    if not config.portable:
+        return
+    if reason := unsuitable():
         raise BaselineError(f"--portable True needs Linux on an x86-64 processor with AVX2 and FMA; {reason}.")
-    if config.portable and startup.is_command and not is_set() and STARTED_OVER not in os.environ:
+    if startup.is_command and not is_set() and STARTED_OVER not in os.environ:
         set_variables()
         if LIBRARIES & sys.modules.keys():
             os.environ[STARTED_OVER] = "1"
@@ -51,7 +53,7 @@ def check_portable(config: Config) -> None:
     """Check that the libraries compute the portable bits if --portable asks for them.
 
     Raises:
-        BaselineError: they do not. Features and networks would be others than --portable True promises.
+        BaselineError: they do not.
     """
     if not config.portable:
         return
@@ -92,14 +94,14 @@ def unsuitable() -> str:
 
 
 def is_set() -> bool:
-    """Whether the variables are set, and no other ones of these libraries."""
+    """Whether the variables are set, and no others of these libraries."""
     return {
         name: os.environ[name] for name in os.environ if name in VARIABLES or name.startswith(PREFIXES)
     } == VARIABLES
 
 
 def set_variables() -> None:
-    """Set the variables for libraries and processes that start from now on, if this machine has such a processor."""
+    """Set the variables for what is loaded or started later. On an unsuitable machine, do nothing."""
     if unsuitable():
         return
     for name in [name for name in os.environ if name.startswith(PREFIXES)]:

@@ -16,12 +16,11 @@ run() {
 
 echo "==> 1/6 environment"
 set_up requirements.txt
-portable=True
+options="--portable True --use_cuda False"
 "$python" -c 'import sys; sys.path.append(sys.argv[1]); import portable; sys.exit(portable.unsuitable() or 0)' "$root" || {
     echo "So --portable True is impossible here, and the table will differ from the README's, as with another seed."
-    portable=False
+    options=
 }
-options="--portable $portable --use_cuda $([ $portable = True ] && echo False || echo True)"
 start=$(date +%s)
 echo "==> 2/6 demo clips: tools/make_demo_data.py"
 "$python" "$root/tools/make_demo_data.py" --dataset_directory "$demo/data"
@@ -36,7 +35,7 @@ run 03_summarize_results.sh DCASE2024T2 -d --report
 
 echo
 echo "Done in $(($(date +%s) - start)) s, after the environment."
-if [ $# -eq 0 ] && [ $portable = True ]; then
+if [ $# -eq 0 ] && [ -n "$options" ]; then
     "$python" "$root/tools/setup/readme_table.py" "$summary/summary.md"
 fi
 echo "The clips are generated: the values show how the baseline behaves, not how good it is. To look at:"

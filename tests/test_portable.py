@@ -76,7 +76,7 @@ OTHER_VARIABLES = {
 }
 QEMU = shutil.which("qemu-x86_64")
 
-pytestmark = pytest.mark.skipif(bool(portable.unsuitable()), reason=portable.unsuitable() or "never")
+suitable = pytest.mark.skipif(bool(portable.unsuitable()), reason=portable.unsuitable() or "never")
 
 
 def checksum(*contents: bytes) -> str:
@@ -122,18 +122,21 @@ def run_all(directory: Path, python: str | Path, **environment: str) -> dict[str
     return found
 
 
+@suitable
 def test_stored_checksums(tmp_path):
     assert run_all(tmp_path, sys.executable) == EXPECTED
 
 
+@suitable
 def test_stored_checksums_with_other_variables(tmp_path):
     assert run_all(tmp_path, sys.executable, **OTHER_VARIABLES) == EXPECTED
 
 
+@suitable
 @pytest.mark.parametrize("processor", ["Haswell", "EPYC"])
 def test_stored_checksums_on_emulated_processors(tmp_path, long, processor):
     if not long:
-        pytest.skip("takes six minutes: --long")
+        pytest.skip("takes five minutes: --long")
     if QEMU is None:
         pytest.skip("qemu-x86_64 is not installed (package qemu-user)")
     assert run_all(tmp_path, emulated_python(tmp_path / "environment", processor)) == EXPECTED
@@ -150,8 +153,9 @@ def emulated_python(directory: Path, processor: str) -> Path:
     return python
 
 
+@suitable
 def test_commands_start_over_with_the_variables(tmp_path, demo_data):
-    """score_clips.py and plot_reconstruction.py load NumPy before they read their options."""
+    """score_clips.py loads NumPy before it reads its options."""
     workspace = Workspace(tmp_path, demo_data)
     portable_options = ("--portable", "True", "--use_cuda", "False", "--cache_directory", str(tmp_path / "cache"))
     done = workspace.train_py("--epochs", "1", "--batch_size", "64", *portable_options)
@@ -172,6 +176,7 @@ def test_commands_start_over_with_the_variables(tmp_path, demo_data):
         workspace.run_here("--epochs", "2", "--batch_size", "64", "--restart")
 
 
+@suitable
 def test_a_command_starts_over_once(tmp_path):
     """Something sets a variable whenever Python starts."""
     (tmp_path / "sitecustomize.py").write_text("import os\nos.environ['MKL_NUM_THREADS'] = '1'\n")
@@ -181,6 +186,7 @@ def test_a_command_starts_over_once(tmp_path):
     assert "start Python with MKL_CBWR='COMPATIBLE'" in done.stderr
 
 
+@suitable
 def test_a_session_is_told_the_variables(monkeypatch):
     config = load_config(["--dataset", "DCASE2024T2fan", "-d", "--portable", "True"])
     monkeypatch.setattr(startup, "is_command", False)
@@ -198,6 +204,7 @@ def test_a_session_is_told_the_variables(monkeypatch):
         portable.start_portable(config)
 
 
+@suitable
 def test_features_are_not_computed_without_the_variables(demo_data, tmp_path):
     config = load_config(["--dataset", "DCASE2024T2fan", "-d", "--portable", "True"])
     clips = find_clips(find_machine("DCASE2024T2fan", "dev"), demo_data, "train", ("00",))

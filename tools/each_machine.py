@@ -217,7 +217,7 @@ def count_jobs(config: Config) -> int:
 
 
 def _finds_gpu() -> bool:
-    """Whether PyTorch finds a GPU that it can use. Another process asks it: here it would keep memory to the end."""
+    """Whether PyTorch finds a usable GPU. It is loaded in another process, which frees its memory."""
     code = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     return subprocess.run([sys.executable, "-c", code], stderr=subprocess.DEVNULL).returncode == 0
 

@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = f"how often the clips are resampled for intervals (default {RESAMPLES})"
     parser.add_argument("--resamples", type=number(int, at_least=1, at_most=10_000), default=RESAMPLES, help=text)
     options, config = parse_options(parser, arguments)
-    if not unsuitable():  # else it shows them all the same
+    if not unsuitable():  # other machines can show the results, too
         start_portable(config)
     dataset = find_dataset(config.dataset, config.dataset_directory)
     directory = config.result_directory / f"{config.split}_data" / config.export_dir / "summarize" / dataset.name

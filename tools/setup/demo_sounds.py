@@ -28,7 +28,7 @@ FACTORY = {  # attribute value: spectrum of the factory noise
 # --- Building blocks of sounds ---
 def mix(*parts):
     """Sum of (signal, level in dB) pairs, each signal first scaled to unit RMS."""
-    # The mean in float64, for float32 sums differ between versions of NumPy.
+    # The mean in float64: float32 sums differ between versions of NumPy.
     rms = [np.sqrt(np.mean(signal**2, dtype=np.float64)) + 1e-12 for signal, _ in parts]
     return sum(signal * (10 ** (level / 20) / scale) for (signal, level), scale in zip(parts, rms, strict=True))
 
@@ -47,7 +47,7 @@ def gains(n, curve):
 
 def noise(rng, n, curve):
     """Gaussian noise (n,) with the spectrum `curve`, {frequency in Hz: level in dB}."""
-    # Drawn in float64: the C library has a part in float32 draws, and its versions round differently.
+    # Drawn in float64: float32 draws call the C library, whose versions round differently.
     spectrum = rng.standard_normal(2 * (n // 2 + 1)).astype(np.float32).view(np.complex64)
     return np.fft.irfft(spectrum * gains(n, curve), n)
 

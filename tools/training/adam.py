@@ -20,7 +20,7 @@ class Adam:
     the network is on its device. Any optimizer of torch.optim can take its place.
 
     Args:
-        portable: whether the square root is rounded in the same way on all processors, as torch.sqrt is not.
+        portable: use NumPy's square root, which is the same on all processors. torch.sqrt is not.
     """
 
     def __init__(self, parameters: Iterable[nn.Parameter], lr: float, portable: bool = False):

@@ -110,16 +110,15 @@ def how_to_resume() -> str:
 
 def import_libraries(*names: str) -> None:
     """Import slow libraries. Ctrl-C ends the process at once meanwhile: some of them lose it, or crash."""
-    if not startup.is_command:  # a test or an interactive session lives on
-        for name in names:
-            importlib.import_module(name)
-        return
-    handlers = {kind: signal.signal(kind, signal.SIG_DFL) for kind in (signal.SIGINT, signal.SIGTERM)}
-    gc.disable()  # it would search again and again through what the libraries keep
+    handlers = {}
+    if startup.is_command:  # a test or an interactive session continues after it
+        handlers = {kind: signal.signal(kind, signal.SIG_DFL) for kind in (signal.SIGINT, signal.SIGTERM)}
+        gc.disable()  # looking for garbage takes a fifth of the time, and there is none
     for name in names:
         importlib.import_module(name)
-    gc.freeze()  # nor does it search there later, at the exit say
-    gc.enable()
+    if startup.is_command:
+        gc.freeze()  # later collections skip the libraries, also the one at exit
+        gc.enable()
     for kind, handler in handlers.items():
         signal.signal(kind, handler)
 
