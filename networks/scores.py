@@ -32,7 +32,7 @@ def selective_mahalanobis(network: nn.Module) -> Score:
 
     def score(residuals: torch.Tensor) -> torch.Tensor:
         rows = residuals.reshape(-1, len(precisions[0]))  # (K, D) -> (K·P, M)
-        mean = rows.double().mean(dim=0)  # (M,)
+        mean = rows.mean(dim=0, dtype=torch.float64)  # (M,)
         return torch.stack([mean @ precision @ mean for precision in precisions]).min()
 
     return score
@@ -44,12 +44,14 @@ def selective_mahalanobis_per_vector(network: nn.Module) -> Score:
     The distance of a vector is the sum of rᵀ Σ⁻¹ r over the residuals r (M) of its P frames. Source: section III of
     https://arxiv.org/abs/2303.00455.
     """
-    precisions = _precisions(network)
+    # With Σ⁻¹ = W Wᵀ, rᵀ Σ⁻¹ r is |Wᵀ r|²: one product for both domains, precise enough in float32.
+    whitening = torch.cat([_square_root(precision) for precision in _precisions(network)], dim=1).float()  # (M, 2·M)
 
     def score(residuals: torch.Tensor) -> torch.Tensor:
-        rows = residuals.reshape(len(residuals), -1, len(precisions[0])).double()  # (K, D) -> (K, P, M)
-        distances = torch.stack([(rows @ precision * rows).sum(dim=(1, 2)) for precision in precisions])  # (2, K)
-        return distances.min(dim=0).values.mean() / residuals.shape[1]
+        n, width = residuals.shape
+        rows = residuals.reshape(-1, len(whitening)) @ whitening  # (K, D) -> (K·P, M) -> (K·P, 2·M)
+        distances = rows.square().reshape(n, -1, 2, len(whitening)).sum(dim=(1, 3))  # (K, 2)
+        return distances.min(dim=1).values.mean(dtype=torch.float64) / width
 
     return score
 
@@ -88,7 +90,7 @@ class ResidualCovariances:
         for domain, chosen in enumerate((residuals[~is_target], residuals[is_target])):
             if len(chosen):
                 rows = chosen.reshape(-1, self._sums.shape[-1]).double()  # (B, D) -> (B·P, M)
-                rows = rows - rows.mean(dim=0)
+                rows -= rows.mean(dim=0)
                 self._sums[domain] += rows.T @ rows
                 self._vectors[domain] += len(chosen)
 
@@ -123,6 +125,12 @@ def _inverse(covariance: torch.Tensor, domain: str) -> torch.Tensor:
         len(covariance),
     )
     return torch.linalg.pinv(covariance, hermitian=True, rtol=torch.finfo(torch.float32).eps)
+
+
+def _square_root(matrix: torch.Tensor) -> torch.Tensor:
+    """W (M, M) with W Wᵀ = `matrix`, which is symmetric and has no negative eigenvalues but for rounding."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors * values.clamp(min=0).sqrt()
 
 
 def contributions(score: Score, residuals: torch.Tensor) -> torch.Tensor:
