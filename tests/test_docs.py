@@ -1,0 +1,56 @@
+"""What the README and the docs refer to exists."""
+
+import re
+import runpy
+
+import pytest
+import yaml
+
+from config import ROOT, VERSION
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def test_names():
+    text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").glob("test_*.py"))
+    return set(re.findall(r"def (test_\w+)", text)) | {path.stem for path in (ROOT / "tests").glob("test_*.py")}
+
+
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", CODE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page):
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'(?:src|srcset)="([^"]+)"', text)
+    for path, _, anchor in (target.partition("#") for target in targets if not target.startswith("http")):
+        linked = page.parent / path if path else page
+        assert linked.exists(), path
+        assert not anchor or anchor in anchors(linked), f"{path}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_and_tests_that_are_named(page, test_names):
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    assert set(re.findall(r"\btest_\w+(?=[`(])", text)) <= test_names
+    files = re.findall(r"`((?:docs|datasets|networks|tests|tools)/[\w/]+\.(?:py|sh|md|yaml|html))`", text)
+    examples = {"networks/interpolation.py", "datasets/catalog/workshop.yaml"}
+    assert [name for name in files if not (ROOT / name).exists() and name not in examples] == []
+
+
+def test_version_is_the_same_everywhere():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == VERSION
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == VERSION
+
+
+def test_diagram(tmp_path):
+    script = runpy.run_path(str(ROOT / "docs/images/draw_method.py"))
+    for theme, colors in script["THEMES"].items():
+        script["draw"](tmp_path / "method.svg", *colors)
+        assert "<svg" in (tmp_path / "method.svg").read_text()
+        assert (ROOT / f"docs/images/method-{theme}.svg").exists()
