@@ -449,14 +449,13 @@ def test_models_that_are_not_there(trained, tmp_path):
         score(trained, clip, "--csv", tmp_path)
 
 
-# --- The README's example ---
+# --- docs/own_recordings.md ---
 
 
-def test_the_example_of_the_readme(tmp_path):
-    """The commands as they stand, in a copy of the project; the recordings are generated."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme[readme.index("## Your own recordings") :]
-    commands = re.search(r"```\n(.*?)```", section, re.DOTALL)[1]
+def test_the_example_of_the_docs(tmp_path):
+    """Run the commands of docs/own_recordings.md in a copy of the project, with generated recordings."""
+    page = (ROOT / "docs/own_recordings.md").read_text(encoding="utf-8")
+    commands = re.search(r"```\n(.*?)```", page, re.DOTALL)[1]
     project = copy_project(tmp_path)
     for folder, n in (("normal", 12), ("later", 4), ("broken", 4)):
         record(project / "recordings" / folder, n, seconds=1, channels=2)

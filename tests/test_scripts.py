@@ -253,7 +253,7 @@ def test_the_summary_names_unfinished_tasks(workspace):
 def test_the_examples_of_the_docs(finished_run, tmp_path):
     """Network, score and optimizer of docs/extending.md, put where that page says, beside the baseline's results."""
     text = (ROOT / "docs/extending.md").read_text()
-    code, import_line, line, score, score_line = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    score, score_line, code, import_line, line = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     source, _ = finished_run
     workspace = Workspace(tmp_path, source.data, copy_project(tmp_path))
     networks, train_file = workspace.project / "networks", workspace.project / "train.py"
