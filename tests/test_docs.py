@@ -6,9 +6,12 @@ import runpy
 import pytest
 import yaml
 
-from config import ROOT, VERSION
+from config import FIELDS, ROOT
+
+VERSION = "1.0.0"
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+SOURCES = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("t*/**/*.py"), *ROOT.glob("tools/*.sh")])
 CODE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 
 
@@ -37,10 +40,22 @@ def test_links(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_and_tests_that_are_named(page, test_names):
     text = CODE.sub("", page.read_text(encoding="utf-8"))
-    assert set(re.findall(r"\btest_\w+(?=[`(])", text)) <= test_names
+    assert set(re.findall(r"`(test_\w+)`", text)) <= test_names
     files = re.findall(r"`((?:docs|datasets|networks|tests|tools)/[\w/]+\.(?:py|sh|md|yaml|html))`", text)
     examples = {"networks/interpolation.py", "datasets/catalog/workshop.yaml"}
     assert [name for name in files if not (ROOT / name).exists() and name not in examples] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_their_options(page):
+    blocks = CODE.findall(page.read_text(encoding="utf-8"))
+    commands = re.findall(
+        r"(?:\./|python3? |^|\s)((?:tools/)?\w+\.(?:sh|py)) (.*)", "\n".join(blocks).replace("\\\n", " ")
+    )
+    for script, arguments in commands:
+        assert (ROOT / script).exists(), script
+        options = re.findall(r"--([a-z_]+)", arguments.split(" #")[0])
+        assert [option for option in options if option not in FIELDS and f'"--{option}' not in SOURCES] == []
 
 
 def test_version_is_the_same_everywhere():
