@@ -54,7 +54,7 @@ def test_clips_of_all_groups(tmp_path):
         label = "anomaly" if "anomaly" in group else "normal"
         assert re.fullmatch(rf"(train|test)/section_00_{kind}_{label}_\d{{4}}_rec-[a-z-]+-\d\.wav", name)
         assert np.array_equal(soundfile.read(directory / name)[0], soundfile.read(source)[0])
-    with pytest.raises(BaselineError, match="Saw has test clips in another number of domains than Pump"):
+    with pytest.raises(BaselineError, match="Saw has test clips in a different number of domains than Pump"):
         run_import(tmp_path, "--train", groups["train"], "--test_normal", groups["test_normal"], machine="Saw")
 
 
@@ -68,7 +68,7 @@ def test_one_domain_and_no_test_clips(tmp_path):
     assert dataset.official_score == {"mean": "harmonic", "metrics": ["AUC", "pAUC"]}
     with pytest.raises(BaselineError, match=r"test: no such directory. Saw was imported without test clips"):
         find_clips(dataset.machines["dev"]["Saw"], tmp_path / "data", "test", ("00",))
-    with pytest.raises(BaselineError, match="Lathe has test clips in another number of domains than Drill"):
+    with pytest.raises(BaselineError, match="Lathe has test clips in a different number of domains than Drill"):
         run_import(tmp_path, "--train", normal, "--target_test_normal", broken, machine="Lathe")
     assert not (tmp_path / "data/workshop/dev_data/raw/Lathe").exists()
     path = tmp_path / "data/workshop/catalog.yaml"
@@ -429,7 +429,7 @@ def test_clips_that_cannot_be_scored_do_not_stop_the_others(trained, tmp_path, c
     assert (first["clip"], second["clip"]) == (str(good), str(folder / "g.flac"))
     assert first["score"] == second["score"]
     words = ("a.wav: 8000 Hz, but the model", "c.wav: 2 channels", "d.wav: too short", "e.wav: not a readable")
-    for text in (*words, "f.wav: too long for the memory", "5 of 7 clips"):
+    for text in (*words, "f.wav: too long to fit in memory", "5 of 7 clips"):
         assert text in output.err
     assert score(trained, folder / "a.wav", folder / "b.wav", "--resample") is True
     assert score(trained, folder / "c.wav", "--channel", "2") is True

@@ -5,7 +5,7 @@
 
 The clips are generated. The published baseline runs in a temporary copy of DIRECTORY, so DIRECTORY is not changed.
 Losses, weights, MSE scores, decisions and AUCs must be equal to the last bit. Covariances and MAHALA scores must agree
-within 1e-4, because this project sums them in another order. The exit status is 1 if the differences are larger.
+within 1e-4, because this project sums them in a different order. The exit status is 1 if the differences are larger.
 """
 
 import argparse

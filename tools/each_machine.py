@@ -61,7 +61,7 @@ class Model:
 
     name: str
     config: Config
-    log: Path
+    log: Path  # of its run
 
 
 def run_side_by_side(commands: Mapping[str, list[str]], jobs: int) -> dict[str, int]:
@@ -82,7 +82,7 @@ def run_side_by_side(commands: Mapping[str, list[str]], jobs: int) -> dict[str, 
                     del running[name]
             time.sleep(0.05)
     except KeyboardInterrupt as interrupt:
-        # A terminal sends Ctrl-C to the runs, too. Give them time to end: signal 0 does nothing.
+        # A terminal sends Ctrl-C to the runs, too. Give them time to end (signal 0 does nothing).
         first = signal.SIGTERM if isinstance(interrupt, Terminated) else 0
         _end([process for process, _ in running.values()], (first, signal.SIGTERM, signal.SIGKILL))
         raise

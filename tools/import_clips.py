@@ -267,7 +267,7 @@ def catalog_facts(dataset: Dataset | None, name: str, machine: str, clips: dict[
         others = dev["machines"].keys() - {machine, *untested}
         if others:
             raise BaselineError(
-                f"{machine} has test clips in another number of domains than {' '.join(others)}, so their metrics "
+                f"{machine} has test clips in a different number of domains than {' '.join(others)}, so their metrics "
                 f"cannot be averaged. Import {machine} into another dataset."
             )
         score["metrics"] = DOMAIN_METRICS if has_targets else METRICS
@@ -278,14 +278,14 @@ def catalog_facts(dataset: Dataset | None, name: str, machine: str, clips: dict[
 
 def import_clips(options: Namespace, config: Config) -> None:
     """Import the recordings on the command line. After an error nothing has changed."""
-    name, machine, place = config.dataset, options.machine, config.dataset_directory
-    check_names(name, machine, place)
+    name, machine, dataset_directory = config.dataset, options.machine, config.dataset_directory
+    check_names(name, machine, dataset_directory)
     clips = plan_clips(options, config.seed)
     sampling_rate = options.sampling_rate or next(iter(clips.values())).header.sampling_rate
-    path = find_catalog_file(catalog.all_datasets(place).get(name), name, place)
+    path = find_catalog_file(catalog.all_datasets(dataset_directory).get(name), name, dataset_directory)
     with alone(path.with_name(".import.lock"), "waiting for another import"):
-        check_names(name, machine, place)  # again, because another import may have added names
-        dataset = catalog.all_datasets(place).get(name)
+        check_names(name, machine, dataset_directory)  # again, because another import may have added names
+        dataset = catalog.all_datasets(dataset_directory).get(name)
         facts = catalog_facts(dataset, name, machine, clips)
         directory = path.parent / "dev_data" / "raw" / machine
         clean_up(directory)
@@ -300,7 +300,7 @@ def import_clips(options: Namespace, config: Config) -> None:
     log.info("%s describes the dataset %s", path, name)
     if options.replace:
         log.warning("models and results of earlier recordings of %s still exist. Train and test again", machine)
-    option = ["--dataset_directory", str(place)] if "dataset_directory" in options.given else []
+    option = ["--dataset_directory", str(dataset_directory)] if "dataset_directory" in options.given else []
     log.info("next: %s", shlex.join(["tools/01_train_legacy.sh", name, "-d", *option]))
 
 
@@ -316,12 +316,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("machine", help="name of the machine type, such as Pump; must come before the folders")
     for group, (split, domain, label) in GROUPS.items():
         text = f"{'normal' if label == 'normal' else 'anomalous'} {'training' if split == 'train' else 'test'} clips"
-        text += " of the target domain, which is another operating condition" if domain == "target" else ""
+        text += " of the target domain (a second operating condition)" if domain == "target" else ""
         parser.add_argument(f"--{group}", nargs="+", metavar="FOLDER", default=[], required=group == "train", help=text)
     text = "use N of the --train recordings, drawn with --seed, as normal test clips (default: 0)"
     parser.add_argument("--hold_out", type=number(int, at_least=0), metavar="N", default=0, help=text)
     add_channel_argument(parser)
-    rate, text = number(int, at_least=1, at_most=HIGHEST_RATE), "Hz; recordings with another rate are resampled"
+    rate, text = number(int, at_least=1, at_most=HIGHEST_RATE), "Hz; recordings with a different rate are resampled"
     parser.add_argument("--sampling_rate", type=rate, default=None, help=text)
     parser.add_argument("--replace", action="store_true", default=False, help="replace the machine type if it exists")
     import_clips(*parse_options(parser, arguments))

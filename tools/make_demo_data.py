@@ -4,8 +4,8 @@
     python tools/make_demo_data.py --dataset_directory data --eval     # the nine evaluation machine types, unlabelled
 
 A clip is a machine sound with factory noise. An anomalous clip also has the sound of a defect. As in the challenge, all
-training clips are normal, and most are from the source domain. In the target domain, machines run at other speeds and
-with another factory noise. Results look like those on real data, but say nothing about real machines.
+training clips are normal, and most are from the source domain. In the target domain, machines run at different speeds
+with a different factory noise. Results look like those on real data, but say nothing about real machines.
 """
 
 import argparse

@@ -57,7 +57,7 @@ def reconstruct(
         tested: scores of the section's test clips, for the rank of the clip; or None.
 
     Raises:
-        BaselineError: the clip cannot be read, or has another sampling rate than the model's clips.
+        BaselineError: the clip cannot be read, or has a different sampling rate than the model's clips.
     """
     import torch
 

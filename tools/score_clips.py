@@ -45,10 +45,10 @@ def clip_vectors(
     Args:
         channel: number of the channel, from 1; None if there is only one.
         model_rate: sampling rate (Hz) of the model's clips, if it is known.
-        resample: whether to resample a clip with another rate.
+        resample: whether to resample a clip with a different rate.
 
     Raises:
-        BaselineError: the file cannot be read, is too short or too long, or has another sampling rate.
+        BaselineError: the file cannot be read, is too short or too long, or has a different sampling rate.
     """
     import torch
 
@@ -61,7 +61,7 @@ def clip_vectors(
         raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. {advice}")
     # Without enough memory, the system would kill the process, and the other clips would get no scores.
     if bytes_to_score(recording, model_rate or rate, config) > available_memory():
-        raise BaselineError(f"{path}: too long for the memory. Cut it, or leave it out.")
+        raise BaselineError(f"{path}: too long to fit in memory. Shorten it, or leave it out.")
     log_mels = recording.log_mels(model_rate or rate, config)
     clip = Clip(path, section="", is_target=False, is_anomaly=None, split=None)
     vectors = Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu"))
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> bool:
     )
     parser.add_argument("--csv", type=Path, default=None, help="also write clip,score,decision to this file")
     parser.add_argument(
-        "--resample", action="store_true", default=False, help="resample clips with another sampling rate"
+        "--resample", action="store_true", default=False, help="resample clips with a different sampling rate"
     )
     add_channel_argument(parser)
     options, config = parse_options(parser, arguments)

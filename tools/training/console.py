@@ -111,7 +111,7 @@ def how_to_resume() -> str:
 def import_libraries(*names: str) -> None:
     """Import slow libraries. Meanwhile Ctrl-C ends the process at once, because some libraries ignore it or crash."""
     handlers = {}
-    if startup.is_command:  # but not a test or an interactive session
+    if startup.is_command:  # not in a test or an interactive session
         handlers = {kind: signal.signal(kind, signal.SIG_DFL) for kind in (signal.SIGINT, signal.SIGTERM)}
         gc.disable()  # garbage collection takes a fifth of the time and finds nothing
     for name in names:
@@ -127,7 +127,7 @@ def import_libraries(*names: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Make a text safe to print: escape control characters, such as `\\x1b`, and remove passwords.
+    """Make a text safe to print: escape control characters, as in `\\x1b`, and remove passwords.
 
     File names may contain characters that move the cursor, clear the screen, or set the title.
     """
@@ -135,7 +135,7 @@ def printable(text: str) -> str:
 
 
 def one_line(message: str) -> str:
-    """Remove line breaks from a message. Otherwise a file name could look like another line."""
+    """Escape the line breaks in a message. Otherwise a file name could look like another line."""
     return message.replace("\n", "\\n")
 
 
