@@ -76,7 +76,7 @@ def test_seeds_of_the_environment(monkeypatch, text, seeds):
         ("SEEDS", "1 two", [], "SEEDS: 'two' is not allowed; expected integer."),
         ("SEEDS", "1 -2", [], "SEEDS: -2 is out of range"),
         ("SEEDS", "1 2", ["--seed=3"], "--seed=3: SEEDS='1 2' is set, too. Use only one of them."),
-        ("JOBS", "0", [], "JOBS must be a whole number from 1, not '0'."),
+        ("JOBS", "0", [], "JOBS must be a whole number, 1 or larger, not '0'."),
     ],
 )
 def test_wrong_variables(monkeypatch, capsys, variable, text, arguments, words):

@@ -173,7 +173,7 @@ def test_sections_with_models_of_their_own(tmp_path):
         ("", "give either CLIP or --ranked", 2),
         ("{other}", "--dataset (dataset and machine type, such as DCASE2024T2fan) is required", 2),
         ("{clip} --ranked 1", "give either CLIP or --ranked", 2),
-        ("{clip} {clip} --output a.png", "needs a single clip", 2),
+        ("{clip} {clip} --output a.png", "needs one clip", 2),
         ("{clip} --output a.jpg", "ends in .png or .pdf or .svg", 2),
         ("{clip} --output {plot}", "mine.png exists", 1),
         ("{clip} {valve}", "clips of several machine types: DCASE2024T2fan, DCASE2024T2valve", 2),

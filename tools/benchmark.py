@@ -144,7 +144,7 @@ def training_steps(bench: Bench) -> Iterator[Row]:
 
 
 def matrix_products(batch_size: int) -> Callable[[int], None]:
-    """A function that computes the matrix products of one step: outputs, weight gradients, and input gradients."""
+    """A function for the matrix products of a step: forward, weight gradients, input gradients except the first."""
     network, products = make_network("DCASE2023T2-AE", 640, 128), []
     for number, layer in enumerate(module for module in network.modules() if isinstance(module, nn.Linear)):
         weight = layer.weight.detach()
@@ -291,9 +291,7 @@ def _is_record(path: Path) -> bool:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="fewer and shorter measurements: a rough estimate in a minute"
-    )
+    parser.add_argument("--quick", action="store_true", help="fewer measurements: a rough estimate in under a minute")
     parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="output file (default: %(default)s)")
     options = parser.parse_args(arguments)
     check_replaceable(options.json, _is_record)

@@ -5,7 +5,7 @@
 
 The clips are generated. The published baseline runs in a temporary copy of DIRECTORY, so DIRECTORY is not changed.
 Losses, weights, MSE scores, decisions and AUCs must be equal to the last bit. Covariances and MAHALA scores must agree
-within 1e-4, because this project sums them in a different order. The exit status is 1 if the differences are larger.
+within 1e-4, because this project sums them in a different order. The exit status is 1 if a difference is larger.
 """
 
 import argparse
@@ -206,9 +206,7 @@ def compare(published: Path, ours: Path) -> list[tuple[str, bool, str]]:
     rows = []
     for what, (theirs, own) in (item for files in FILES.values() for item in files.items()):
         values = [read_values(what, published / theirs), read_values(what, ours / own)]
-        if what.startswith(
-            "AUCs"
-        ):  # only those in both files, because some versions of the published baseline have more
+        if what.startswith("AUCs"):  # only those in both: some versions of the published baseline have more
             values = [{name: x[name] for name in values[0] if name in values[1]} for x in values]
         rows.append((what, *compare_values(*values, TOLERANCES.get(what, 0.0))))
     return rows

@@ -226,7 +226,7 @@ def count_jobs(config: Config) -> int:
     """The number of runs at a time: JOBS, or as many as the cores and the memory allow."""
     text = os.environ.pop("JOBS", "")  # cores() divides by JOBS, but this loop needs the number of all cores
     if text and not (text.isdecimal() and int(text)):
-        raise UsageError(f"JOBS must be a whole number from 1, not '{text}'.")
+        raise UsageError(f"JOBS must be a whole number, 1 or larger, not '{text}'.")
     if text:
         return int(text)
     if config.use_cuda and shutil.which("nvidia-smi") and _finds_gpu():

@@ -45,7 +45,7 @@ def build(path: Path, dataset: Dataset, config: Config) -> dict[str, bytes]:
         Path in the package → contents.
 
     Raises:
-        BaselineError: `path` is not such a file, or a file or folder in it does not exist.
+        BaselineError: `path` is not such a file, or names a file or folder that does not exist.
     """
     wanted, problems = read_yaml(_read(path), SUBMISSION_FILE, closed=True)
     if problems:
@@ -96,7 +96,7 @@ def meta_data(
         run: the run with the system's results; None if another program wrote them.
 
     Raises:
-        BaselineError: `path` does not have a value that cannot be computed.
+        BaselineError: `path` lacks a value that cannot be computed.
     """
     computed = {"complexity": complexity, "development_results": development_results}
     missing = [key for key in computed if system.get(key) is None]
@@ -212,13 +212,9 @@ def main(arguments: list[str] | None = None) -> bool:
     is_validation = arguments[:1] == ["validate"]
     parser = option_parser("make_submission.py [validate]", "Builds or validates a challenge submission.", OPTIONS)
     parser.add_argument("dataset", help="name of the dataset, such as DCASE2024T2")
-    parser.add_argument(
-        "file", type=Path, help="a file like docs/submission.yaml; with validate: a zip file or its unpacked folder"
-    )
+    parser.add_argument("file", type=Path, help="a file like docs/submission.yaml; with validate: a zip or its folder")
     if not is_validation:
-        parser.add_argument(
-            "--output", type=Path, default=None, help="zip file to write (default: beside the YAML file)"
-        )
+        parser.add_argument("--output", type=Path, default=None, help="zip file (default: beside the YAML file)")
     # A submission always has results of the evaluation data.
     options, config = parse_options(parser, ["-e", *(arguments[1:] if is_validation else arguments)])
     dataset = find_dataset(config.dataset, config.dataset_directory)
@@ -246,10 +242,7 @@ def main(arguments: list[str] | None = None) -> bool:
     log.info("%s: no problems found in %s", path, ", ".join(systems))
     unseen = [m.name for m in dataset.tested("eval").values() if not released_clips(m, config.dataset_directory)]
     if unseen and not dataset.clips_of_a_section:
-        log.info(
-            "File names were only compared with each other, because the test clips of %s are not on this disk",
-            ", ".join(unseen),
-        )
+        log.info("file names were only compared with each other: no test clips of %s on this disk", ", ".join(unseen))
     return True
 
 

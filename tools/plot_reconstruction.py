@@ -44,7 +44,7 @@ OPTIONS = (
 )
 TEST_DIRECTORIES = (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
 FORMATS = (".png", ".pdf", ".svg")
-SAME_SCORE = 1e-4  # relative difference between a score and the same score computed on a GPU
+SAME_SCORE = 1e-4  # relative tolerance for a score that is computed again, for example after a test on a GPU
 
 
 def reconstruct(
@@ -163,11 +163,8 @@ def _dataset_options(clips: Sequence[Path]) -> list[str]:
 def main(arguments: list[str] | None = None) -> bool:
     """Run the command. Returns whether every clip was plotted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = option_parser(
-        "plot_reconstruction.py",
-        "Plots why clips have their anomaly scores: log-mel frames, their reconstruction, and the error.",
-        OPTIONS,
-    )
+    text = "Plots why clips have their anomaly scores: log-mel frames, reconstruction, error."
+    parser = option_parser("plot_reconstruction.py", text, OPTIONS)
     parser.add_argument("clips", nargs="*", type=Path, default=[], metavar="CLIP", help="wav files")
     text = "instead of CLIP: plot the N clips with the highest and the N with the lowest scores"
     parser.add_argument("--ranked", metavar="N", type=number(int, at_least=1, at_most=1000), default=None, help=text)
@@ -182,9 +179,7 @@ def main(arguments: list[str] | None = None) -> bool:
     options, config = parse_options(parser, arguments)
     start_portable(config)
     if options.output and (len(options.clips) != 1 or options.output.suffix.lower() not in FORMATS):
-        raise UsageError(
-            f"--output {options.output}: needs a single clip, and a name that ends in {' or '.join(FORMATS)}."
-        )
+        raise UsageError(f"--output {options.output}: needs one clip, and a name that ends in {' or '.join(FORMATS)}.")
 
     from networks.scores import find_score
     from tools.results.plots import is_plot, plot_reconstruction

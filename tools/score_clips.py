@@ -86,10 +86,7 @@ def main(arguments: list[str] | None = None) -> bool:
     """Run the command. Returns whether every clip has a score."""
     parser = option_parser("score_clips.py", "Scores any wav or FLAC files with a trained model.", OPTIONS)
     parser.add_argument(
-        "clips",
-        nargs="+",
-        metavar="CLIP",
-        help="wav or FLAC files, or folders, which are searched with their subfolders",
+        "clips", nargs="+", metavar="CLIP", help="wav or FLAC files, or folders (subfolders are searched, too)"
     )
     parser.add_argument("--csv", type=Path, default=None, help="also write clip,score,decision to this file")
     parser.add_argument(

@@ -17,7 +17,7 @@ PULSE_TIME = np.arange(SAMPLE_RATE // 4, dtype=np.float32) / SAMPLE_RATE  # seco
 # Standard deviations of differences between clips, so that not every difference is an anomaly
 SPEED_SPREAD = 0.01  # of the speed
 LEVEL_SPREAD = SNR_SPREAD = TIMBRE_SPREAD = 1.0  # dB: whole clip, machine against noise, each octave of the machine
-CLANKS_A_SECOND, CLANK_GAIN = 0.3, 4.0  # transients in the factory; their peak, in units of the factory noise's RMS
+CLANKS_PER_SECOND, CLANK_GAIN = 0.3, 4.0  # transients in the factory; their peak, in units of the factory noise's RMS
 FACTORY = {  # attribute value: spectrum of the factory noise
     "A": {0: -8, 100: 0, 400: -6, 1500: -16, 4000: -26, 8000: -34},
     "B": {0: -14, 100: -4, 500: 0, 1200: -10, 4000: -22, 8000: -32},
@@ -243,7 +243,7 @@ def synthesise(rng: np.random.Generator, n: int, machine: DemoMachine, clip: Dem
     sound = np.fft.irfft(np.fft.rfft(sound) * gains(n, timbre), n)
 
     background = mix((noise(rng, n, FACTORY[clip.noise]) * (1 + 0.2 * slow_curve(rng, n, 1)), 0))
-    clanks = rng.integers(0, n, rng.poisson(CLANKS_A_SECOND * n / SAMPLE_RATE))
+    clanks = rng.integers(0, n, rng.poisson(CLANKS_PER_SECOND * n / SAMPLE_RATE))
     background += CLANK_GAIN * strikes(rng, n, clanks, ring(rng.uniform(800, 4000), rng.uniform(0.01, 0.04)))
 
     snr = machine.snr[clip.domain == "target"] + rng.normal(0, SNR_SPREAD)

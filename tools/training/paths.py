@@ -15,7 +15,7 @@ class RunPaths:
     Attributes:
         old_checkpoint: a checkpoint of another training, or one that cannot be read.
         run_log: the output of the run with times and details. It is beside the model, or for a test beside the results.
-        test_record: parameters, model and clips of a test.
+        test_record: parameters, model, code and clips of a test.
         training_lock: held by the run that trains the model.
         model_lock: held while the model's files are replaced or read, because they belong together.
         result_lock: held while results are written, because sections tested in parallel share metrics and plots.
