@@ -1,3 +1,3 @@
 #!/usr/bin/env bash
-# Tests the trained models with the mean squared error (MSE): DCASE 2024 Task 2, each machine type of a split.
+# Tests the trained models of DCASE 2024 Task 2 with the mean squared error (MSE).
 exec bash "$(dirname "$(readlink -f "$0")")/tools/each_machine.sh" "$0" "Tests the trained models with the mean squared error (MSE)" DCASE2024T2 "--test_only --score MSE" "$@"

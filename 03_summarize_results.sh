@@ -5,11 +5,11 @@ root=$(cd -- "$(dirname "$(readlink -f "$0")")" >/dev/null && pwd)
 . "$root/tools/setup/python.sh"
 
 usage() {
-    echo "usage: $0 DATASET -d|--dev|-e|--eval [options, such as --result_directory ./results]"
-    echo "Tables and a bar chart of all scores, tags and seeds that were tested. DATASET is a name such as DCASE2024T2."
-    echo "  --report           one HTML page of it all, too: tables, pictures, parameters, the clips ranked and audible"
-    echo "  --resamples 1000   how often the clips are resampled for intervals and differences"
-    echo "SEEDS=\"1 2 3\" $0 ... takes the results of these seeds only."
+    echo "usage: $0 DATASET -d|--dev|-e|--eval [options of tools/summarize.py]"
+    echo "Writes tables and a bar chart of all results of DATASET, such as DCASE2024T2."
+    echo "  --report           also write an HTML page with tables, plots, parameters, and ranked clips to hear"
+    echo "  --resamples 1000   number of bootstrap resamples for intervals and differences"
+    echo "SEEDS=\"1 2 3\" $0 ... uses only the results of these seeds."
 }
 
 case "${1:-}" in

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From nothing to a table: sets up the environment, generates demo clips, trains and tests all development machine
-# types with the numbered scripts, and summarizes. All that it makes lies under demo/, the environment in .venv.
+# Runs the baseline on generated clips: installs the packages into .venv, generates clips of seven machine types, and
+# trains, tests and summarizes them with the numbered scripts. All other files are in demo/.
 #   quickstart.sh [options of train.py, such as --epochs 10]
 set -eu
 case "${1:-}" in -h | --help) sed -n '2,4s/^# *//p' "$0" && exit 0 ;; esac
@@ -18,7 +18,7 @@ echo "==> 1/6 environment"
 set_up requirements.txt
 options="--portable True --use_cuda False"
 "$python" -c 'import sys; sys.path.append(sys.argv[1]); import portable; sys.exit(portable.unsuitable() or 0)' "$root" || {
-    echo "So --portable True is impossible here, and the table will differ from the README's, as with another seed."
+    echo "So --portable True cannot be used, and the table will differ from the README's, as with another seed."
     options=
 }
 start=$(date +%s)
@@ -34,12 +34,12 @@ echo "==> 6/6 summary: 03_summarize_results.sh DCASE2024T2 -d --report"
 run 03_summarize_results.sh DCASE2024T2 -d --report
 
 echo
-echo "Done in $(($(date +%s) - start)) s, after the environment."
+echo "Done in $(($(date +%s) - start)) s, without the setup of the environment."
 if [ $# -eq 0 ] && [ -n "$options" ]; then
     "$python" "$root/tools/setup/readme_table.py" "$summary/summary.md"
 fi
-echo "The clips are generated: the values show how the baseline behaves, not how good it is. To look at:"
-echo "  all of it, in a browser   $summary/report.html"
+echo "The clips are generated, so the values show how the baseline behaves, not how good it is. Results:"
+echo "  report for the browser    $summary/report.html"
 echo "  summary                   $summary/summary.png"
 echo "  scores, ROC curves        $demo/results/dev_data/baseline_*/DCASE2024T2/seed*/{anomaly_score,roc}_*.png"
 echo "  losses                    $demo/models/baseline/dev_data/DCASE2024T2/seed*/*/log.png"

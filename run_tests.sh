@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up the environment, then checks style, shell syntax, and runs the tests: run_tests.sh [options of pytest]
+# Sets up the environment, checks style and shell syntax, and runs the tests: run_tests.sh [options of pytest]
 set -eu
 root=$(cd -- "$(dirname "$(readlink -f "$0")")" >/dev/null && pwd)
 . "$root/tools/setup/setup.sh"

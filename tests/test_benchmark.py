@@ -7,7 +7,7 @@ import pytest
 
 from config import BaselineError
 from tools import benchmark
-from tools.benchmark import in_turn, run
+from tools.benchmark import median_seconds, run
 
 
 def test_memory_is_that_of_the_command():
@@ -25,7 +25,7 @@ def test_actions_take_turns(monkeypatch):
     calls, clock = [], iter([0, 9, 0, 9, 0, 1, 1, 3, 3, 5, 5, 9])
     monkeypatch.setattr(benchmark.time, "perf_counter", lambda: next(clock))
     actions = {name: lambda number, name=name: calls.append((name, number)) for name in "ab"}
-    assert in_turn(2, warm_up=1, **actions) == {"a": 1.5, "b": 3}  # the first round does not count
+    assert median_seconds(2, warm_up=1, **actions) == {"a": 1.5, "b": 3}  # the first round does not count
     assert calls == [(name, number) for number in range(3) for name in "ab"]
 
 

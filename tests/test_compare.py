@@ -156,7 +156,7 @@ def test_equal_to_itself(finished):
     assert lines[1].endswith("(15 values)")
     assert lines[4].endswith("(16 values)")
     assert "torch 0.1 (here 2.0)" in finished.output
-    assert lines[-1] == "All is equal."
+    assert lines[-1] == "Everything is equal."
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
 
@@ -326,7 +326,7 @@ def test_a_file_that_is_not_written(fails):
 def test_no_checkout_and_no_python(tmp_path):
     with pytest.raises(BaselineError, match="has no train.py"):
         main([str(tmp_path)])
-    with pytest.raises(BaselineError, match="none/python is not a program"):
+    with pytest.raises(BaselineError, match="none/python: no such program"):
         main([str(tmp_path), "--python", "none/python"])
 
 

@@ -86,14 +86,14 @@ def test_same_seed_same_clips(tmp_path, capsys):
     assert len(b) == 14
     assert all(a[name] == b[name] != c[name] for name in b)
     assert len({*a.values()}) == len(a)
-    with pytest.raises(BaselineError, match=r"valve holds .* other options. Move it away, or choose another"):
+    with pytest.raises(BaselineError, match=r"valve contains .* other options. Move it away, or choose another"):
         make(tmp_path / "b", "--seed", "1", machines=["valve"])
     leftover = tmp_path / "b" / RAW / ".fan.partial" / "train" / "clip.wav"  # of a run that was killed
     leftover.parent.mkdir(parents=True)
     leftover.touch()
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("valve/**/*.wav")}
     make(tmp_path / "b")
-    assert "valve: already there, reused" in capsys.readouterr().out
+    assert "valve: using the existing clips in" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in times} == times
     assert contents(tmp_path / "b") == a
 
@@ -102,7 +102,7 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
     recording = tmp_path / RAW / "valve" / "train" / "section_00_source_train_normal_0000.wav"
     recording.parent.mkdir(parents=True)
     recording.write_text("a recording")
-    with pytest.raises(BaselineError, match="valve holds other data"):
+    with pytest.raises(BaselineError, match="valve contains other data"):
         make(tmp_path, machines=["valve"])
 
     def fail(name, machine, clip, options):
@@ -111,7 +111,7 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch):
         return clip_samples(name, machine, clip, options)
 
     monkeypatch.setattr(make_demo_data, "clip_samples", fail)
-    with pytest.raises(BaselineError, match="fan could not be made: no space left"):
+    with pytest.raises(BaselineError, match="fan could not be generated: no space left"):
         make(tmp_path)
     assert list((tmp_path / RAW).rglob("*.wav")) == [recording]
     assert recording.read_text() == "a recording"

@@ -449,7 +449,7 @@ def test_scripts_and_validate(published, tmp_path, raw):
     row, *names = found.stdout.splitlines()[2:]
     assert row.split() == ["fan", "dev_fan.zip", "15", "1", "1", "1"]
     surplus = "train/section_00_source_train_normal_0077.wav"
-    assert names == [f"fan, missing: {CLIPS[1]}", f"fan, corrupt: {CLIPS[0]}", f"fan, surplus: {surplus}"]
+    assert names == [f"fan, missing: {CLIPS[1]}", f"fan, corrupt: {CLIPS[0]}", f"fan, extra: {surplus}"]
     assert published.requests == []
 
 

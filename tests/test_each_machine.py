@@ -18,7 +18,7 @@ from conftest import ROOT
 from config import UsageError, seeds_of_environment
 from datasets.catalog import find_dataset
 from tools import each_machine
-from tools.each_machine import count_jobs, find_models, join_options, main, print_plan, run_side_by_side, run_train
+from tools.each_machine import count_jobs, find_models, join_options, main, print_plan, run_side_by_side, train_command
 
 TRAIN = ["--train_only", "-d"]
 # A program that runs two of three commands at a time, ends with the loop's exit status, and is sent signals.
@@ -43,7 +43,7 @@ def start_loop(code, **options):
 def test_one_model_for_each_machine_type_or_section():
     models = find_models(find_dataset("DCASE2024T2"), TRAIN)
     assert [model.name for model in models] == ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
-    command = run_train(models[3].config)
+    command = train_command(models[3].config)
     assert command[1:3] == [str(ROOT / "train.py"), "--dataset=DCASE2024T2fan"]
     assert {"--train_only", "--dev", "--epochs=100"} <= {*command}
     assert models[3].log.as_posix().endswith("models/baseline/dev_data/DCASE2024T2/seed13711/fan/train.log")
@@ -75,8 +75,8 @@ def test_seeds_of_the_environment(monkeypatch, text, seeds):
     [
         ("SEEDS", "1 two", [], "SEEDS: 'two' is not allowed; expected integer."),
         ("SEEDS", "1 -2", [], "SEEDS: -2 is out of range"),
-        ("SEEDS", "1 2", ["--seed=3"], "--seed=3: the environment has SEEDS='1 2'. Give one of them."),
-        ("JOBS", "0", [], "JOBS must be a number from 1 on, not '0'."),
+        ("SEEDS", "1 2", ["--seed=3"], "--seed=3: SEEDS='1 2' is set, too. Use only one of them."),
+        ("JOBS", "0", [], "JOBS must be a whole number, 1 or larger, not '0'."),
     ],
 )
 def test_wrong_variables(monkeypatch, capsys, variable, text, arguments, words):
@@ -93,7 +93,7 @@ def test_a_users_score_counts():
 
 
 def test_a_plan_holds_no_password():
-    with pytest.raises(UsageError, match="Slurm would store its password in a file. Put it into ~/.netrc"):
+    with pytest.raises(UsageError, match="Slurm would store its password in a file. Put the password into ~/.netrc"):
         print_plan("DCASE2024T2", "-d", "--download_url", "https://me:pass@host")
 
 
@@ -137,7 +137,7 @@ def test_output_and_exit_statuses(capfd, jobs):
 def test_failed_models_are_named(monkeypatch, capsys):
     monkeypatch.setenv("JOBS", "1")
     code = "import os; os.environ['NAME_IN_LOOP'] == 'fan' and os.kill(os.getpid(), 9); raise SystemExit(3)"
-    monkeypatch.setattr(each_machine, "run_train", lambda _: [sys.executable, "-c", code])
+    monkeypatch.setattr(each_machine, "train_command", lambda _: [sys.executable, "-c", code])
     assert main("01.sh", "Trains", "DCASE2024T2", "--train_only", "-d", "-tag", "never") == 1
     names = ["ToyCar", "ToyTrain", "bearing", "fan", "gearbox", "slider", "valve"]
     reasons = {"fan": "killed by signal 9"}

@@ -51,7 +51,7 @@ def test_other_code_is_another_training(project):
 
     edit(project, {"networks/scores.py": SCORE})
     output = train(project, "--test_only", "--score", "MAHALA")
-    assert "trained with other code than it is tested with: networks/scores.py has changed (selective_mah" in output
+    assert "trained with different code: networks/scores.py has changed (selective_mah" in output
     assert not decisions.exists()
     output = train(project, "--restart", "--score", "MAHALA")
     assert "resuming after epoch 1; networks/scores.py has changed (selective_mahalanobis)" in output
@@ -60,11 +60,11 @@ def test_other_code_is_another_training(project):
 
     edit(project, EDITS)
     output = train(project, "--restart", "--train_only")
-    assert "checkpoint.pth is of another training: datasets/log_mel.py has changed (FLOOR), " in output
+    assert "checkpoint.pth is from another training: datasets/log_mel.py has changed (FLOOR), " in output
     assert "networks/autoencoder.py has changed (_layer), train.py has changed (training_step)" in output
     assert all(path.stat().st_mtime_ns > time for path, time in caches.items() if "train" in str(path))
     output = train(project, "--test_only")
-    assert "other code than it is tested with: datasets/log_mel.py has changed (FLOOR), networks/auto" in output
+    assert "different code: datasets/log_mel.py has changed (FLOOR), networks/auto" in output
     output = train(project)
-    assert "training_step was edited: it runs as it is written" in output
+    assert "training_step was edited: it runs as written" in output
     assert "1 epochs of another training" not in output  # it was finished

@@ -121,13 +121,13 @@ def test_a_model_is_tested_on_sections_that_it_was_trained_on(tmp_path, capsys):
     options = {"machine": "bearing", "dataset": "DCASE2022T2"}
     workspace.run_here("--epochs", "1", "--batch_size", "64", "--use_ids", "0", "1", "--train_only", **options)
     for use_ids in ([], ["--use_ids", "1", "2"]):
-        with pytest.raises(BaselineError, match=r"was not trained on section 02. Test .*: --use_ids 0 1"):
+        with pytest.raises(BaselineError, match=r"was not trained on section 02. Use .*: --use_ids 0 1"):
             workspace.run_here("--test_only", *use_ids, **options)
     trained = next((tmp_path / "data/dcase2022t2/dev_data/raw/bearing/train").glob("section_00_source*"))
     heard = trained.parents[1] / "test" / "section_00_source_test_normal_0900_x.wav"
     shutil.copy(trained, heard)
     workspace.run_here("--test_only", "--use_ids", "0", "1", **options)
-    assert f"1 test clips are training clips, too, such as {heard}" in capsys.readouterr().err
+    assert f"1 test clips are also training clips, such as {heard}" in capsys.readouterr().err
 
 
 # --- A new year
@@ -179,10 +179,10 @@ def test_legacy_scripts(new_year):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "name a dataset first"),
+        ([], "the first argument must be a dataset"),
         (["DCASE2027T2"], "-d or -e must come first"),
         (["DCASE2019T2", "-d"], "unknown dataset 'DCASE2019T2'. Did you mean"),
-        (["DCASE2027T2", "-e"], "has nothing to run in its eval data"),
+        (["DCASE2027T2", "-e"], "has no eval data for this script"),
         (["DCASE2027T2", "-d", "--train_only"], "--train_only"),
     ],
 )

@@ -171,8 +171,8 @@ def test_commands_start_over_with_the_variables(tmp_path, demo_data):
     # Without --portable the features would be others, and so would the training.
     done = run([sys.executable, *command[:-2]], tmp_path)
     assert done.returncode == 1
-    assert "model.pth was trained with --portable True (now False). Test with the same" in done.stderr
-    with pytest.raises(BaselineError, match="is of another training: --portable was True, now False"):
+    assert "model.pth was trained with --portable True (now False). Use the same" in done.stderr
+    with pytest.raises(BaselineError, match="is from another training: --portable was True, now False"):
         workspace.run_here("--epochs", "2", "--batch_size", "64", "--restart")
 
 
@@ -242,7 +242,7 @@ def test_a_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     config = load_config(["--dataset", "DCASE2024T2fan", "-d", "--portable", "True"])
-    with pytest.raises(BaselineError, match="--portable True computes on the CPU.* Add --use_cuda False"):
+    with pytest.raises(BaselineError, match="--portable True needs the CPU.* Add --use_cuda False"):
         device.choose_device(config)
 
 

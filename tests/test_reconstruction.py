@@ -170,17 +170,17 @@ def test_sections_with_models_of_their_own(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "status"),
     [
-        ("", "name either clips, or how many of the best and the worst", 2),
+        ("", "give either CLIP or --ranked", 2),
         ("{other}", "--dataset (dataset and machine type, such as DCASE2024T2fan) is required", 2),
-        ("{clip} --ranked 1", "name either clips, or how many", 2),
-        ("{clip} {clip} --output a.png", "takes one clip", 2),
+        ("{clip} --ranked 1", "give either CLIP or --ranked", 2),
+        ("{clip} {clip} --output a.png", "needs one clip", 2),
         ("{clip} --output a.jpg", "ends in .png or .pdf or .svg", 2),
         ("{clip} --output {plot}", "mine.png exists", 1),
         ("{clip} {valve}", "clips of several machine types: DCASE2024T2fan, DCASE2024T2valve", 2),
         ("{valve}", "no trained model", 1),
         ("{clip} --score MAHLA", "unknown score 'MAHLA'. Did you mean 'MAHALA'?", 2),
         ("missing.wav --dataset DCASE2024T2fan -d", "missing.wav", 1),
-        ("--dataset DCASE2024T2valve -d --ranked 1", "no anomaly scores of valve there. Run ./02a_test", 1),
+        ("--dataset DCASE2024T2valve -d --ranked 1", "no anomaly scores of valve found. Run ./02a_test", 1),
     ],
 )
 def test_wrong_arguments(tested, capsys, arguments, error, status):
@@ -204,7 +204,7 @@ def test_a_bad_clip_does_not_stop_the_others(tested, tmp_path, capsys):
     errors = capsys.readouterr().err
     assert f"{bad}: not a readable wav file" in errors
     assert f"{slow}: 8000 Hz, but the model was trained at 16000 Hz" in errors
-    assert f"{good}: another clip's plot has the same name" in errors
+    assert f"{good}: the plot of another clip has the same name" in errors
     assert names_of_plots(tested) == {f"{good.stem}.png"}
 
 
@@ -251,6 +251,6 @@ def test_clips_without_a_rank(tested, capsys):
     assert draw(tested, training_clip, clip) == 0
     captured = capsys.readouterr()
     assert ", rank" not in captured.out
-    assert f"warning: {clip.name}: the last test gave " in captured.err
+    assert f"warning: {clip.name}: no rank, because the last test gave " in captured.err
     assert names_of_plots(tested) == {f"train_{training_clip.stem}.png", f"{clip.stem}.png"}
     assert (tested.result() / "reconstruction_fan" / "others").exists()

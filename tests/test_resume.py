@@ -106,11 +106,13 @@ def test_a_damaged_checkpoint_is_a_new_start(trained, resumable, damage, capsys)
         path.write_bytes({"empty": b"", "truncated": contents[:-100], "flipped": contents}[damage])
     restart(resumable)
     errors = capsys.readouterr().err
-    assert "checkpoint.pth is damaged, or of an older version. Training starts from scratch; the file is kept" in errors
+    assert (
+        "checkpoint.pth is damaged, or from an older version. Training starts from scratch. The file is kept" in errors
+    )
     assert (resumable.model() / "checkpoint_old.pth").exists()
     assert_equal_models(resumable, trained)
     path.write_bytes(b"")
-    with pytest.raises(BaselineError, match="is damaged, or of an older version. Train without --restart"):
+    with pytest.raises(BaselineError, match="is damaged, or from an older version. Train without --restart"):
         restart(resumable, "--checkpoint_path", str(path))
 
 
@@ -122,7 +124,7 @@ def test_other_clips_are_spelt_out(trained, resumable):
     write_wav(names[1], seconds=2)
     with pytest.raises(BaselineError) as error:
         restart(resumable, "--seed", "13711", "-lr", "0.01")
-    assert "--learning_rate was 0.001, now 0.01; clips gone: " + names[0].name in str(error.value)
+    assert "--learning_rate was 0.001, now 0.01; clips missing: " + names[0].name in str(error.value)
     assert "clips new: section_00_source_train_normal_0900.wav; " in str(error.value)
     assert "clips changed: " + names[1].name in str(error.value)
 
@@ -154,7 +156,7 @@ class Wider(AutoEncoder):
 
 def test_another_network_of_the_same_name(trained, resumable, monkeypatch):
     monkeypatch.setitem(NETWORKS, "DCASE2023T2-AE", Wider)
-    with pytest.raises(BaselineError, match=r"is of another training: .*test_resume.py has changed \(Wider\)"):
+    with pytest.raises(BaselineError, match=r"is from another training: .*test_resume.py has changed \(Wider\)"):
         resumable.run_here("--epochs", "4", "--train_only", "--restart")
 
 
@@ -176,7 +178,7 @@ def test_all_parameters_of_a_training_are_tried():
 def test_another_parameter_is_another_training(trained, workspace, option):
     workspace.data = trained.data
     checkpoint = ["--checkpoint_path", str(trained.model() / "checkpoint.pth")]
-    with pytest.raises(BaselineError, match=f"is of another training: {option.split()[0]} was "):
+    with pytest.raises(BaselineError, match=f"is from another training: {option.split()[0]} was "):
         restart(workspace, *checkpoint, *option.split())
 
 
@@ -197,11 +199,11 @@ def test_finished_epochs_are_not_lost_without_restart(resumable, capsys):
     for name in ("config.yaml", "model.pth"):
         (resumable.model() / name).unlink()
     checkpoint = (resumable.model() / "checkpoint.pth").read_bytes()
-    with pytest.raises(BaselineError, match=r"has 3 finished epochs of this training. Resume it with --restart"):
+    with pytest.raises(BaselineError, match=r"has 3 finished epochs of this training. Use --restart to resume"):
         resumable.run_here("--epochs", "3", "--train_only")
     assert (resumable.model() / "checkpoint.pth").read_bytes() == checkpoint
     resumable.run_here("--epochs", "1", "--train_only", "-lr", "0.01")
-    assert "3 epochs of another training are kept in " in capsys.readouterr().out
+    assert "kept 3 epochs of another training in " in capsys.readouterr().out
     assert (resumable.model() / "checkpoint_old.pth").read_bytes() == checkpoint
 
 
@@ -211,7 +213,7 @@ def test_weights_that_a_user_has_put_there_are_not_overwritten(trained, workspac
     (workspace.model() / "model.pth").write_bytes(b"mine")
     shutil.copy(trained.model() / "checkpoint.pth", workspace.model())
     for options in ([], ["--restart"], ["-lr", "0.5"]):
-        with pytest.raises(BaselineError, match=r"model.pth was not trained here: no config.yaml is beside it"):
+        with pytest.raises(BaselineError, match=r"model.pth was not trained here: there is no config.yaml beside it"):
             workspace.run_here("--epochs", "1", "--train_only", *options)
     assert (workspace.model() / "model.pth").read_bytes() == b"mine"
 

@@ -146,4 +146,4 @@ def test_a_threshold_of_few_scores_is_warned_of(caplog):
     for n, is_warned in ((20, False), (19, True)):
         fit = fit_gamma(np.random.default_rng(0).normal(300, 10, n).tolist())
         assert _threshold({"batch": {"MSE": asdict(fit)}}, config, paths) == fit.threshold(0.9)
-        assert ("rests on only 19 normal scores (--calibration batch)" in caplog.text) == is_warned
+        assert ("is based on only 19 normal scores (--calibration batch)" in caplog.text) == is_warned

@@ -97,9 +97,9 @@ def test_usage(workspace, script):
 def test_wrong_options(workspace, script):
     messages = {
         "--epoch=3": "unknown option '--epoch'. Did you mean '--epochs'? See --help.",
-        "--dataset=DCASE2024T2fan": "--dataset: this script runs all machine types. For one: train.py",
-        "--train_only": "--train_only: this script chooses that.",
-        "--test_only": "--test_only: this script chooses that.",
+        "--dataset=DCASE2024T2fan": "--dataset: this script runs all machine types. To run one, use train.py",
+        "--train_only": "--train_only: this script sets it.",
+        "--test_only": "--test_only: this script sets it.",
     }
     for option, message in messages.items():
         finished = workspace.script(script, *(["DCASE2024T2"] if script == SLURM_SCRIPT else []), "-d", option)
@@ -183,7 +183,7 @@ def test_what_is_submitted(workspace, path):
     variables = {"PATH": str(path), "SEEDS": "1 2"}
     finished = workspace.script(*arguments, **variables)
     assert finished.returncode == 1
-    assert finished.stderr.startswith("error: there is no sbatch here.")
+    assert finished.stderr.startswith("error: sbatch not found.")
     add_stub(path / "sbatch")
     dry = workspace.script(*arguments, "--dry-run", **variables)
     assert dry.returncode == 0
@@ -195,7 +195,7 @@ def test_what_is_submitted(workspace, path):
     job = f"{ROOT / SLURM_SCRIPT} --job {directory}"
     assert array == f"--parsable --array=1-14 --output={directory}/task_%a.log {job}"
     assert summary == f"--parsable --dependency=afterany:1 --output={directory}/summary.log {job}"
-    assert finished.stdout == f"submitted 14 tasks: job 1; then a summary: job 2. Logs: {directory}\n"
+    assert finished.stdout == f"submitted 14 tasks (job 1) and a summary (job 2). Logs: {directory}\n"
     plan = (directory / "plan").read_text().splitlines()
     assert dry.stdout.splitlines()[1:-2] == plan[1:]
     numbers = [str(task) for task in range(1, 15) for _ in range(3)]
@@ -275,10 +275,10 @@ def test_the_examples_of_the_docs(finished_run, tmp_path):
 
     finished = train("--learning_rate", "1e-5")
     assert finished.returncode == 0, finished.stderr
-    assert "another optimizer than tools/training/adam.py" in finished.stdout
+    assert "the optimizer is not that of tools/training/adam.py" in finished.stdout
     finished = train("--test_only", "--score", "MAX")
     assert finished.returncode == 0
-    assert all("rests on only 7 normal scores" in line for line in finished.stderr.splitlines())
+    assert all("is based on only 7 normal scores" in line for line in finished.stderr.splitlines())
     decided = workspace.result("MAX", "seed13711_mine") / "decision_result_fan_section_00_test.csv"
     assert {row[1] for row in csv.reader(decided.open())} <= {"0", "1"}
     weights = torch.load(workspace.model("fan", "seed13711_mine") / "model.pth", weights_only=True)
@@ -314,7 +314,7 @@ def test_set_up_deletes_no_environment_of_others(tmp_path, monkeypatch, files, k
         (tmp_path / ".venv" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / ".venv" / name).touch()
     if kept == ".venv":
-        with pytest.raises(SystemExit, match="was not made by this set-up, so it is left alone"):
+        with pytest.raises(SystemExit, match="was not created by this script, so it is not changed"):
             environment.main([])
     else:
         environment.main([])

@@ -122,7 +122,7 @@ class Sweep:
         variables = {"SEEDS": "1 2", "SBATCH_MEM_PER_NODE": "900M"} | environment
         finished = workspace.script("tools/slurm_array.sh", "DCASE2024T2", *OPTIONS, **variables)
         assert finished.returncode == 0, finished.stderr
-        self.job, logs = re.search(r"job (\d+);.* Logs: (.*)", finished.stdout).groups()
+        self.job, logs = re.search(r"\(job (\d+)\) .* Logs: (.*)", finished.stdout).groups()
         self.logs = Path(logs)
 
     def log(self, task: int) -> str:

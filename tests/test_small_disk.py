@@ -69,7 +69,7 @@ def test_full_disk(on_a_small_disk, long, figure):
         *others, expected = [trial for trial in trials if trial["arguments"] == arguments]
         assert others[0]["error"]
         assert expected["error"] is None
-        assert all("rests on only 7 normal scores" in line for line in expected["stderr"].splitlines())
+        assert all("is based on only 7 normal scores" in line for line in expected["stderr"].splitlines())
         for trial in others:
             if trial["error"]:
                 assert re.match("cannot write .*: No space left on device", trial["error"]), trial

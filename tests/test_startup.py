@@ -145,7 +145,7 @@ def test_python_of_the_environment_without_the_packages(odd_project, tmp_path):
     python = str(tmp_path / "bin" / "python")
     finished = run(["bash", odd_project / "01_train_2024t2.sh", "--help"], tmp_path, PYTHON=python)
     assert finished.returncode == 0
-    assert finished.stderr.startswith(f"PYTHON={python} in the environment lacks the packages: {odd_project}/.venv")
+    assert finished.stderr.startswith(f"PYTHON={python} does not have the packages. Using {odd_project}/.venv")
     alone = tmp_path / "alone"
     shutil.copytree(odd_project, alone, ignore=shutil.ignore_patterns(".venv"))
     for script in ("01_train_2024t2.sh", "03_summarize_results.sh", "tools/slurm_array.sh"):
@@ -195,7 +195,7 @@ def test_a_gpu_that_cannot_be_used_is_named(tmp_path, monkeypatch, caplog):
     assert caplog.text == ""
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     assert choose_device(config).type == "cpu"
-    assert "no GPU is used, but the CPU: PyTorch" in caplog.text
+    assert "no usable GPU, so the CPU is used: PyTorch" in caplog.text
 
 
 def test_imports_of_a_command_are_not_searched_for_garbage():

@@ -242,10 +242,10 @@ def use(wanted, results):
         (lambda w: w["systems"][1].update(description={"x": 1}), "systems.1.description.x is an unknown key."),
         (lambda w: w.update(label="Lastname_Institute"), "label is 'Lastname_Institute'; expected your own"),
         (lambda w: use(w, "dev_data/baseline_MSE/DCASE2024T2/seed13711"), "has results of the development data."),
-        (lambda w: use(w, "eval_data/baseline_MSE/DCASE2024T2/seed1"), "no anomaly_score_*.csv there. Run ./02a"),
-        (lambda w: use(w, "elsewhere"), "`development_results` cannot be worked out."),
+        (lambda w: use(w, "eval_data/baseline_MSE/DCASE2024T2/seed1"), "no anomaly_score_*.csv found. Run ./02a"),
+        (lambda w: use(w, "elsewhere"), "`development_results` cannot be computed."),
         (lambda w: w.update(report="missing.pdf"), "No such file or directory"),
-        (lambda w: w["systems"][0].pop("complexity"), "its complexity cannot be worked out. Test again"),
+        (lambda w: w["systems"][0].pop("complexity"), "the complexity cannot be computed. Test again"),
     ],
 )
 def test_what_is_wrong_with_the_file_is_said_and_nothing_written(evaluation, wanted, tmp_path, capsys, change, error):
@@ -382,7 +382,7 @@ def test_all_problems_are_reported_at_once(evaluation, package, tmp_path, capsys
 def test_lines_are_compared_with_what_was_released(evaluation, package, tmp_path, capsys):
     """The disk may lack clips, or hold others."""
     assert submit(evaluation, "validate", evaluation.directory / "made.zip") == 0
-    assert capsys.readouterr().out.endswith(f"nothing is wrong with {TEAM}_1, {TEAM}_2\n")
+    assert capsys.readouterr().out.endswith(f"no problems found in {TEAM}_1, {TEAM}_2\n")
     directory = DATASET.machines["eval"]["HairDryer"].directory(tmp_path) / "test"
     directory.mkdir(parents=True)
     for name in [*NAMES[:-1], "section_01_0000.wav"]:
@@ -453,7 +453,7 @@ def test_a_package_of_2022(package, tmp_path, results):
 def test_years_with_files_of_other_names(capsys, year, command):
     assert run_command(lambda: make_submission.main([*command, f"DCASE{year}T2", "none.zip"])) == 2
     assert capsys.readouterr().err == (
-        f"error: A submission to DCASE{year}T2 had files of other names: only those from 2022 on are known here.\n"
+        f"error: A submission to DCASE{year}T2 had other file names. Only submissions from 2022 on are supported.\n"
     )
 
 

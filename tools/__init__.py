@@ -1,1 +1,1 @@
-"""What happens around the method: metrics, result files, pictures, summary, demo data."""
+"""Everything around the method: metrics, result files, plots, summary, demo data."""

@@ -1,10 +1,11 @@
-"""Measure how fast training and testing are on this machine, and what limits them: a table, and the same as JSON.
+"""Measure how fast training and testing are on this machine, and what limits them. Print a table and write JSON.
 
-    python tools/benchmark.py            # full-size: 1000 training, 200 test clips of 10 s; under 10 minutes
-    python tools/benchmark.py --quick    # a rough idea, under a minute
+    python tools/benchmark.py            # full size: 1000 training and 200 test clips of 10 s; under 10 minutes
+    python tools/benchmark.py --quick    # a rough estimate in under a minute
 
-Steps that are compared are measured in one process, in turn, and given as a ratio of medians: a machine's speed varies
-from hour to hour. All else is measured by running train.py. The clips are generated, and removed at the end.
+The speed of a machine varies from hour to hour. So steps that are compared run alternately in one process, and the
+table shows the ratio of their medians. Everything else is measured by running train.py. The clips are generated, and
+deleted at the end.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from pathlib import Path
 from statistics import median
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # imports work from any directory
     from startup import prepare
 
     prepare()
@@ -55,7 +56,7 @@ FULL = {"train_clips": 1000, "test_clips": 200, "steps": 200, "epochs": 3, "roun
 QUICK = {"train_clips": 64, "test_clips": 20, "steps": 40, "epochs": 3, "rounds": 1, "growth": [64]}
 Row = tuple[str, float, str, str]  # what, measured value, unit, target
 
-# A process starts with the peak memory of its parent, so a small one starts the command.
+# A process inherits the peak memory of its parent, so a small process starts the command.
 LAUNCHER = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -66,7 +67,7 @@ sys.exit(status)
 
 
 def run(command: list, **environment: str) -> tuple[float, float]:
-    """Run a command to its end; seconds, and the largest memory of one of its processes in MB."""
+    """Run a command. Returns the time in seconds, and the peak memory of its largest process in MB."""
     launcher = [sys.executable, "-S", "-c", LAUNCHER, *map(str, command)]
     launched = subprocess.run(launcher, env=os.environ | environment, capture_output=True, text=True)
     if launched.returncode:
@@ -75,8 +76,8 @@ def run(command: list, **environment: str) -> tuple[float, float]:
     return seconds, memory * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def in_turn(rounds: int, warm_up: int = 3, **actions: Callable[[int], object]) -> dict[str, float]:
-    """The median seconds of each action, called with the number of the round, one after the other in each round."""
+def median_seconds(rounds: int, warm_up: int = 3, **actions: Callable[[int], object]) -> dict[str, float]:
+    """Call each action once per round, with the number of the round. Returns the median seconds of each action."""
     times = {name: [] for name in actions}
     for number in range(warm_up + rounds):
         for name, action in actions.items():
@@ -87,7 +88,7 @@ def in_turn(rounds: int, warm_up: int = 3, **actions: Callable[[int], object]) -
 
 
 class Bench:
-    """The generated clips of a machine type in a directory, and the command lines that use them."""
+    """Generated clips of a machine type, and the commands that use them."""
 
     def __init__(self, directory: Path, size: dict):
         self.directory, self.size = directory, size
@@ -96,23 +97,23 @@ class Bench:
         for name in others:
             (raw / name).symlink_to(raw / "fan")
         self.machines = ["fan", *others]
-        self.config = load_config(["--dataset", "DCASE2024T2fan", *self.places()])
+        self.config = load_config(["--dataset", "DCASE2024T2fan", *self.directories()])
         self.clips = find_clips(find_machine("DCASE2024T2fan", "dev"), directory / "data", "train", ("00",))
 
     def make_clips(self, data: str, train_clips: int) -> Path:
-        """Make a dataset directory with clips of `fan`; the directory of its machine types."""
+        """Generate clips of `fan` in a new dataset directory. Returns the directory of its machine types."""
         counts = ["--train_clips", str(train_clips), "--test_clips", str(self.size["test_clips"]), "--seconds", "10"]
         make_demo_data.main(["--dataset_directory", str(self.directory / data), "--machines", "fan", *counts])
         return self.directory / data / "dcase2024t2/dev_data/raw"
 
-    def places(self, data: str = "data") -> list[str]:
-        """The options that name the data."""
-        places = {"dataset": data, "model": "models", "result": "results"}
-        return ["-d", *(f"--{option}_directory={self.directory / name}" for option, name in places.items())]
+    def directories(self, data: str = "data") -> list[str]:
+        """The options for the split and the directories."""
+        names = {"dataset": data, "model": "models", "result": "results"}
+        return ["-d", *(f"--{option}_directory={self.directory / name}" for option, name in names.items())]
 
     def train_py(self, *options: str, machine: str = "fan", data: str = "data", **environment) -> tuple[float, float]:
-        """Run train.py; seconds, and its largest memory in MB."""
-        command = [sys.executable, ROOT / "train.py", "--dataset", f"DCASE2024T2{machine}", *self.places(data)]
+        """Run train.py. Returns the time in seconds, and the peak memory in MB."""
+        command = [sys.executable, ROOT / "train.py", "--dataset", f"DCASE2024T2{machine}", *self.directories(data)]
         return run([*command, *options], **environment)
 
     def new_training(self) -> tuple[nn.Module, Adam]:
@@ -125,14 +126,14 @@ class Bench:
 
 
 def training_steps(bench: Bench) -> Iterator[Row]:
-    """A training step on one thread against its matrix products alone."""
+    """Time a training step on one thread, and its matrix products alone."""
     torch.set_num_threads(1)
     config = bench.config
     log_mels = compute_log_mels(bench.clips, config, 1)
     vectors = Vectors(log_mels, bench.clips, config.frames, config.frame_hop_length, torch.device("cpu"))
     batches = torch.randperm(len(vectors)).split(config.batch_size)[:-1]
     step = fastest_form(training_step, *bench.new_training(), vectors[batches[0]])
-    times = in_turn(
+    times = median_seconds(
         bench.size["steps"],
         products=matrix_products(config.batch_size),
         step=lambda number: step(vectors[batches[number % len(batches)]]),
@@ -143,7 +144,7 @@ def training_steps(bench: Bench) -> Iterator[Row]:
 
 
 def matrix_products(batch_size: int) -> Callable[[int], None]:
-    """The products of one step: forward, gradients of the weights, gradients of the inputs but the first."""
+    """A function for the matrix products of a step: forward, weight gradients, input gradients except the first."""
     network, products = make_network("DCASE2023T2-AE", 640, 128), []
     for number, layer in enumerate(module for module in network.modules() if isinstance(module, nn.Linear)):
         weight = layer.weight.detach()
@@ -159,7 +160,7 @@ def matrix_products(batch_size: int) -> Callable[[int], None]:
 
 
 def features(bench: Bench) -> Iterator[Row]:
-    """Extraction, on all cores, against a plain loop over librosa."""
+    """Time the feature extraction on all cores, and a plain loop over librosa."""
     import librosa
     from threadpoolctl import threadpool_limits
 
@@ -173,8 +174,8 @@ def features(bench: Bench) -> Iterator[Row]:
 
     compute = partial(compute_log_mels, config=bench.config, channels=1)
     if not np.array_equal(plain(bench.clips[:1]), compute(bench.clips[:1]).frames):
-        raise BaselineError("the features differ from those of librosa's plain loop.")
-    times = in_turn(
+        raise BaselineError("the features differ from those of a plain librosa loop.")
+    times = median_seconds(
         bench.size["rounds"], warm_up=0, ours=lambda _: compute(bench.clips), plain=lambda _: plain(bench.clips)
     )
     yield "plain librosa loop / feature extraction", times["plain"] / times["ours"], "×", ""
@@ -184,13 +185,13 @@ def features(bench: Bench) -> Iterator[Row]:
 
 
 def epochs(bench: Bench) -> Iterator[Row]:
-    """An epoch with a machine type on each core, side by side; in the portable mode; writing a checkpoint."""
+    """Time an epoch with one machine type per core, an epoch in portable mode, and writing a checkpoint."""
     machines = bench.machines[: cores()]
 
     def medians(tag: str, *options: str) -> tuple[float, float]:
-        """Median seconds of an epoch, and of the time from the last epoch to the model's files."""
+        """Median seconds of an epoch, and from the last epoch to writing the model."""
         options = ("--epochs", str(bench.size["epochs"]), "--train_only", "-tag", tag, *options)
-        jobs = str(len(machines))  # each takes its share of the cores
+        jobs = str(len(machines))  # each run uses its share of the cores
         with ThreadPoolExecutor(len(machines)) as pool:
             list(pool.map(lambda machine: bench.train_py(*options, machine=machine, JOBS=jobs), machines))
         epochs, rests = [], []
@@ -211,12 +212,12 @@ def epochs(bench: Bench) -> Iterator[Row]:
         yield "epoch with --portable True / without", portable_seconds / seconds, "×", ""
     identity = {"clips": {clip.name: 16 * "0" for clip in bench.clips}}
     state = TrainingState(*bench.new_training(), identity, torch.device("cpu"))
-    save = in_turn(20, save=lambda _: state.save(bench.directory / "checkpoint.pth"))["save"]
+    save = median_seconds(20, save=lambda _: state.save(bench.directory / "checkpoint.pth"))["save"]
     yield "writing a checkpoint, of an epoch of a machine type", 100 * save / epoch, "%", "≤ 2"
 
 
 def tests(bench: Bench) -> Iterator[Row]:
-    """Tests of a trained machine type: once with features to compute, then with cached ones; --help."""
+    """Measure the memory of a test that computes features, and the time of tests with cached features and of --help."""
     memory = bench.train_py("--test_only", "-tag", "epochs")[1]
     rounds = range(bench.size["rounds"])
     seconds = median(bench.train_py("--test_only", "-tag", "epochs")[0] for _ in rounds)
@@ -227,7 +228,7 @@ def tests(bench: Bench) -> Iterator[Row]:
 
 
 def growth(bench: Bench) -> Iterator[Row]:
-    """A training of one epoch on more and more clips, with features to compute."""
+    """Measure one epoch of training, including feature extraction, with a growing number of clips."""
     for n in bench.size["growth"]:
         options = ("--epochs", "1", "--train_only", "-tag", str(n))
         bench.make_clips(f"data_{n}", n)
@@ -237,14 +238,14 @@ def growth(bench: Bench) -> Iterator[Row]:
 
 
 def gpu(bench: Bench) -> Iterator[Row]:
-    """On a GPU: 100 epochs of a machine type; all seven with both tests."""
+    """Time 100 epochs of one machine type on a GPU, and the training and both tests of all seven."""
     if not torch.cuda.is_available():
-        show("No GPU here: its values are not measured.")
+        show("No GPU found: GPU times are not measured.")
         return
     seconds, _ = bench.train_py("--epochs", "100", "--train_only", "-tag", "gpu")
     yield "100 epochs of a machine type on the GPU", seconds, "s", "≤ 20"
     scripts = ("01_train_2024t2.sh", "02a_test_2024t2.sh", "02b_test_2024t2.sh")
-    options = (*bench.places(), "-tag", "gpu7")
+    options = (*bench.directories(), "-tag", "gpu7")
     seconds = sum(run([ROOT / script, *options], PYTHON=sys.executable)[0] for script in scripts)
     yield "seven machine types with both tests on the GPU", seconds, "s", "≤ 180"
 
@@ -253,7 +254,7 @@ MEASUREMENTS = (training_steps, features, epochs, tests, growth, gpu)
 
 
 def describe_machine() -> dict[str, str | int]:
-    """The machine that the values were measured on."""
+    """The hardware and the versions that the values were measured with."""
     cpuinfo = Path("/proc/cpuinfo")
     name = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return {
@@ -268,15 +269,15 @@ def describe_machine() -> dict[str, str | int]:
 
 
 def measure(size: dict, output: Path) -> None:
-    """Measure everything; print the table, and write the JSON."""
+    """Measure everything, print the table, and write the JSON file."""
     machine = describe_machine()
     show(", ".join(f"{name} {value}" for name, value in machine.items()))
     with tempfile.TemporaryDirectory(prefix="benchmark_") as directory:
         bench = Bench(Path(directory), size)
         rows = [row for measurement in MEASUREMENTS for row in measurement(bench)]
     show(tabulate(rows, ["what", "measured", "", "target"], floatfmt=".2f"))
-    figures = [dict(zip(("what", "value", "unit", "target"), row, strict=True)) for row in rows]
-    record = {"machine": machine, "size": size, "figures": figures}
+    values = [dict(zip(("what", "value", "unit", "target"), row, strict=True)) for row in rows]
+    record = {"machine": machine, "size": size, "figures": values}
     write_text(output, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -288,10 +289,10 @@ def _is_record(path: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """See the top of this file."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="benchmark.py", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few and short measurements: a rough idea in a minute")
-    parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="file to write (%(default)s)")
+    parser.add_argument("--quick", action="store_true", help="fewer measurements: a rough estimate in under a minute")
+    parser.add_argument("--json", type=Path, default=Path("benchmark.json"), help="output file (default: %(default)s)")
     options = parser.parse_args(arguments)
     check_replaceable(options.json, _is_record)
     measure(QUICK if options.quick else FULL, options.json)

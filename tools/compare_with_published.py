@@ -1,11 +1,11 @@
-"""Run the published baseline and this project on the same clips, and compare what they write: a table on one screen.
+"""Run the published baseline and this project on the same clips, and compare the files that they write.
 
     python tools/compare_with_published.py DIRECTORY                   # a checkout of the published baseline
-    python tools/compare_with_published.py DIRECTORY --python PYTHON   # the Python that runs it
+    python tools/compare_with_published.py DIRECTORY --python PYTHON   # another Python for the published baseline
 
-The clips are generated. DIRECTORY is copied to a temporary directory and run there: nothing in it is changed. Losses,
-weights, MSE scores, decisions and AUCs must be equal to the last bit. Covariances and MAHALA scores must agree within
-1e-4, for this project sums them in another order. The exit status is 1 if anything differs more.
+The clips are generated. The published baseline runs in a temporary copy of DIRECTORY, so DIRECTORY is not changed.
+Losses, weights, MSE scores, decisions and AUCs must be equal to the last bit. Covariances and MAHALA scores must agree
+within 1e-4, because this project sums them in a different order. The exit status is 1 if a difference is larger.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # imports work from any directory
     from startup import prepare
 
     prepare()
@@ -37,19 +37,19 @@ from tools.training.console import run_command, show
 CLIPS = {"generator": GENERATOR_VERSION, "split": "dev_data", "seed": 0}
 CLIPS |= {"train_clips": 26, "test_clips": 16, "seconds": 4.0}
 RAW = "data/dcase2024t2/dev_data/raw"
-TOLERANCES = {"covariances": 1e-4, "scores, MAHALA": 1e-4}  # relative; all else must be equal to the last bit
+TOLERANCES = {"covariances": 1e-4, "scores, MAHALA": 1e-4}  # relative; everything else must be equal to the last bit
 OPTIONS = ["--dataset=DCASE2024T2fan", "-d", "--epochs=3"]
 STEPS = {"training": ["--train_only"]}
 STEPS |= {f"test, {score}": ["--test_only", "--score", score] for score in ("MSE", "MAHALA")}
 ENVIRONMENT = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 ENVIRONMENT |= {"MPLBACKEND": "Agg", "CUDA_VISIBLE_DEVICES": ""}
-# It reads the libraries from the disk, too. Otherwise that would count as time of the program that runs first.
+# This also reads the libraries from disk. Otherwise the program that runs first would need more time.
 VERSIONS = """
 import json, librosa.feature, numpy, scipy.stats, sklearn.metrics, soundfile, torch
 print(json.dumps({x.__name__: x.__version__ for x in (torch, numpy, scipy, sklearn, librosa, soundfile)}))
 """
 
-# Step → what is compared → where the published baseline writes it, where this project does
+# Step → what is compared → its file in the published baseline, its file in this project
 THEIRS, OURS = "DCASE2023T2-AE_DCASE2024T2fan_id(0_)_seed13711", "DCASE2024T2/seed13711"
 WEIGHTS = f"models/saved_model/baseline/{THEIRS}.pth", f"models/baseline/dev_data/{OURS}/fan/model.pth"
 LOSSES = f"logs/baseline/{THEIRS}/log.csv", f"models/baseline/dev_data/{OURS}/fan/log.csv"
@@ -67,19 +67,19 @@ for _score in ("MSE", "MAHALA"):
 
 
 def run(command: list[str], directory: Path, wanted: Sequence[str] = ()) -> tuple[float, float, str]:
-    """Run a command in a directory, where it must write the files `wanted`.
+    """Run a command in a directory, and check that it wrote the files `wanted`.
 
     Returns:
-        Seconds; the largest memory of one of its processes in MB; the last line of its output.
+        The time in seconds, the peak memory of its largest process in MB, and the last line of its output.
 
     Raises:
-        BaselineError: it failed, or a file is missing. The last lines of its output have been shown.
+        BaselineError: it failed, or a file is missing. The last lines of its output are printed first.
     """
     start = time.perf_counter()
     with tempfile.TemporaryFile() as output:
         options = {"stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT}
         process = subprocess.Popen(command, cwd=directory, env=os.environ | ENVIRONMENT, **options)
-        try:  # a process starts with the peak memory of its parent: this one has not imported PyTorch yet
+        try:  # a process inherits the peak memory of its parent, which has not imported PyTorch yet
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:  # Ctrl-C
             process.kill()
@@ -93,7 +93,7 @@ def run(command: list[str], directory: Path, wanted: Sequence[str] = ()) -> tupl
     if process.returncode or missing:
         show("\n".join(line[:200] for line in lines[-12:]), sys.stderr)
         what = f"exit status {process.returncode}" if process.returncode else f"{missing[0]} was not written"
-        raise BaselineError(f"{what}. The last lines of the run are above. Its command: {shlex.join(command)}")
+        raise BaselineError(f"{what}. The last lines of its output are above. Command: {shlex.join(command)}")
     return seconds, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6, lines[-1]
 
 
@@ -101,35 +101,35 @@ def copy_checkout(checkout: Path, copy: Path) -> None:
     """Copy a checkout of the published baseline, without its data, results and environments.
 
     Raises:
-        BaselineError: it is no such checkout, or a file cannot be read.
+        BaselineError: `checkout` has no train.py, or a file cannot be read.
     """
 
-    def left_out(directory: str, names: list[str]) -> set[str]:
+    def ignored(directory: str, names: list[str]) -> set[str]:
         top = {"data", "models", "results", "logs"} if Path(directory) == checkout else set()
         paths = [Path(directory, name) for name in names]
         others = {path.name for path in paths if path == copy.parent or (path / "pyvenv.cfg").exists()}
         return {".git", ".venv", "__pycache__"} | top | others
 
     if not (checkout / "train.py").is_file():
-        raise BaselineError(f"{checkout} has no train.py. Name a checkout of the published baseline.")
-    try:  # the targets of links, too: nothing is written through a link
-        shutil.copytree(checkout, copy, ignore=left_out, ignore_dangling_symlinks=True)
+        raise BaselineError(f"{checkout} has no train.py. DIRECTORY must be a checkout of the published baseline.")
+    try:  # copies the targets of links, so that nothing is written through a link
+        shutil.copytree(checkout, copy, ignore=ignored, ignore_dangling_symlinks=True)
     except OSError as error:
         raise BaselineError(f"{checkout} cannot be copied: {str(error)[:300]}") from error
 
 
 def run_both(checkout: Path, python: str, published: Path, ours: Path) -> str:
-    """Run a training and both tests of the published baseline and of this project, in two new directories.
+    """Train and test with the published baseline and with this project, each in a new directory.
 
     Returns:
-        The time and memory of both as a table.
+        A table with the time and memory of both.
 
     Raises:
-        BaselineError: something that the user can correct.
+        BaselineError: the checkout cannot be copied, or a run failed.
     """
     copy_checkout(checkout, published)
     make_machine(ours / RAW / "fan", "fan", DEV_MACHINES["fan"], CLIPS)
-    (published / RAW).parent.mkdir(parents=True)  # the published baseline writes its cached features there
+    (published / RAW).parent.mkdir(parents=True)  # the published baseline caches its features there
     (published / RAW).symlink_to(ours / RAW)
     places = {"dataset": "data", "model": "models", "result": "results", "cache": "cache"}
     options = [f"--{name}_directory={ours / place}" for name, place in places.items()]
@@ -145,19 +145,19 @@ def run_both(checkout: Path, python: str, published: Path, ours: Path) -> str:
         seconds, memory, _ = run([*programs[directory], *STEPS[step]], directory, wanted)
         table[step] += f"{seconds:>10.1f} s {memory:>6.0f} MB"
     if others := [f"{name} {theirs[name]} (here {here[name]})" for name in here if theirs[name] != here[name]]:
-        table["others"] = f"\nOther versions, which may round differently: {', '.join(others)}."
+        table["others"] = f"\nDifferent library versions, which may round differently: {', '.join(others)}."
     return "\n".join([f"{'published':>41}{'this project':>21}", *table.values()])
 
 
 def read_values(what: str, path: Path) -> Mapping[str, float | np.ndarray]:
-    """Name → number or array.
+    """Read the values in a file: name → number or array.
 
     Raises:
         BaselineError: the file cannot be read.
     """
     import torch
 
-    from tools.results.score_files import read_column, read_metrics  # with PyTorch
+    from tools.results.score_files import read_column, read_metrics  # imports PyTorch
 
     try:
         if what.startswith(("scores", "decisions")):
@@ -169,12 +169,12 @@ def read_values(what: str, path: Path) -> Mapping[str, float | np.ndarray]:
             return {f"{name} of epoch {n}": float(x) for n, row in enumerate(rows, 1) for name, x in row.items()}
         state = torch.load(path, map_location="cpu", weights_only=True)
         return {name: x.numpy() for name, x in state.items() if name.startswith("cov_") == (what == "covariances")}
-    except Exception as error:  # of many kinds
+    except Exception as error:  # many types
         raise BaselineError(f"{path.name} cannot be read: {' '.join(str(error).split())[:300]}") from error
 
 
 def compare_values(published: Mapping, ours: Mapping, tolerance: float) -> tuple[bool, str]:
-    """Compare numbers or arrays of the same names, bit by bit.
+    """Compare numbers or arrays with the same names, bit by bit.
 
     Args:
         tolerance: the largest difference that counts as equal, relative to the largest value of the array.
@@ -184,8 +184,8 @@ def compare_values(published: Mapping, ours: Mapping, tolerance: float) -> tuple
     """
     published, ours = ({name: np.asarray(x) for name, x in values.items()} for values in (published, ours))
     forms = [{f"{name}, {x.dtype} {x.shape}" for name, x in values.items()} for values in (published, ours)]
-    if alone := sorted(forms[0] ^ forms[1]):
-        return False, f"DIFFERENT: {'published' if alone[0] in forms[0] else 'this project'} only: {alone[0]}"
+    if unmatched := sorted(forms[0] ^ forms[1]):
+        return False, f"DIFFERENT: {'published' if unmatched[0] in forms[0] else 'this project'} only: {unmatched[0]}"
     count, n_different, differences = sum(x.size for x in ours.values()), 0, {}
     for name, a in published.items():
         b = ours[name]
@@ -202,25 +202,25 @@ def compare_values(published: Mapping, ours: Mapping, tolerance: float) -> tuple
 
 
 def compare(published: Path, ours: Path) -> list[tuple[str, bool, str]]:
-    """Compare what both have written below these directories: what, whether it is equal, the result in words."""
+    """Compare the files in these two directories. Returns rows: what, whether it is equal, the result in words."""
     rows = []
     for what, (theirs, own) in (item for files in FILES.values() for item in files.items()):
         values = [read_values(what, published / theirs), read_values(what, ours / own)]
-        if what.startswith("AUCs"):  # those that both have: versions of the published baseline may add others
+        if what.startswith("AUCs"):  # only those in both: some versions of the published baseline have more
             values = [{name: x[name] for name in values[0] if name in values[1]} for x in values]
         rows.append((what, *compare_values(*values, TOLERANCES.get(what, 0.0))))
     return rows
 
 
 def main(arguments: list[str] | None = None) -> bool:
-    """See the top of this file; returns whether all is equal."""
+    """Run the command. Returns whether everything is equal."""
     parser = argparse.ArgumentParser(prog="compare_with_published.py", description=__doc__.split("\n\n")[0])
     parser.add_argument("directory", type=Path, metavar="DIRECTORY", help="a checkout of the published baseline")
-    text = "the Python that runs it (default: this one); version 5 of the baseline needs matplotlib < 3.11"
+    text = "Python for the published baseline (default: the current one); version 5 of it needs matplotlib < 3.11"
     parser.add_argument("--python", default=sys.executable, metavar="PYTHON", help=text)
     options = parser.parse_args(arguments)
     if not (python := shutil.which(options.python)):
-        raise BaselineError(f"{options.python} is not a program. Name another --python.")
+        raise BaselineError(f"--python {options.python}: no such program. Choose another one.")
     with tempfile.TemporaryDirectory(prefix="compare_") as directory:
         published, ours = (Path(directory).resolve() / name for name in ("published", "ours"))
         costs = run_both(options.directory.resolve(), str(Path(python).absolute()), published, ours)
@@ -229,7 +229,7 @@ def main(arguments: list[str] | None = None) -> bool:
     for what, _, result in rows:
         show(f"{what:<20}{result}"[:80])
     different = [what for what, is_equal, _ in rows if not is_equal]
-    show(f"\n{costs}\n\n" + (f"Different: {'; '.join(different)}." if different else "All is equal."))
+    show(f"\n{costs}\n\n" + (f"Different: {'; '.join(different)}." if different else "Everything is equal."))
     return not different
 
 

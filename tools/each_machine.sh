@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The loop over machine types that the numbered scripts share: see each_machine.py.
+# Shared by the numbered scripts: runs train.py for each machine type. See each_machine.py.
 set -u
 root=$(cd -- "$(dirname "$(readlink -f "$0")")/.." >/dev/null && pwd)
 . "$root/tools/setup/python.sh"

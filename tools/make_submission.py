@@ -1,10 +1,10 @@
-"""Build a challenge submission from evaluation results and a small YAML file, or validate one made elsewhere.
+"""Build a challenge submission from evaluation results and a small YAML file, or validate an existing one.
 
     python tools/make_submission.py DCASE2024T2 submission.yaml [--output submission.zip]
     python tools/make_submission.py validate DCASE2024T2 package.zip
 
-docs/submission.yaml is an example of the YAML file and explains its keys. A package is written only if nothing is
-wrong with it. The rules are in tools/results/submission_rules.py and submission_schema.py.
+docs/submission.yaml is an example of the YAML file and explains its keys. A package is written only if it has no
+problems. The rules are in tools/results/submission_rules.py and submission_schema.py.
 """
 
 import math
@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # imports work from any directory
     from startup import prepare
 
     prepare()
@@ -34,21 +34,24 @@ from tools.results.submission_schema import SUBMISSION_FILE, read_yaml
 from tools.training.console import log, run_command
 
 OPTIONS = ("dataset", "eval", "dataset_directory", "model_directory")
-DATE_IN_PACKAGES = (1980, 1, 1, 0, 0, 0)  # of all members, whenever they were written
-CLIP_SECONDS = 10  # length of the clip that complexity is given for
+DATE_IN_PACKAGES = (1980, 1, 1, 0, 0, 0)  # of all files in a package, so that the same files give the same zip
+CLIP_SECONDS = 10  # length of the clip that the complexity is computed for
 
 
 def build(path: Path, dataset: Dataset, config: Config) -> dict[str, bytes]:
-    """The files of the submission that a file like docs/submission.yaml describes: path within the package → contents.
+    """Build the submission that `path`, a file like docs/submission.yaml, describes.
+
+    Returns:
+        Path in the package → contents.
 
     Raises:
-        BaselineError: `path` is not such a file, or names something that does not exist.
+        BaselineError: `path` is not such a file, or names a file or folder that does not exist.
     """
     wanted, problems = read_yaml(_read(path), SUBMISSION_FILE, closed=True)
     if problems:
         raise BaselineError(" ".join(f"{path}{problem}" for problem in problems) + " See docs/submission.yaml.")
     files = {}
-    numbers: dict[Path, int] = {}  # results folder → its system
+    numbers: dict[Path, int] = {}  # results folder → number of its system
     for number, system in enumerate(wanted["systems"], start=1):
         label = f"{wanted['label']}_{TASK}_{number}"
         directory = path.parent / system["results"]
@@ -72,13 +75,13 @@ def _read(path: Path) -> bytes:
 
 
 def _run_of_system(directory: Path, path: Path, dataset: Dataset, config: Config) -> Run | None:
-    """The run that wrote the results in `directory`, or None: another program did."""
+    """The run that wrote the results in `directory`, or None if another program did."""
     run = run_of_directory(directory, config, dataset)
     if run and run.config.dev:
-        raise BaselineError(f"{path}: {directory} has results of the development data. Name those of eval_data.")
+        raise BaselineError(f"{path}: {directory} has results of the development data. Use those in eval_data.")
     if not any(directory.glob(f"{SCORES}_*.csv")):
         raise BaselineError(
-            f"{directory}: no {SCORES}_*.csv there. Run {dataset.script('02a_test', 'eval')} first, or name another "
+            f"{directory}: no {SCORES}_*.csv found. Run {dataset.script('02a_test', 'eval')} first, or use another "
             f"folder in {path}."
         )
     return run
@@ -87,21 +90,24 @@ def _run_of_system(directory: Path, path: Path, dataset: Dataset, config: Config
 def meta_data(
     wanted: Mapping[str, Any], system: Mapping[str, Any], label: str, run: Run | None, path: Path
 ) -> dict[str, Any]:
-    """The meta data of a system, in the form that the challenge asks for; an error if `path` lacks some.
+    """The meta data of a system in the format of the challenge.
 
     Args:
-        run: the run with its results; None: another program's.
+        run: the run with the system's results; None if another program wrote them.
+
+    Raises:
+        BaselineError: `path` lacks a value that cannot be computed.
     """
-    worked_out = {"complexity": complexity, "development_results": development_results}
-    missing = [key for key in worked_out if system.get(key) is None]
+    computed = {"complexity": complexity, "development_results": development_results}
+    missing = [key for key in computed if system.get(key) is None]
     if run is None and missing:
         raise BaselineError(
-            f"{path}: {system['name']}: {system['results']} is not a results folder of this project, so that "
-            f"`{'` and `'.join(missing)}` cannot be worked out. Add what is missing."
+            f"{path}: {system['name']}: {system['results']} is not a results folder of this project, so "
+            f"`{'` and `'.join(missing)}` cannot be computed. Add the missing values."
         )
     if run is not None:
         _check_records(run, is_needed=bool(missing))
-    values = {**wanted, **system, **{key: worked_out[key](run) for key in missing}}
+    values = {**wanted, **system, **{key: computed[key](run) for key in missing}}
     return {
         "submission": {"label": label, **{key: values[key] for key in ("name", "abbreviation", "authors")}},
         "system": {
@@ -115,10 +121,10 @@ def meta_data(
 
 
 def _check_records(run: Run, is_needed: bool) -> None:
-    """Check that the evaluation results, and those on the development data, were made by one system.
+    """Check that the evaluation results and the development results are from the same system.
 
     Args:
-        is_needed: whether meta data are worked out from them; else it is a warning.
+        is_needed: whether meta data are computed from them. If not, a mismatch is only a warning.
     """
     runs, lines = keep_what_belongs_together([run, _dev_run(run)])
     if is_needed and any(run.left_out for run in runs):
@@ -127,7 +133,7 @@ def _check_records(run: Run, is_needed: bool) -> None:
             "`development_results` to the system."
         )
     for line in lines:
-        log.warning("%s", line.replace(" left out:", ":"))  # a package leaves nothing out
+        log.warning("%s", line.replace(" left out:", ":"))  # nothing is left out of a package
 
 
 def _dev_run(run: Run) -> Run:
@@ -135,7 +141,7 @@ def _dev_run(run: Run) -> Run:
 
 
 def complexity(run: Run) -> dict[str, Any]:
-    """The number of trained parameters, and the multiply-accumulate operations for a clip of CLIP_SECONDS."""
+    """The number of trained parameters, and of multiply-accumulate operations for a clip of CLIP_SECONDS."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -145,8 +151,8 @@ def complexity(run: Run) -> dict[str, Any]:
     training = next((record["training"] for record in records if record and "model" in record["training"]), None)
     if training is None:
         raise BaselineError(
-            f"{run.system}: no record of a test says which model it had, so that its complexity cannot be worked out. "
-            "Test again, or add `complexity` to the system."
+            f"{run.system}: no test record names the model, so the complexity cannot be computed. Test again, or "
+            "add `complexity` to the system."
         )
     network = make_network(training["model"], training["frames"] * training["n_mels"], training["n_mels"]).eval()
     n_frames = 1 + CLIP_SECONDS * training["sampling_rate"] // training["hop_length"]
@@ -159,7 +165,11 @@ def complexity(run: Run) -> dict[str, Any]:
 
 
 def development_results(run: Run) -> dict[str, dict[str, float]]:
-    """The same system's results on each machine type of the development data, in percent; an error if some miss."""
+    """The system's results on each machine type of the development data, in percent.
+
+    Raises:
+        BaselineError: a result is missing.
+    """
     dev_run = _dev_run(run)
     means = means_over_sections(dev_run.metrics(), run.dataset, "dev")["value"]
     metrics = {"auc_source": "AUC (source)", "auc_target": "AUC (target)", "pauc": "pAUC"}
@@ -167,18 +177,18 @@ def development_results(run: Run) -> dict[str, dict[str, float]]:
         name: {key: round(100 * float(means[metric][name]), 2) for key, metric in metrics.items() if metric in means}
         for name in dev_run.machines
     }
-    lacking = [name for name, values in found.items() if any(math.isnan(value) for value in values.values())]
-    if lacking:
-        path = dev_run.paths(dev_run.machines[lacking[0]]).metrics
+    missing = [name for name, values in found.items() if any(math.isnan(value) for value in values.values())]
+    if missing:
+        path = dev_run.paths(dev_run.machines[missing[0]]).metrics
         raise BaselineError(
-            f"{path}: no results of {run.system} on the development data of {', '.join(lacking)}. Run "
+            f"{path}: no results of {run.system} on the development data of {', '.join(missing)}. Run "
             f"{run.dataset.script('01_train', 'dev')} and the test with the same options, or add `development_results`."
         )
     return found
 
 
 def write_package(files: Mapping[str, bytes], path: Path) -> None:
-    """Write a zip, complete or not at all; the same files make the same zip."""
+    """Write a zip file, completely or not at all. The same files give the same zip file."""
     with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as package:
         for name, contents in files.items():
             member = zipfile.ZipInfo(name, DATE_IN_PACKAGES)
@@ -197,20 +207,20 @@ def _is_package(path: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> bool:
-    """Run the command; False: something is wrong with the package."""
+    """Run the command. Returns False if the package has problems."""
     arguments = sys.argv[1:] if arguments is None else arguments
     is_validation = arguments[:1] == ["validate"]
     parser = option_parser("make_submission.py [validate]", "Builds or validates a challenge submission.", OPTIONS)
-    parser.add_argument("dataset", help="such as DCASE2024T2")
-    parser.add_argument("file", type=Path, help="a file like docs/submission.yaml; to validate: a zip, or its folder")
+    parser.add_argument("dataset", help="name of the dataset, such as DCASE2024T2")
+    parser.add_argument("file", type=Path, help="a file like docs/submission.yaml; with validate: a zip or its folder")
     if not is_validation:
-        parser.add_argument("--output", type=Path, default=None, help="the package (default: beside the YAML file)")
-    # A submission always holds results of the evaluation data.
+        parser.add_argument("--output", type=Path, default=None, help="zip file (default: beside the YAML file)")
+    # A submission always has results of the evaluation data.
     options, config = parse_options(parser, ["-e", *(arguments[1:] if is_validation else arguments)])
     dataset = find_dataset(config.dataset, config.dataset_directory)
     if not dataset.has_submission:
         raise UsageError(
-            f"A submission to {dataset.name} had files of other names: only those from 2022 on are known here."
+            f"A submission to {dataset.name} had other file names. Only submissions from 2022 on are supported."
         )
     if not dataset.tested("eval"):
         raise UsageError(f"{dataset.name} has no evaluation data.")
@@ -229,10 +239,10 @@ def main(arguments: list[str] | None = None) -> bool:
     if not is_validation:
         write_package(files, path)
     systems = sorted({PurePosixPath(name).parts[1] for name in files if len(PurePosixPath(name).parts) == 3})
-    log.info("%s: nothing is wrong with %s", path, ", ".join(systems))
+    log.info("%s: no problems found in %s", path, ", ".join(systems))
     unseen = [m.name for m in dataset.tested("eval").values() if not released_clips(m, config.dataset_directory)]
     if unseen and not dataset.clips_of_a_section:
-        log.info("Names were only compared with each other: no test clips of %s on this disk", ", ".join(unseen))
+        log.info("file names were only compared with each other: no test clips of %s on this disk", ", ".join(unseen))
     return True
 
 

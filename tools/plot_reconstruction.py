@@ -1,11 +1,11 @@
-"""Why a clip has its anomaly score: its log-mel frames, their reconstruction, and where the error is.
+"""Plot why a clip has its anomaly score: its log-mel frames, their reconstruction, and where the error is.
 
     python tools/plot_reconstruction.py CLIP ... [--score MAHALA] [--output plot.pdf]
     python tools/plot_reconstruction.py --dataset DCASE2024T2fan -d --ranked 2 [--score MAHALA]
 
-The first form takes any clips. The place of a clip in a dataset says its machine type; for other clips give --dataset
-and -d or -e. The second form takes the clips of a machine type that have the highest and the lowest scores; if labels
-are known, among the normal and among the anomalous ones. --seed and -tag choose the model, as for train.py.
+The first form plots any clips. The path of a clip in a dataset gives its machine type. For other clips, add --dataset
+and -d or -e. The second form plots the clips of a machine type with the highest and the lowest scores, for each label
+if labels are known. --seed and -tag select the model, as for train.py.
 
 P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, T: frames of a clip.
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # imports work from any directory
     from startup import prepare
 
     prepare()
@@ -44,20 +44,20 @@ OPTIONS = (
 )
 TEST_DIRECTORIES = (*SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
 FORMATS = (".png", ".pdf", ".svg")
-SAME_SCORE = 1e-4  # relative difference of a score that was computed again, on a GPU say
+SAME_SCORE = 1e-4  # relative tolerance for a score that is computed again, for example after a test on a GPU
 
 
 def reconstruct(
     clip: Clip, channel: int | None, config: Config, model: "TrainedModel", tested: SectionScores | None
 ) -> "Reconstruction":
-    """The reconstruction of a clip, and its anomaly score, which is that of `train.py --test_only`.
+    """The reconstruction of a clip, and its anomaly score, as in `train.py --test_only`.
 
     Args:
-        channel: from 1; None: the only one.
-        tested: the scores of the section's test clips, which give the clip's rank; or None.
+        channel: number of the channel, from 1; None if there is only one.
+        tested: scores of the section's test clips, for the rank of the clip; or None.
 
     Raises:
-        BaselineError: the clip cannot be read, or has another sampling rate than the model's clips.
+        BaselineError: the clip cannot be read, or has a different sampling rate than the model's clips.
     """
     import torch
 
@@ -76,7 +76,7 @@ def reconstruct(
     def by_frame(values: torch.Tensor) -> torch.Tensor:  # (K, D) -> (T, M)
         return sum_by_frame(values, config.n_mels, len(log_mels.frames), config.frame_hop_length)
 
-    counts = by_frame(torch.ones_like(x))  # vectors that a frame is in; 0 / 0 is nan
+    counts = by_frame(torch.ones_like(x))  # number of vectors with this frame; 0 / 0 is nan
     name = "\n".join(clip.name[start : start + 55] for start in range(0, len(clip.name), 55))  # as wide as the plot
     decision = "" if model.threshold is None else f", decision threshold {model.threshold:.4g}"
     return Reconstruction(
@@ -92,13 +92,13 @@ def reconstruct(
 
 
 def _rank(clip: Clip, value: float, tested: SectionScores | None) -> str:
-    """The rank of a clip among the test clips, for the title; empty if it is not known."""
+    """The rank of a clip among the test clips, for the title. Empty if it is unknown."""
     scores = {c.name: score for c, score in zip(tested.clips, tested.scores, strict=True)} if tested else {}
     if clip.name not in scores:
         return ""
     last = scores[clip.name]
     if not math.isclose(value, last, rel_tol=SAME_SCORE):
-        log.warning("%s: the last test gave %.5g, another model's score: no rank. Test again.", clip.name, last)
+        log.warning("%s: no rank, because the last test gave %.5g with another model. Test again.", clip.name, last)
         return ""
     return f", rank {1 + sum(score > last for score in scores.values())} of {len(scores)}"
 
@@ -125,7 +125,7 @@ def model_paths(config: Config, machine: Machine, section: str) -> RunPaths:
 
 
 def ranked_clips(run: Run, machine: Machine, number: int) -> list[Clip]:
-    """Of each tested section and label the clips with the highest and those with the lowest scores, `number` of each.
+    """The `number` clips with the highest and with the lowest scores, for each tested section and label.
 
     Raises:
         BaselineError: no section was tested.
@@ -136,11 +136,11 @@ def ranked_clips(run: Run, machine: Machine, number: int) -> list[Clip]:
             continue
         scored = sorted(zip(result.scores, result.clips, strict=True), key=lambda pair: -pair[0])
         for label in dict.fromkeys(clip.is_anomaly for clip in result.clips):
-            falling = [clip for _, clip in scored if clip.is_anomaly == label]
-            chosen += [*falling[:number], *falling[-number:]]
+            clips = [clip for _, clip in scored if clip.is_anomaly == label]
+            chosen += [*clips[:number], *clips[-number:]]
     if not chosen:
         where, tests = run.paths(machine).result_dir, machine.dataset.script("02a_test", machine.split)
-        raise BaselineError(f"{where}: no anomaly scores of {machine.name} there. Run {tests} first.")
+        raise BaselineError(f"{where}: no anomaly scores of {machine.name} found. Run {tests} first.")
     return list(dict.fromkeys(chosen))
 
 
@@ -151,8 +151,8 @@ def _parse_any_clip(path: Path) -> Clip:
         return Clip(path, section="", is_target=False, is_anomaly=None, split=None)
 
 
-def _options_of_place(clips: Sequence[Path]) -> list[str]:
-    """--dataset and -d or -e of clips that lie in a dataset."""
+def _dataset_options(clips: Sequence[Path]) -> list[str]:
+    """--dataset and -d or -e, if the clips are in a dataset."""
     machines = {(m.dataset.name + m.name, m.split) for m in map(machine_of_path, clips) if m}
     if len(machines) > 1:
         names = ", ".join(sorted(name for name, _ in machines))
@@ -161,24 +161,25 @@ def _options_of_place(clips: Sequence[Path]) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> bool:
-    """Run the command; whether every clip could be plotted."""
+    """Run the command. Returns whether every clip was plotted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = option_parser("plot_reconstruction.py", "Plots why clips have their anomaly scores.", OPTIONS)
+    text = "Plots why clips have their anomaly scores: log-mel frames, reconstruction, error."
+    parser = option_parser("plot_reconstruction.py", text, OPTIONS)
     parser.add_argument("clips", nargs="*", type=Path, default=[], metavar="CLIP", help="wav files")
-    text = "in place of CLIP: this many clips with the highest and the lowest scores"
-    parser.add_argument("--ranked", type=number(int, at_least=1, at_most=1000), default=None, help=text)
-    text = f"plot of a single clip, {', '.join(FORMATS)} (default: in the result directory)"
+    text = "instead of CLIP: plot the N clips with the highest and the N with the lowest scores"
+    parser.add_argument("--ranked", metavar="N", type=number(int, at_least=1, at_most=1000), default=None, help=text)
+    text = f"file for the plot of a single clip, {', '.join(FORMATS)} (default: in the result directory)"
     parser.add_argument("--output", type=Path, default=None, help=text)
     add_channel_argument(parser)
     given = parser.parse_known_intermixed_args(arguments)[0]
     if bool(given.clips) == bool(given.ranked):
-        raise UsageError("name either clips, or how many of the best and the worst: --ranked 2. See --help.")
+        raise UsageError("give either CLIP or --ranked, such as --ranked 2. See --help.")
     if not hasattr(given, "dataset"):
-        arguments = [*_options_of_place(given.clips), *arguments]
+        arguments = [*_dataset_options(given.clips), *arguments]
     options, config = parse_options(parser, arguments)
     start_portable(config)
     if options.output and (len(options.clips) != 1 or options.output.suffix.lower() not in FORMATS):
-        raise UsageError(f"--output {options.output}: takes one clip, and a name that ends in {' or '.join(FORMATS)}.")
+        raise UsageError(f"--output {options.output}: needs one clip, and a name that ends in {' or '.join(FORMATS)}.")
 
     from networks.scores import find_score
     from tools.results.plots import is_plot, plot_reconstruction
@@ -198,11 +199,11 @@ def main(arguments: list[str] | None = None) -> bool:
         is_tested = dataset_machine == machine and folder in TEST_DIRECTORIES
         name = f"{clip.path.stem}.png" if is_tested else f"others/{folder}_{clip.path.stem}.png"
         path = options.output or run.paths(machine).reconstruction_dir / name
-        # The baseline takes the first of two channels of a dataset's clips; for other clips the user must say which.
+        # The baseline uses the first channel of a dataset's stereo clips. For other clips, the user must choose.
         channel = 1 if options.channel is None and dataset_machine else options.channel
         try:
             if path in plotted:
-                raise BaselineError(f"{clip.path}: another clip's plot has the same name. Plot it with --output.")
+                raise BaselineError(f"{clip.path}: the plot of another clip has the same name. Use --output.")
             tested = _tested(run, machine, clip) if is_tested else None
             reconstruction = reconstruct(clip, channel, config, models[clip.section], tested)
             plot_reconstruction(path, reconstruction)

@@ -1,8 +1,8 @@
-"""Anomaly score and decision of any wav or FLAC files, with a trained model.
+"""Compute anomaly scores and decisions for any wav or FLAC files with a trained model.
 
     python tools/score_clips.py recordings/today --dataset WorkshopPump -d [--score MAHALA] [--csv today.csv]
 
---dataset, -d or -e, --seed, -tag and --use_ids choose the model, as for train.py. It runs on the CPU.
+--dataset, -d or -e, --seed, -tag and --use_ids select the model, as for train.py. It runs on the CPU.
 """
 
 import math
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # imports work from any directory
     from startup import prepare
 
     prepare()
@@ -34,8 +34,6 @@ OPTIONS = (
     *("dataset", "dev", "eval", "use_ids", "model_name_suffix", "dataset_directory", "model_directory", "export_dir"),
     *("score", "seed", "decision_threshold", "calibration", *MODEL_KEYS),
 )
-
-
 COLUMNS = ("clip", "score", "decision")  # of the CSV
 
 
@@ -45,12 +43,12 @@ def clip_vectors(
     """The log-mel frames (T, M) of a wav or FLAC file, and their vectors (K, D).
 
     Args:
-        channel: from 1; None: the only one.
+        channel: number of the channel, from 1; None if there is only one.
         model_rate: sampling rate (Hz) of the model's clips, if it is known.
-        resample: whether to resample a clip with another rate.
+        resample: whether to resample a clip with a different rate.
 
     Raises:
-        BaselineError: it cannot be read, is too short, too long for the memory, or has another sampling rate.
+        BaselineError: the file cannot be read, is too short or too long, or has a different sampling rate.
     """
     import torch
 
@@ -59,11 +57,11 @@ def clip_vectors(
     recording = open_recording(path, channel)
     rate = recording.header.sampling_rate
     if model_rate not in (None, rate) and not resample:
-        advice = "Resample it; score_clips.py does so with --resample."
+        advice = "Resample it, or use --resample of score_clips.py."
         raise BaselineError(f"{path}: {rate} Hz, but the model was trained at {model_rate} Hz. {advice}")
-    # A system that is short of memory kills the process, and the other clips have no scores.
+    # Without enough memory, the system would kill the process, and the other clips would get no scores.
     if bytes_to_score(recording, model_rate or rate, config) > available_memory():
-        raise BaselineError(f"{path}: too long for the memory. Cut it, or remove it.")
+        raise BaselineError(f"{path}: too long to fit in memory. Shorten it, or leave it out.")
     log_mels = recording.log_mels(model_rate or rate, config)
     clip = Clip(path, section="", is_target=False, is_anomaly=None, split=None)
     vectors = Vectors(log_mels, [clip], config.frames, config.frame_hop_length, torch.device("cpu"))
@@ -71,7 +69,7 @@ def clip_vectors(
 
 
 def bytes_to_score(recording: Recording, sampling_rate: int, config: Config) -> float:
-    """About how much memory a score takes: samples, then the spectrogram or the vectors and their residuals."""
+    """The approximate memory for a score: samples, and either the spectrogram or the vectors and their residuals."""
     header = recording.header
     n_frames = header.samples * sampling_rate / header.sampling_rate / config.hop_length
     bytes_per_frame = max(4 * config.hop_length + 6 * config.n_fft, 16 * config.frames * config.n_mels)
@@ -85,25 +83,27 @@ def _is_score_file(path: Path) -> bool:
 
 
 def main(arguments: list[str] | None = None) -> bool:
-    """Run the command; whether every clip has a score."""
+    """Run the command. Returns whether every clip has a score."""
     parser = option_parser("score_clips.py", "Scores any wav or FLAC files with a trained model.", OPTIONS)
     parser.add_argument(
-        "clips", nargs="+", metavar="CLIP", help="wav or FLAC files, or folders of them with their subfolders"
+        "clips", nargs="+", metavar="CLIP", help="wav or FLAC files, or folders (subfolders are searched, too)"
     )
-    parser.add_argument("--csv", type=Path, default=None, help="write clip,score,decision to this file too")
-    parser.add_argument("--resample", action="store_true", default=False, help="take other sampling rates, too")
+    parser.add_argument("--csv", type=Path, default=None, help="also write clip,score,decision to this file")
+    parser.add_argument(
+        "--resample", action="store_true", default=False, help="resample clips with a different sampling rate"
+    )
     add_channel_argument(parser)
     options, config = parse_options(parser, arguments)
     start_portable(config)
     machine = find_machine(config.dataset, config.split, config.dataset_directory)
     if options.csv:
         if options.csv.is_dir():
-            raise UsageError(f"--csv {options.csv}: a directory. Name a file.")
+            raise UsageError(f"--csv {options.csv}: this is a directory. Give a file.")
         check_replaceable(options.csv, _is_score_file)
         make_writable_directory(options.csv.parent)
     paths, _ = find_recordings(map(Path, options.clips))
     if not paths:
-        raise BaselineError(f"{' '.join(options.clips)}: no .wav or .flac files there.")
+        raise BaselineError(f"{' '.join(options.clips)}: no .wav or .flac files found.")
 
     import torch
 
@@ -114,7 +114,7 @@ def main(arguments: list[str] | None = None) -> bool:
     model = load_model(config, machine, run_paths(config, machine, machine.section_names(config.use_ids)))
     network, threshold = model.network.eval(), model.threshold
     score = find_score(config.score)(network)
-    log.info("%s, decision threshold %s", config.score, "not known" if threshold is None else f"{threshold:.6g}")
+    log.info("%s, decision threshold %s", config.score, "unknown" if threshold is None else f"{threshold:.6g}")
     torch.set_num_threads(1)
     rows = []
     for path in paths:
@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> bool:
     if options.csv:
         write_csv(options.csv, [COLUMNS, *rows])
     if len(rows) < len(paths):
-        log.error("%d of %d clips have no score; the reasons are above.", len(paths) - len(rows), len(paths))
+        log.error("%d of %d clips have no score. The reasons are above.", len(paths) - len(rows), len(paths))
     return len(rows) == len(paths)
 
 

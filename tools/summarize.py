@@ -1,4 +1,4 @@
-"""All results of a dataset → tables: on the terminal, as CSV, Markdown and LaTeX; a bar chart; an HTML page.
+"""Summarize all results of a dataset: tables (terminal, CSV, Markdown, LaTeX), a bar chart, an HTML report.
 
 Usage: 03_summarize_results.sh DCASE2024T2 -d [--result_directory ...] [--export_dir ...] [--report]
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # found from any directory
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # imports work from any directory
     from startup import prepare
 
     prepare()
@@ -30,7 +30,7 @@ OPTIONS = ("dev", "eval", *PLACES, *FILTERS)
 
 
 def write_tables(summary: Summary, tables: Iterable[Table], directory: Path) -> None:
-    """Write the summary's files: fractions with all digits as CSV, percent as Markdown and LaTeX."""
+    """Write the tables: CSV with fractions at full precision, Markdown and LaTeX in percent."""
     write_text(directory / "summary.md", "\n".join(table.markdown() for table in tables))
     write_text(directory / "summary.tex", latex(summary))
     statistics = summary.wide(summary.statistics.rename_axis(columns="statistic").stack()).dropna(how="all")
@@ -58,16 +58,14 @@ def draw_chart(summary: Summary, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    text = (
-        "Summarizes all results of a dataset. --seed, -tag, --score and other parameters choose those that have them."
-    )
+    text = "Summarizes all results of a dataset. Use --seed, -tag, --score and other parameters to select some of them."
     parser = option_parser("03_summarize_results.sh", text, OPTIONS)
-    parser.add_argument("dataset", help="such as DCASE2024T2")
-    parser.add_argument("--report", action="store_true", default=False, help="write report.html, too")
-    text = f"how often the clips are resampled for intervals (default {RESAMPLES})"
+    parser.add_argument("dataset", help="name of the dataset, such as DCASE2024T2")
+    parser.add_argument("--report", action="store_true", default=False, help="also write report.html")
+    text = f"number of bootstrap resamples for intervals (default: {RESAMPLES})"
     parser.add_argument("--resamples", type=number(int, at_least=1, at_most=10_000), default=RESAMPLES, help=text)
     options, config = parse_options(parser, arguments)
-    if not unsuitable():  # other machines can show the results, too
+    if not unsuitable():  # the results can be shown on any machine
         start_portable(config)
     dataset = find_dataset(config.dataset, config.dataset_directory)
     directory = config.result_directory / f"{config.split}_data" / config.export_dir / "summarize" / dataset.name

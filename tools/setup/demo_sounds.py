@@ -1,7 +1,7 @@
 """The sounds of the demo clips: machines, their defects and the noise of a factory.
 
-n: samples of a clip. Levels and gains are in dB, frequencies in Hz, rates in events a second. The order in which
-functions draw from `rng` is part of the sounds.
+n: samples of a clip. Levels and gains are in dB, frequencies in Hz, rates in events per second. Another order of
+the draws from `rng` gives other sounds.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ SAMPLE_RATE = 16000
 
 CLIP_RMS, PEAK_LIMIT = 0.03, 0.85  # of full scale; a clip with higher peaks is scaled down
 PULSE_TIME = np.arange(SAMPLE_RATE // 4, dtype=np.float32) / SAMPLE_RATE  # seconds; pulses are shorter
-# Standard deviations of what differs from clip to clip, so that not every difference is an anomaly
+# Standard deviations of differences between clips, so that not every difference is an anomaly
 SPEED_SPREAD = 0.01  # of the speed
 LEVEL_SPREAD = SNR_SPREAD = TIMBRE_SPREAD = 1.0  # dB: whole clip, machine against noise, each octave of the machine
-CLANKS_A_SECOND, CLANK_GAIN = 0.3, 4.0  # transients in the factory; their peak, in units of the factory noise's RMS
+CLANKS_PER_SECOND, CLANK_GAIN = 0.3, 4.0  # transients in the factory; their peak, in units of the factory noise's RMS
 FACTORY = {  # attribute value: spectrum of the factory noise
     "A": {0: -8, 100: 0, 400: -6, 1500: -16, 4000: -26, 8000: -34},
     "B": {0: -14, 100: -4, 500: 0, 1200: -10, 4000: -22, 8000: -32},
@@ -34,7 +34,7 @@ def mix(*parts):
 
 
 def slow_curve(rng, n, rate):
-    """Smooth random curve (n,), values in -1 … 1, about `rate` turns a second."""
+    """Smooth random curve (n,), values in -1 … 1, with about `rate` turns per second."""
     knots = rng.uniform(-1, 1, size=max(2, int(n / SAMPLE_RATE * rate) + 2))
     return np.interp(np.linspace(0, knots.size - 1, n), np.arange(knots.size), knots).astype(np.float32)
 
@@ -63,7 +63,7 @@ def tones(rng, frequency, levels):
 
 
 def instants(rng, n, rate, jitter):
-    """Sample positions of events at `rate` a second, from a random start, each off by about `jitter` periods."""
+    """Sample positions of `rate` events per second, with a random start and random shifts of about `jitter` periods."""
     count = int(n / SAMPLE_RATE * rate) + 1
     periods = np.arange(count) + rng.uniform() + jitter * rng.standard_normal(count)
     positions = np.round(periods * SAMPLE_RATE / rate).astype(int)
@@ -80,13 +80,13 @@ def strikes(rng, n, positions, pulse):
 
 
 def ring(frequency, decay):
-    """Pulse that rings at `frequency` and falls by 1/e in `decay` seconds."""
+    """Pulse that rings at `frequency` and decays to 1/e in `decay` seconds."""
     return np.exp(-PULSE_TIME / decay) * np.sin(2 * np.pi * frequency * PULSE_TIME)
 
 
 # --- Machines: normal sound (n,) at a speed relative to nominal; `pitch` scales frequencies that depend on size ---
 def toy_car(rng, n, speed, pitch):
-    """Toy car: a motor whine with varying revolutions, and its wheels."""
+    """Toy car: a motor whine with varying speed, and wheel noise."""
     revolutions = 210 * pitch * speed * (1 + 0.08 * slow_curve(rng, n, 1.5))
     whine = tones(rng, revolutions, [-8, 0, -5, -10, -4, -9, -4, -8, -9, -12, -12, -16])
     wheels = noise(rng, n, {0: -20, 250: 0, 900: -8, 2500 * pitch: -22, 8000: -44})
@@ -104,7 +104,7 @@ def toy_train(rng, n, speed, pitch):
 
 
 def bearing(rng, n, speed, pitch):
-    """Bearing test rig: rolling elements make a high-frequency structure ring, over the tones of the shaft."""
+    """Bearing test rig: high-frequency ringing caused by the rolling elements, and tones of the shaft."""
     pulse = ring(4200 * pitch, 0.0018) + 0.6 * ring(5900 * pitch, 0.0012)
     rolling = strikes(rng, n, instants(rng, n, 74 * speed, 0.03), pulse)
     shaft = tones(rng, np.full(n, 48 * speed), [0, -3, -10, -8, -16, -18])
@@ -120,7 +120,7 @@ def fan(rng, n, speed, pitch):
 
 
 def gearbox(rng, n, speed, pitch):
-    """Gearbox: gear-mesh tones whose sidebands come from the turning of the shaft."""
+    """Gearbox: gear-mesh tones with sidebands from the rotation of the shaft."""
     shaft = 23 * speed * (1 + 0.004 * slow_curve(rng, n, 1))
     mesh = tones(rng, 27 * pitch * shaft, [0, -4, -9, -15, -20])
     turning = 1 + 0.5 * tones(rng, shaft, [0, -8])
@@ -129,7 +129,7 @@ def gearbox(rng, n, speed, pitch):
 
 
 def slider(rng, n, speed, pitch):
-    """Slide rail: friction noise and a motor tone sweep up and down with each stroke, and a thud where it turns."""
+    """Slide rail: friction noise and a motor tone that sweep up and down with each stroke, and a thud at each turn."""
     strokes = 1.1 * speed * np.arange(n) / SAMPLE_RATE + rng.uniform()
     velocity = np.abs(np.sin(np.pi * strokes))
     slow = noise(rng, n, {0: -20, 300: -6, 900: 0, 2200: -14, 8000: -36})
@@ -157,7 +157,7 @@ def knocks(rng, n, speed):
 
 
 def extra_tones(rng, n, speed):
-    """A detuned part sings at a frequency that fits none of the machine's tones, and wavers."""
+    """Extra tones at a wavering frequency, different from the machine's tones."""
     frequency = rng.uniform(500, 2400) * speed * (1 + 0.01 * slow_curve(rng, n, 3))
     return tones(rng, frequency, [0, -6, -12]) * (1 + 0.5 * slow_curve(rng, n, 4))
 
@@ -191,13 +191,13 @@ class DemoMachine:
 
 
 class DemoClip(NamedTuple):
-    """What a clip is: everything but its samples."""
+    """The properties of a clip, without its samples."""
 
     split: str  # train or test
     domain: str  # source or target
     label: str  # normal or anomaly
-    number: int  # counts the clips of the same split, domain and label
-    condition: str  # value of the machine type's attribute, which says its speed
+    number: int  # index among the clips of the same split, domain and label
+    condition: str  # value of the machine type's attribute, which sets the speed
     noise: str  # A, B or C: value of the other attribute, a key of FACTORY
 
 
@@ -219,7 +219,7 @@ DEV_MACHINES = {
         "pat", {"00": 0.85, "01": 1.0, "02": 1.15}, {"03": 0.65, "04": 1.4}),
 }
 # fmt: on
-EVAL_MACHINES = {  # the same families with other frequencies
+EVAL_MACHINES = {  # the same sounds at other frequencies
     "3DPrinter": replace(DEV_MACHINES["slider"], pitch=1.25),
     "AirCompressor": replace(DEV_MACHINES["valve"], pitch=0.7),
     "BrushlessMotor": replace(DEV_MACHINES["gearbox"], pitch=1.4),
@@ -243,7 +243,7 @@ def synthesise(rng: np.random.Generator, n: int, machine: DemoMachine, clip: Dem
     sound = np.fft.irfft(np.fft.rfft(sound) * gains(n, timbre), n)
 
     background = mix((noise(rng, n, FACTORY[clip.noise]) * (1 + 0.2 * slow_curve(rng, n, 1)), 0))
-    clanks = rng.integers(0, n, rng.poisson(CLANKS_A_SECOND * n / SAMPLE_RATE))
+    clanks = rng.integers(0, n, rng.poisson(CLANKS_PER_SECOND * n / SAMPLE_RATE))
     background += CLANK_GAIN * strikes(rng, n, clanks, ring(rng.uniform(800, 4000), rng.uniform(0.01, 0.04)))
 
     snr = machine.snr[clip.domain == "target"] + rng.normal(0, SNR_SPREAD)

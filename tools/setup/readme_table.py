@@ -1,4 +1,4 @@
-"""Compare the quick start's table with the README's: readme_table.py SUMMARY, the summary.md of 03."""
+"""Compare the table of the quick start with that in README.md: readme_table.py SUMMARY, a summary.md of 03."""
 
 import sys
 from pathlib import Path
@@ -23,7 +23,7 @@ def first_table(markdown: str) -> dict[tuple[str, str, str], str]:
 
 
 def compare(readme: str, summary: str) -> str:
-    """Whether all values of the two texts' tables are equal, or which differ."""
+    """Compare the tables in two texts. Returns the result in words."""
     expected, found = first_table(readme), first_table(summary)
     wrong = [cell for cell in {**expected, **found} if found.get(cell) != expected.get(cell)]
     if not wrong:
@@ -33,7 +33,7 @@ def compare(readme: str, summary: str) -> str:
         [
             f"{len(wrong)} of {len(expected)} values differ from the README's table:",
             *shown,
-            "docs/fidelity.md says on which processors they are equal, and what to do.",
+            "docs/fidelity.md explains on which processors they are equal, and what to do.",
         ]
     )
 

@@ -1,1 +1,1 @@
-"""What train.py needs beside the method: paths, model files, checkpoint, optimizer, generators, console."""
+"""What train.py needs besides the method: paths, model files, checkpoint, optimizer, generators, console."""

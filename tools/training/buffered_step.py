@@ -1,4 +1,4 @@
-"""The training step of a sequence of layers on a CPU, without autograd's overhead: see fast_step.py.
+"""The training step of a sequence of layers on a CPU, without autograd's overhead. See fast_step.py.
 
 B: vectors in a batch, D: values of a vector.
 """
@@ -10,9 +10,9 @@ from tools.training.adam import Adam
 
 
 class BufferedStep:
-    """A step of a sequence of layers with the mean squared error, in buffers allocated once for each batch size.
+    """A training step for a sequence of layers and the mean squared error. It allocates buffers once per batch size.
 
-    It calls the functions that PyTorch's autograd calls, in the same order, without its overhead and temporary tensors.
+    It calls the same functions as PyTorch's autograd, in the same order, without its overhead and temporary tensors.
     """
 
     def __init__(self, layers: list[nn.Module], optimizer: Adam):
@@ -20,8 +20,8 @@ class BufferedStep:
         self._passes: dict[int, _Pass] = {}
 
     @classmethod
-    def of(cls, network: nn.Module, optimizer: Adam, x: torch.Tensor) -> "BufferedStep | None":
-        """The step of this network, or None if it is not a sequence of the layers of FORMS."""
+    def from_network(cls, network: nn.Module, optimizer: Adam, x: torch.Tensor) -> "BufferedStep | None":
+        """The step for a network, or None if the network is not a sequence of the layers in FORMS."""
         layers = [module for module in network.modules() if not list(module.children())]
         if not all(map(_has_form, layers)) or type(layers[0]) is not nn.Linear:
             return None
@@ -37,7 +37,7 @@ class BufferedStep:
 
     @torch.no_grad()
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """A step: (B, D) -> (B,)."""
+        """Run a step: vectors (B, D) -> losses (B,)."""
         if len(x) not in self._passes:
             self._passes[len(x)] = _Pass(self._layers, *x.shape)
         losses = self._passes[len(x)](x)
@@ -46,12 +46,12 @@ class BufferedStep:
 
 
 class _Pass:
-    """Forward and backward pass of one batch size, B: losses, and the gradients of their mean."""
+    """Forward and backward pass for one batch size B: the losses, and the gradients of their mean."""
 
     def __init__(self, layers: list[nn.Module], n: int, width: int):
         self._forms = [FORMS[type(layer)](layer, n, is_first=layer is layers[0]) for layer in layers]
         self._gradient, self._squares = torch.empty(n, width), torch.empty(n, width)
-        # d loss / d (x̂ − x) of the mean over D, then B, divided in the order and precision of the backward pass.
+        # d loss / d (x̂ − x) for the mean over D, then over B, divided in the order and precision of autograd.
         self._slope = 2 * float(torch.ones(()) / n / width)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ class _BatchNorm:
         )[0]
 
 
-class _ReLU:  # in place: the layer before it does not need its output again
+class _ReLU:  # in place, because the layer before it does not need its output again
     def __init__(self, layer: nn.ReLU, n: int, is_first: bool):
         pass
 
@@ -119,13 +119,13 @@ class _ReLU:  # in place: the layer before it does not need its output again
         return _relu_backward(gradient, self._output, 0, grad_input=gradient)
 
 
-# What autograd calls.
+# The functions that autograd calls.
 _batch_norm_backward = torch.ops.aten.native_batch_norm_backward.out
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 FORMS = {nn.Linear: _Linear, nn.BatchNorm1d: _BatchNorm, nn.ReLU: _ReLU}
 
 
 def _has_form(layer: nn.Module) -> bool:
-    """Whether it is one of FORMS, with all its parts, such as a bias and running statistics."""
+    """Whether the layer is one of FORMS and has all parts, such as a bias and running statistics."""
     parts = [getattr(layer, name, 0) for name in ("weight", "bias", "running_mean", "momentum")]
     return type(layer) in FORMS and all(part is not None for part in parts)

@@ -1,7 +1,7 @@
-"""checkpoint.pth: the state of a training after an epoch, from which --restart resumes as if it had never stopped.
+"""checkpoint.pth: the state of a training after an epoch. --restart resumes from it as if there had been no break.
 
-Loading runs no code from the file (weights_only=True). PyTorch does not notice flipped bits in what it loads. So the
-file ends with the SHA-256 of its contents, which torch.load ignores.
+Loading runs no code from the file (weights_only=True). PyTorch does not detect flipped bits, so the file ends
+with the SHA-256 of its contents. torch.load ignores it.
 """
 
 import hashlib
@@ -95,18 +95,18 @@ class TrainingState:
             temporary.write_bytes(body + hashlib.sha256(body).digest())
 
     def start(self, config: Config, paths: RunPaths) -> None:
-        """Resume from the checkpoint if --restart asks for it. Otherwise no finished epochs of another run are lost.
+        """Resume from the checkpoint if --restart is given. Otherwise, make sure that no finished epochs are lost.
 
         Without a checkpoint, or with a damaged one, training starts from scratch.
 
         Raises:
-            BaselineError: the checkpoint is of another training, --checkpoint_path cannot be used, or epochs or a model
-                would be lost that only the user can give up.
+            BaselineError: the checkpoint is from another training, --checkpoint_path cannot be used, or this run would
+                overwrite epochs of the same training or a model from elsewhere.
         """
         if not is_trained_here(paths):
             raise BaselineError(
-                f"{paths.model} was not trained here: no {paths.config_record.name} is beside it. Move it away, or "
-                "train with another -tag."
+                f"{paths.model} was not trained here: there is no {paths.config_record.name} beside it. Move it away, "
+                "or train with another -tag."
             )
         if config.checkpoint_path:
             self.load(config.checkpoint_path)
@@ -116,7 +116,7 @@ class TrainingState:
             except DamagedCheckpointError as error:
                 reason = str(error).removesuffix(" Train without --restart.")
                 kept = set_aside(paths.checkpoint, paths.old_checkpoint)
-                log.warning("%s Training starts from scratch; the file is kept as %s.", reason, kept.name)
+                log.warning("%s Training starts from scratch. The file is kept as %s.", reason, kept.name)
                 return
             if config.restart:
                 self._load(contents, paths.checkpoint)
@@ -129,39 +129,39 @@ class TrainingState:
         """Load a checkpoint.
 
         Raises:
-            DamagedCheckpointError: it is damaged, or of another version. Nothing has changed.
-            BaselineError: it cannot be read, is of another training or of more epochs, or does not fit the network.
+            DamagedCheckpointError: it is damaged, or from another version. Nothing has changed.
+            BaselineError: it cannot be read, is from another training, has more epochs, or does not fit the network.
         """
         self._load(_read(path), path)
 
     def _keep(self, contents: dict[str, Any], paths: RunPaths) -> None:
-        """Keep the checkpoint of an unfinished training, or ask what to do with it if it is one of this training."""
+        """Keep the checkpoint of another, unfinished training. Raise a BaselineError if it is from this training."""
         record, n_epochs = read_record(paths) or {}, len(contents["history"])
         other = differences(identity_of_epochs(record), identity_of_epochs(contents["identity"]))
-        if record.get("epochs") == n_epochs and not other:  # finished: the model is beside it
+        if record.get("epochs") == n_epochs and not other:  # finished: its model exists
             return
         if contents["identity"] == self._identity:
             raise BaselineError(
-                f"{paths.checkpoint} has {n_epochs} finished epochs of this training. Resume it with --restart. To "
-                "train from scratch, remove the file."
+                f"{paths.checkpoint} has {n_epochs} finished epochs of this training. Use --restart to resume. To "
+                "train from scratch, delete the file."
             )
         kept = set_aside(paths.checkpoint, paths.old_checkpoint)
-        log.info("%d epochs of another training are kept in %s", n_epochs, kept)
+        log.info("kept %d epochs of another training in %s", n_epochs, kept)
 
     def _check(self, identity: dict[str, Any], path: Path) -> None:
-        """Raise a BaselineError if `identity` is not of this training. The number of epochs may differ."""
+        """Raise a BaselineError if `identity` is from another training. The number of epochs may differ."""
         found = differences(identity_of_epochs(identity), identity_of_epochs(self._identity))
         if found:
             raise BaselineError(
-                f"{path} is of another training: {'; '.join(found)}. "
+                f"{path} is from another training: {'; '.join(found)}. "
                 "Restart with the same parameters, clips and code, or train without --restart."
             )
 
     def _load(self, contents: dict[str, Any], path: Path) -> None:
-        """Take over the contents of a checkpoint.
+        """Restore the state in a checkpoint.
 
         Raises:
-            BaselineError: it is of another training or of more epochs, or does not fit the network.
+            BaselineError: it is from another training, has more epochs, or does not fit the network.
         """
         self._check(contents["identity"], path)
         if len(contents["history"]) > self._identity["epochs"]:
@@ -173,7 +173,7 @@ class TrainingState:
             self._network.load_state_dict(contents["network"])
             self._optimizer.load_state_dict(contents["optimizer"])
             set_generator_states(contents["generators"], self._device)
-        except Exception as error:  # of many kinds, such as with another network
+        except Exception as error:  # many types, for example if the network differs
             raise BaselineError(
                 f"{path} does not fit this network or optimizer ({' '.join(repr(error).split())[:300]}). "
                 "Train without --restart."
@@ -181,14 +181,14 @@ class TrainingState:
         changed = {k: v for k, v in contents["environment"].items() if v != self._environment.get(k)}
         if changed:
             log.warning(
-                "the checkpoint was written with %s, this run has %s: the last bits of the results will differ from an "
-                "uninterrupted training.",
+                "the checkpoint was written with %s, but this run has %s. The last bits of the results will "
+                "differ from those of an uninterrupted training.",
                 " ".join(f"{key} {value}" for key, value in changed.items()),
                 " ".join(f"{key} {self._environment.get(key)}" for key in changed),
             )
         self.history, self.batch_losses = contents["history"], contents["batch_losses"]
         changed = sorted({name for name, _ in contents["identity"]["code"].items() ^ self._identity["code"].items()})
-        again = f"; {code_has_changed(changed)}: covariances and thresholds are computed with it" if changed else ""
+        again = f"; {code_has_changed(changed)}: computing covariances and thresholds again" if changed else ""
         log.info("resuming after epoch %d%s", self.epoch, again)
 
 
@@ -199,7 +199,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise BaselineError(f"{path} cannot be read: {error.strerror}. Train without --restart.") from error
     body, digest = data[:-DIGEST_LENGTH], data[-DIGEST_LENGTH:]
     if hashlib.sha256(body).digest() != digest:
-        raise DamagedCheckpointError(f"{path} is damaged, or of an older version. Train without --restart.")
+        raise DamagedCheckpointError(f"{path} is damaged, or from an older version. Train without --restart.")
     try:
         contents = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
         values = [value for row in (*contents["history"], contents["batch_losses"]) for value in row]

@@ -26,8 +26,8 @@ from files import cannot_write, make_writable_directory
 if TYPE_CHECKING:
     import torch
 
-# All but the tab and the newline; and those that turn the direction of writing.
-LARGE = "--n_mels, --frames, --n_fft or --batch_size"  # what memory grows with
+MEMORY_OPTIONS = "--n_mels, --frames, --n_fft or --batch_size"  # with larger values, a run needs more memory
+# All except tab and newline, and characters that change the writing direction
 CONTROL_CHARACTERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 log = logging.getLogger("baseline")
@@ -37,11 +37,11 @@ log = logging.getLogger("baseline")
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: it ends a run as Ctrl-C does."""
+    """Raised after SIGTERM, which ends a run in the same way as Ctrl-C."""
 
 
 def catch_signals() -> None:
-    """SIGTERM raises Terminated from now on, and SIGINT raises KeyboardInterrupt even if the shell ignores it."""
+    """Make SIGTERM raise Terminated, and SIGINT raise KeyboardInterrupt even if the shell ignores it."""
 
     def terminate(*_: object) -> NoReturn:
         raise Terminated
@@ -56,11 +56,11 @@ def exit_status(interrupt: KeyboardInterrupt) -> int:
 
 
 def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -> int:
-    """Run a command. An error that the user can correct, and an interruption, end it with one line.
+    """Run a command. If the user can correct an error, or interrupts the run, print one line and no traceback.
 
     Args:
         command: returns False if it has reported an error itself.
-        after_interrupt: what to say after Ctrl-C or SIGTERM, such as how to resume.
+        after_interrupt: text to print after Ctrl-C or SIGTERM, such as how to resume.
 
     Returns:
         The exit status.
@@ -79,7 +79,7 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
         return 1
     except OSError as error:
         log.debug("", exc_info=True)
-        log.error("%s. Check names and permissions.", error)
+        log.error("%s. Check file names and permissions.", error)
         return 1
     except KeyboardInterrupt as interrupt:
         log.warning("%s", f"interrupted. {after_interrupt}".rstrip())
@@ -88,7 +88,7 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
         log.debug("", exc_info=True)
         if isinstance(error, MemoryError | OverflowError) or "allocate memory" in str(error):
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            log.error("not enough memory (%s). Lower %s, or train on fewer clips.", reason, LARGE)
+            log.error("not enough memory (%s). Lower %s, or train on fewer clips.", reason, MEMORY_OPTIONS)
             return 1
         show(traceback.format_exc().rstrip(), sys.stderr)
         return 1
@@ -98,7 +98,7 @@ def run_command(command: Callable[[], bool | None], after_interrupt: str = "") -
 
 
 def how_to_resume() -> str:
-    """What to say when a run of train.py is interrupted."""
+    """The text to print after train.py is interrupted."""
     kept = "Finished epochs are kept."
     if "NAME_IN_LOOP" in os.environ:  # the loop over machine types says how to resume all of them
         return kept
@@ -109,15 +109,15 @@ def how_to_resume() -> str:
 
 
 def import_libraries(*names: str) -> None:
-    """Import slow libraries. Ctrl-C ends the process at once meanwhile: some of them lose it, or crash."""
+    """Import slow libraries. Meanwhile Ctrl-C ends the process at once, because some libraries ignore it or crash."""
     handlers = {}
-    if startup.is_command:  # a test or an interactive session continues after it
+    if startup.is_command:  # not in a test or an interactive session
         handlers = {kind: signal.signal(kind, signal.SIG_DFL) for kind in (signal.SIGINT, signal.SIGTERM)}
-        gc.disable()  # looking for garbage takes a fifth of the time, and there is none
+        gc.disable()  # garbage collection takes a fifth of the time and finds nothing
     for name in names:
         importlib.import_module(name)
     if startup.is_command:
-        gc.freeze()  # later collections skip the libraries, also the one at exit
+        gc.freeze()  # later collections, including the one at exit, skip the libraries
         gc.enable()
     for kind, handler in handlers.items():
         signal.signal(kind, handler)
@@ -127,27 +127,27 @@ def import_libraries(*names: str) -> None:
 
 
 def printable(text: str) -> str:
-    """A text for a terminal or a log: control characters as `\\x1b`, and no passwords.
+    """Make a text safe to print: escape control characters, as in `\\x1b`, and remove passwords.
 
-    Names of files may hold characters that move the cursor, clear the screen, or set the title.
+    File names may contain characters that move the cursor, clear the screen, or set the title.
     """
     return CONTROL_CHARACTERS.sub(lambda match: ascii(match[0])[1:-1], without_password(text))
 
 
 def one_line(message: str) -> str:
-    """A message without line breaks: a file's name may look like another line."""
+    """Escape the line breaks in a message. Otherwise a file name could look like another line."""
     return message.replace("\n", "\\n")
 
 
 def show(text: str, stream: TextIO | None = None) -> None:
-    """Print lines (default: to standard output), above a progress bar if there is one. Nothing else prints."""
+    """Print lines above the progress bar, if there is one. The default stream is standard output."""
     stream = stream or sys.stdout
     tqdm.write(printable(text), file=stream)
     stream.flush()
 
 
 def _open_streams() -> None:
-    """Open standard input, output and error if they are closed, as cron and systemd may do; print any file name."""
+    """Open standard input, output and error if cron or systemd has closed them. Make all file names printable."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if _is_closed(getattr(sys, name), mode):
             stream = Path(os.devnull).open(mode)  # noqa: SIM115, for as long as the program runs
@@ -159,10 +159,10 @@ def _open_streams() -> None:
 
 
 class _Console(logging.Handler):
-    """Lines on standard output, warnings and errors on standard error, above a progress bar if there is one."""
+    """Log to standard output, warnings and errors to standard error, above the progress bar if there is one."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with contextlib.suppress(OSError):  # a closed terminal or a full disk does not end a training
+        with contextlib.suppress(OSError):  # a closed terminal or a full disk must not end a training
             show(self.format(record), sys.stdout if record.levelno < logging.WARNING else sys.stderr)
 
 
@@ -183,7 +183,7 @@ class _LinesWithLevel(_Lines):
 def _is_closed(stream: TextIO | None, mode: str) -> bool:
     if stream is None:
         return True
-    try:  # Bash opens its script, to read, in the place of a closed standard output
+    try:  # If standard output is closed, Bash opens its script there, for reading
         flags = fcntl.fcntl(stream.fileno(), fcntl.F_GETFL)
         return mode == "w" and flags & os.O_ACCMODE == os.O_RDONLY
     except (OSError, ValueError):  # not a file, in a notebook or a test
@@ -191,14 +191,14 @@ def _is_closed(stream: TextIO | None, mode: str) -> bool:
 
 
 def open_console(name: str = "") -> None:
-    """Print the lines of the logger `baseline`, each after `name`. Close what earlier calls have opened."""
+    """Print the lines of the logger `baseline`, each with the prefix `name`. Remove the handlers of earlier calls."""
     for logger in (log, logging.getLogger("py.warnings")):
-        for handler in list(logger.handlers):  # those of an earlier run in an interactive session, too
+        for handler in list(logger.handlers):  # for example of an earlier run in an interactive session
             if isinstance(handler, _Console | logging.FileHandler):
                 logger.removeHandler(handler)
                 handler.close()
     logging.captureWarnings(True)
-    logging.raiseExceptions = False  # a full disk costs lines of the log file, and no tracebacks
+    logging.raiseExceptions = False  # no tracebacks if the disk of the log file is full
     console = _Console(logging.INFO)
     console.setFormatter(_LinesWithLevel(f"{name}: %(message)s" if name else "%(message)s"))
     log.setLevel(logging.DEBUG)
@@ -206,7 +206,7 @@ def open_console(name: str = "") -> None:
 
 
 def open_log_file(path: Path) -> None:
-    """Append the lines of the logger `baseline`, with details and times, and warnings of libraries to a file.
+    """Append the lines of the logger `baseline` to a file, with times, details, and warnings of libraries.
 
     Raises:
         BaselineError: the file cannot be written.
@@ -222,14 +222,14 @@ def open_log_file(path: Path) -> None:
 
 
 def shown(path: Path) -> str:
-    """A path relative to the current directory if it is below it."""
+    """A path relative to the current directory, if it is inside that directory."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 class TrainingProgress:
-    """A progress bar over all batches of all epochs. Without a terminal: one line each tenth of the epochs.
+    """A progress bar over all batches of all epochs. Without a terminal, it prints about ten lines.
 
-    With PROGRESS_LINES in the environment, which the loop over machine types sets, it is one line each epoch.
+    If PROGRESS_LINES is set in the environment, as by each_machine.py, it prints one line per epoch.
     """
 
     def __init__(self, epochs: int, batches: int, finished_epochs: int, log_interval: int):
@@ -266,10 +266,10 @@ class TrainingProgress:
         log.log(level, "epoch %d/%d%s, %s left", epoch, self._epochs, self._after_epoch, tqdm.format_interval(left))
 
 
-# --- Arguments that several commands have
+# --- Arguments that several commands share
 
 
 def add_channel_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --channel, for recordings of several channels."""
-    text = "which channel of the recordings, from 1 (default: the only one)"
+    """Add --channel, for recordings with several channels."""
+    text = "channel to use, from 1 (default: the only one)"
     parser.add_argument("--channel", type=number(int, at_least=1, at_most=1024), default=None, help=text)

@@ -13,13 +13,13 @@ log = logging.getLogger("baseline")
 
 
 def choose_device(config: Config) -> torch.device:
-    """The GPU that the configuration asks for, or the CPU if there is none. PyTorch gets one CPU thread.
+    """The GPU that the configuration chooses, or the CPU if there is no GPU. PyTorch is set to one CPU thread.
 
-    The results do not depend on the number of cores. Several machine types side by side use them. If this machine has a
-    GPU that cannot be used, a warning says why.
+    With one thread, the results do not depend on the number of cores. Several machine types run in parallel to use all
+    cores. If this machine has a GPU that cannot be used, a warning says why.
 
     Raises:
-        BaselineError: there are GPUs, but not this one; or --portable asks for the bits of a CPU.
+        BaselineError: there are GPUs, but none with this number; or there is a GPU and --portable needs the CPU.
     """
     torch.set_num_threads(1)
     if not config.use_cuda:
@@ -31,12 +31,12 @@ def choose_device(config: Config) -> torch.device:
         if reasons or shutil.which("nvidia-smi") or Path("/dev/nvidiactl").exists():
             no_cuda = torch.version.cuda is None and f"PyTorch {torch.__version__} is built without CUDA"
             reason = no_cuda or " ".join(str(warning.message) for warning in reasons) or "PyTorch finds none"
-            log.warning("no GPU is used, but the CPU: %s. --use_cuda False hides this warning.", reason)
+            log.warning("no usable GPU, so the CPU is used: %s. Add --use_cuda False to hide this warning.", reason)
         return torch.device("cpu")
     if config.portable:
-        raise BaselineError("--portable True computes on the CPU, and this machine has a GPU. Add --use_cuda False.")
+        raise BaselineError("--portable True needs the CPU, but this machine has a GPU. Add --use_cuda False.")
     if config.gpu_id >= n_gpus:
-        raise BaselineError(f"--gpu_id {config.gpu_id}: the GPUs here are 0 to {n_gpus - 1}.")
+        raise BaselineError(f"--gpu_id {config.gpu_id}: this machine has GPUs 0 to {n_gpus - 1}.")
     return torch.device("cuda", config.gpu_id)
 
 

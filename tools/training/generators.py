@@ -8,21 +8,21 @@ import torch
 
 
 def seed_generators(seed: int) -> None:
-    """Seed all of them."""
+    """Seed all generators."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
 
 
 def generator_states(device: torch.device) -> dict[str, Any]:
-    """Their states, in types that torch.load accepts with weights_only=True."""
+    """The states of all generators, in types that torch.load accepts with weights_only=True."""
     kind, keys, *rest = np.random.get_state()
     states = {"torch": torch.get_rng_state(), "numpy": (kind, keys.tolist(), *rest), "python": random.getstate()}
     return states | ({"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else {})
 
 
 def set_generator_states(states: dict[str, Any], device: torch.device) -> None:
-    """Restore states from generator_states."""
+    """Restore the states that generator_states returned."""
     torch.set_rng_state(states["torch"])
     np.random.set_state(states["numpy"])
     random.setstate(states["python"])

@@ -1,4 +1,4 @@
-"""What a training and a test depend on: parameters, clips and code; and in what two of them differ."""
+"""What a training or a test depends on (parameters, clips, code), and how two of them differ."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,15 +11,15 @@ from fingerprints import Code, code_behind
 from networks import find_network, make_network, residual
 from networks.scores import SCORES
 
-# They read and write files and show results, and have no part in the values.
-OF_TRAINING = ("checkpoint", "console", "device", "identity", "model_files", "paths", "trained_model")
+# Modules that read and write files and show results. They do not affect the values.
+TRAINING_MODULES = ("checkpoint", "console", "device", "identity", "model_files", "paths", "trained_model")
 NO_PART = (
     *("datasets.catalog", "datasets.download", "datasets.labels", "datasets.workers", "tools.results"),
-    *(f"tools.training.{name}" for name in OF_TRAINING),
+    *(f"tools.training.{name}" for name in TRAINING_MODULES),
 )
-# What is computed after the last epoch. With other code here, --restart computes it again, and no epoch.
+# Code that runs after the last epoch. If only this code has changed, --restart runs it again without any epoch.
 AFTER_EPOCHS = ("networks/scores.py", "networks/threshold.py")
-SHOWN = 3  # clips or names that a message tells
+SHOWN = 3  # clips or names in a message
 
 
 def training_identity(
@@ -42,18 +42,18 @@ def identity_of_epochs(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def remember_code(*functions: Callable[..., Any]) -> None:
-    """Read the code behind these functions now: if it is edited during the run, the run ends when it asks again."""
+    """Read the code behind these functions now. If it is edited during the run, the next check ends the run."""
     code_behind(*functions, without=NO_PART)
 
 
 def scoring_code(config: Config) -> Code:
-    """The code that makes an anomaly score of a clip with a trained model: features, vectors, network, score."""
+    """The code that computes anomaly scores with a trained model: features, vectors, network, score."""
     roots = compute_log_mels, Vectors, make_network, residual, find_network(config.model), SCORES[config.score]
     return code_behind(*roots, without=(*NO_PART, *NO_PART_IN_FEATURES))
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """A few words for each parameter that differs, for clips and for code; see training_identity."""
+    """How two identities differ, in a few words for each parameter, for clips and for code. See training_identity."""
     lines = [
         f"--{key} was {before.get(key)}, now {value}"
         for key, value in now.items()
@@ -61,7 +61,7 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     ]
     old, new = before.get("clips", {}), now["clips"]
     for names, words in (
-        (sorted(old.keys() - new.keys(), key=str), "gone"),
+        (sorted(old.keys() - new.keys(), key=str), "missing"),
         (sorted(new.keys() - old.keys()), "new"),
         (sorted(name for name in old.keys() & new.keys() if old[name] != new[name]), "changed"),
     ):

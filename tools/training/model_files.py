@@ -1,8 +1,8 @@
 """The files of a trained model: model.pth, score_distribution.json, config.yaml, log.csv.
 
-config.yaml is the record of the training: parameters, device, versions, git revision, code and clips. Both records
-name the weights that they belong to by their SHA-256, so that files of two trainings are never used together. Loading
-runs no code from a file: weights_only=True, JSON, safe YAML.
+config.yaml records the training: parameters, device, versions, git revision, code and clips. config.yaml and
+score_distribution.json contain the SHA-256 of the weights, so that files of two trainings are never mixed. Loading runs
+no code from a file (weights_only=True, JSON, safe YAML).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from tools.training.paths import RunPaths
 
 log = logging.getLogger("baseline")
 
-CALIBRATIONS = ("batch", "clip")  # whose scores a distribution is fitted to
+CALIBRATIONS = ("batch", "clip")  # a distribution is fitted to the scores of batches or of clips
 LOADER, DUMPER = (getattr(yaml, f"CSafe{kind}", getattr(yaml, f"Safe{kind}")) for kind in ("Loader", "Dumper"))
 PACKAGES = ("numpy", "scipy", "librosa", "soundfile")
 Distributions = dict[str, dict[str, Gamma | None]]  # calibration → score → distribution of normal scores
@@ -47,14 +47,14 @@ def save_model(
 ) -> None:
     """Write the weights, losses, score distributions and the record of the training.
 
-    config.yaml is replaced last: a training is finished when it names the weights beside it.
+    config.yaml is replaced last. A training is finished when config.yaml has the checksum of model.pth.
 
     Args:
         losses: the rows of log.csv.
-        identity: what the course of the training depended on, see training_identity.
+        identity: what the training depends on, see training_identity.
         sampling_rate: of the clips, Hz.
     """
-    buffer = io.BytesIO()  # given a path, torch.save would put its name into the file
+    buffer = io.BytesIO()  # with a path, torch.save would store the file name in the file
     torch.save({name: values.cpu() for name, values in network.state_dict().items()}, buffer)
     weights = buffer.getvalue()
     checksum = hashlib.sha256(weights).hexdigest()
@@ -72,10 +72,10 @@ def save_model(
         },
         "git_revision": git_revision(),
         "model_sha256": checksum,
-        **identity,  # the longest is last
+        **identity,  # last, because it is the longest
     }
     files = paths.loss_log, paths.score_distribution, paths.model, paths.config_record
-    # All are written before the first is renamed: a full disk leaves the old ones together.
+    # All files are written before the first is renamed, so that a full disk leaves the old files unchanged.
     with alone(paths.model_lock), atomic_paths(*files) as (loss_file, distribution_file, model_file, record_file):
         loss_file.write_text(csv_text(losses), encoding="utf-8")
         model_file.write_bytes(weights)
@@ -85,7 +85,7 @@ def save_model(
 
 
 def is_trained(paths: RunPaths, identity: dict[str, Any]) -> bool:
-    """Whether exactly this training is finished: its files belong together and have a distribution of each score."""
+    """Whether exactly this training is finished: its files belong together and have a distribution for each score."""
     try:
         with alone(paths.model_lock):
             record, fits, _ = read_files(paths)
@@ -96,7 +96,7 @@ def is_trained(paths: RunPaths, identity: dict[str, Any]) -> bool:
 
 
 def is_trained_here(paths: RunPaths) -> bool:
-    """Whether the weights, if there are any, are of a training and not ones that a user has put there."""
+    """Whether model.pth is missing or was written by a training, and not put there by the user."""
     if paths.config_record.exists() or not paths.model.exists():
         return True
     try:
@@ -107,12 +107,12 @@ def is_trained_here(paths: RunPaths) -> bool:
 
 
 def is_record_of(record: dict[str, Any] | None, identity: dict[str, Any]) -> bool:
-    """Whether config.yaml is that of just this training."""
+    """Whether the contents of config.yaml are from exactly this training."""
     return record is not None and json.dumps({key: record.get(key) for key in identity}) == json.dumps(identity)
 
 
 def read_record(paths: RunPaths) -> dict[str, Any] | None:
-    """config.yaml beside a model: parameters, versions, device, checksums. None if there is no such file.
+    """The contents of config.yaml: parameters, versions, device, checksums. None if the file does not exist.
 
     Raises:
         BaselineError: it cannot be read.
@@ -121,7 +121,7 @@ def read_record(paths: RunPaths) -> dict[str, Any] | None:
     def parse(text: str) -> dict[str, Any]:
         record = yaml.load(text, LOADER)
         if not all(isinstance(record.get(key, {}), dict) for key in ("clips", "code", "versions")):
-            raise ValueError("clips, code and versions must be keys and values")
+            raise ValueError("clips, code and versions must be mappings")
         return EARLIER_VALUES | record
 
     return _read(paths.config_record, parse)
@@ -131,7 +131,7 @@ def _read_distributions(paths: RunPaths) -> dict[str, Any] | None:
     def parse(text: str) -> dict[str, Any]:
         fits = json.loads(text)
         if not all(isinstance(fits.get(calibration, {}), dict) for calibration in CALIBRATIONS):
-            raise ValueError("a calibration must hold the distribution of each score")
+            raise ValueError("a calibration must be a mapping from scores to distributions")
         return fits
 
     return _read(paths.score_distribution, parse)
@@ -141,7 +141,7 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any] | None:
     try:
         contents = parse(path.read_text(encoding="utf-8"))
         if not isinstance(contents, dict):
-            raise ValueError("not a list of keys and values")
+            raise ValueError("not a mapping")
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
@@ -151,7 +151,11 @@ def _read(path: Path, parse: Callable[[str], Any]) -> dict[str, Any] | None:
 
 
 def read_files(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any] | None, bytes]:
-    """config.yaml and score_distribution.json (None if missing), and the bytes of model.pth, if they go together."""
+    """The contents of config.yaml and score_distribution.json (None if missing), and the bytes of model.pth.
+
+    Raises:
+        BaselineError: a file cannot be read, or they do not belong together.
+    """
     record, fits = read_record(paths), _read_distributions(paths)
     try:
         weights = paths.model.read_bytes()
@@ -161,7 +165,7 @@ def read_files(paths: RunPaths) -> tuple[dict[str, Any] | None, dict[str, Any] |
     for path, contents in ((paths.config_record, record), (paths.score_distribution, fits)):
         if contents is not None and contents.get("model_sha256") != checksum:
             raise BaselineError(
-                f"{path} belongs to other weights than {paths.model.name}, or one of them is damaged. Train again, or "
-                "with --restart. If you have put other weights there, remove the file."
+                f"{path} belongs to other weights than {paths.model.name}, or one of the two is damaged. Train again, "
+                f"with or without --restart. If you put other weights there yourself, delete {path.name}."
             )
     return record, fits, weights

@@ -13,12 +13,12 @@ class RunPaths:
         model_name: the machine type, with the suffix `_section_<ss>` for a model of one section of several.
 
     Attributes:
-        old_checkpoint: of another training, or one that cannot be read.
-        run_log: what the run printed, with times and details: beside the model, or of a test beside its results.
-        test_record: what the results of a test depend on.
+        old_checkpoint: a checkpoint of another training, or one that cannot be read.
+        run_log: the output of the run with times and details. It is beside the model, or for a test beside the results.
+        test_record: parameters, model, code and clips of a test.
         training_lock: held by the run that trains the model.
         model_lock: held while the model's files are replaced or read, because they belong together.
-        result_lock: held while results are written: sections tested side by side share metrics and plots.
+        result_lock: held while results are written, because sections tested in parallel share metrics and plots.
     """
 
     def __init__(self, config: Config, dataset: str, machine: str, model_name: str):
@@ -53,7 +53,7 @@ class RunPaths:
         return self.result_dir / f"anomaly_score_{self.machine}_section_{section}_test.csv"
 
     def test_records(self, section: str) -> list[Path]:
-        """The records of tests that may have written the results of a section: of its own model, or of a common one."""
+        """The records of tests that may have written a section's results: with its own model, or with a common one."""
         names = (f"{self.machine}_section_{section}", self.machine)
         return [path for path in (self.result_dir / f"test_{name}.json" for name in names) if path.exists()]
 
@@ -63,6 +63,6 @@ class RunPaths:
 
 
 def run_paths(config: Config, machine: Machine, sections: tuple[str, ...]) -> RunPaths:
-    """Where the files of the model of these sections go: `fan_section_01` for one of several, else `fan`."""
+    """The paths for a model of these sections. Its name is `fan_section_01` for one section of several, else `fan`."""
     suffix = f"_section_{sections[0]}" if len(sections) == 1 and len(machine.sections) > 1 else ""
     return RunPaths(config, machine.dataset.name, machine.name, machine.name + suffix)

@@ -1,4 +1,4 @@
-"""A trained network, if it fits the test: same parameters, sections that it was trained on, code that is known."""
+"""Load a trained network and check that its parameters, sections and code fit the test."""
 
 import hashlib
 import io
@@ -30,31 +30,31 @@ log = logging.getLogger("baseline")
 class TrainedModel:
     """A trained network and what its files say about it."""
 
-    name: str  # of its directory
+    name: str  # the name of its directory
     network: nn.Module
-    threshold: float | None  # above it a clip is anomalous; None: unknown
+    threshold: float | None  # clips with a higher score are anomalous; None if unknown
     checksum: str  # SHA-256 of model.pth
     record: dict[str, Any]  # config.yaml; empty if it is missing
-    code: Code  # that scores clips, as it is now
+    code: Code  # the current code that scores clips
 
     @property
     def sampling_rate(self) -> int | None:
-        """That of the training clips, Hz; None: unknown."""
+        """Sampling rate of the training clips in Hz, or None if unknown."""
         return self.record.get("sampling_rate")
 
 
 def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedModel:
-    """The trained model of a machine type, or of some of its sections.
+    """Load the trained model of a machine type, or of some of its sections.
 
-    model.pth may be a state dict of the published baseline, without the other files. Then there will be scores but no
-    decisions. There are none either if the code that scores clips has changed since the training, with a warning.
+    model.pth may come from the published baseline, without the other files. Then there are scores but no decisions.
+    There are no decisions either if the code that scores clips has changed since the training. A warning says so.
 
     Raises:
         BaselineError: there is no model, or it does not fit this configuration.
     """
     if not paths.model.exists():
         others = sorted(path.parent.name for path in paths.model_dir.parent.glob(f"{machine.name}*/model.pth"))
-        hint = f" Trained models: {' '.join(others)}. Choose their sections with --use_ids." if others else ""
+        hint = f" Trained models: {' '.join(others)}. Select their sections with --use_ids." if others else ""
         raise BaselineError(
             f"{paths.model}: no trained model. Run {machine.dataset.script('01_train', machine.split)} first, with the "
             f"same --seed and -tag.{hint}"
@@ -67,7 +67,7 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedMode
     network = make_network(config.model, config.frames * config.n_mels, config.n_mels)
     try:
         network.load_state_dict(torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True))
-    except Exception as error:  # of many kinds, from a damaged zip to missing weights
+    except Exception as error:  # many types, from a damaged zip file to missing weights
         reason = " ".join(str(error).split())[:300]
         raise BaselineError(f"{paths.model}: not the weights of a {config.model} ({reason}). Train again.") from error
     if not all(bool(tensor.isfinite().all()) for tensor in network.state_dict().values()):
@@ -82,10 +82,10 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedMode
 
 
 def check_clips(model: TrainedModel, clips: Sequence[Clip], log_mels: LogMels) -> None:
-    """Check that test clips have the training clips' sampling rate. A warning names those that are training clips.
+    """Check that the test clips have the sampling rate of the training clips. Warn if some are training clips.
 
     Raises:
-        BaselineError: they have another one.
+        BaselineError: the sampling rates differ.
     """
     if model.sampling_rate not in (None, log_mels.sampling_rate):
         raise BaselineError(
@@ -95,22 +95,22 @@ def check_clips(model: TrainedModel, clips: Sequence[Clip], log_mels: LogMels) -
     trained = {*model.record.get("clips", {}).values()}
     known = [str(clip.path) for clip, checksum in zip(clips, log_mels.checksums, strict=True) if checksum in trained]
     if known:
-        log.warning("%d test clips are training clips, too, such as %s: their scores say little", len(known), known[0])
+        log.warning("%d test clips are also training clips, such as %s. Their scores mean little", len(known), known[0])
 
 
 def _check_record(record: dict[str, Any], config: Config, machine: Machine, paths: RunPaths) -> None:
-    """Raise a BaselineError if a model was trained with other parameters than the test's, or on other sections."""
+    """Raise a BaselineError if the model was trained with other parameters or sections than those of the test."""
     now = config.as_dict(MODEL_KEYS)
     differing = [f"--{key} {record.get(key)} (now {now[key]})" for key in now if record.get(key) != now[key]]
     if differing:
         raise BaselineError(
-            f"{paths.model} was trained with {', '.join(differing)}. Test with the same, or train again."
+            f"{paths.model} was trained with {', '.join(differing)}. Use the same values, or train again."
         )
     use_ids = record.get("use_ids") or []
     trained = {f"{number:02d}" for number in use_ids} or {*machine.sections}
-    if unheard := sorted({*machine.section_names(config.use_ids)} - trained):
+    if untrained := sorted({*machine.section_names(config.use_ids)} - trained):
         raise BaselineError(
-            f"{paths.model} was not trained on section {' '.join(unheard)}. Test those that it was trained on: "
+            f"{paths.model} was not trained on section {' '.join(untrained)}. Use the sections that it was trained on: "
             f"--use_ids {' '.join(map(str, use_ids))}."
         )
 
@@ -118,14 +118,14 @@ def _check_record(record: dict[str, Any], config: Config, machine: Machine, path
 def _why_no_threshold(
     record: dict[str, Any] | None, fits: dict[str, Any] | None, code: Code, config: Config, paths: RunPaths
 ) -> str:
-    """Why there is no decision threshold that goes with the scores; empty if there is one."""
+    """Why there is no decision threshold for the scores. Empty if there is one."""
     if record is None:
-        return f"{paths.config_record} is missing, so it is not known with which parameters and code it was trained"
+        return f"{paths.config_record} is missing, so the parameters and the code of the training are unknown"
     if "code" not in record:
-        return f"{paths.config_record} is of an earlier version, and does not say with which code it was trained"
+        return f"{paths.config_record} is from an earlier version and does not record the code of the training"
     changed = [name for name in code if record["code"].get(name) != code[name]]
     if changed:
-        return f"{paths.model} was trained with other code than it is tested with: {code_has_changed(changed)}"
+        return f"{paths.model} was trained with different code: {code_has_changed(changed)}"
     if fits is None:
         return f"{paths.score_distribution} is missing"
     if config.score not in fits.get(config.calibration, ()):
@@ -147,9 +147,9 @@ def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> 
             raise ValueError(f"{config.score}: {fit} has no finite threshold")
         if distribution.n_scores is not None and distribution.n_scores < FEWEST_SCORES:
             log.warning(
-                "the decision threshold rests on only %d normal scores (--calibration %s): false alarms may be far "
-                "from what is meant. It needs %d: add clips, train with a smaller --batch_size, or try the other "
-                "--calibration.",
+                "the decision threshold is based on only %d normal scores (--calibration %s), so the rate of false "
+                "alarms may be far from the intended one. At least %d are needed: add clips, train with a smaller "
+                "--batch_size, or try the other --calibration.",
                 *(distribution.n_scores, config.calibration, FEWEST_SCORES),
             )
         return threshold
