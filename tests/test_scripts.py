@@ -46,7 +46,7 @@ def finished_run(tmp_path_factory):
 
 def test_every_machine_type_has_its_files(finished_run):
     workspace, outputs = finished_run
-    assert outputs[SCRIPTS[0]].startswith("2 models, 2 at a time\n")
+    assert outputs[SCRIPTS[0]].startswith("2 models, 2 at a time -> ")
     for machine in MACHINES:
         assert (workspace.model(machine, RUN) / "model.pth").exists()
         for score in ("MSE", "MAHALA"):

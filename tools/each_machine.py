@@ -43,7 +43,7 @@ from config import (
     without_password,
 )
 from datasets.catalog import Dataset, find_dataset
-from tools.training.console import Terminated, printable, run_command, show
+from tools.training.console import Terminated, printable, run_command, show, shown
 from tools.training.paths import run_paths
 
 MEMORY_PER_RUN = 0.8e9  # bytes, for a full-size machine type
@@ -124,7 +124,7 @@ def _show(process: subprocess.Popen) -> None:
                 line.set_description_str(printable(last.rstrip()))
         errors.join()
     if last:
-        _print(last, sys.stdout)
+        _print(last.partition(" -> ")[0], sys.stdout)  # run_models shows the directory, once for all
 
 
 def _print(text: str, stream: TextIO) -> None:
@@ -245,7 +245,8 @@ def run_models(script: str, dataset: str, options: Sequence[str]) -> bool:
     models = find_models(find_any_dataset(dataset, options), options, seeds_of_environment())
     jobs = min(count_jobs(models[0].config), len(models))
     if jobs > 1:
-        show(f"{len(models)} models, {jobs} at a time")
+        directory = Path(os.path.commonpath([model.log.parent for model in models]))
+        show(f"{len(models)} models, {jobs} at a time -> {shown(directory)}")
     statuses = run_side_by_side({model.name: train_command(model.config) for model in models}, jobs)
     failed = [model for model in models if statuses[model.name] != 0]
     if failed:

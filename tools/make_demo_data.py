@@ -141,8 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
         directory = root / "raw" / name
         with alone(root / ".demo.lock"):
             is_new = make_machine(directory, name, machines[name], options)
-        generated = f"generated {args.train_clips} training and {args.test_clips} test clips in {directory}"
-        show(f"{name}: {generated if is_new else f'using the existing clips in {directory}'}")
+        show(f"{name}: {'generated' if is_new else 'found'} {args.train_clips} training and {args.test_clips} test clips")
+    show(f"-> {root / 'raw'}")
 
 
 if __name__ == "__main__":
