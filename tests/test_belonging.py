@@ -131,7 +131,7 @@ def test_options_of_the_summary_choose_results(tmp_path, capsys):
         return [line.split("  ")[0] for line in text.splitlines() if "  AUC (source)" in line], text
 
     assert systems()[0] == ["MSE", "MSE wide", "MAHALA"]
-    assert "percent, seed 2;" in systems("--seed", "2")[1]
+    assert "seed 2, in percent" in systems("--seed", "2")[1]
     assert systems("--score", "MAHALA")[0] == ["MAHALA"]
     assert systems("-tag", "wide")[0] == ["MSE wide"]
     assert systems("-tag", "")[0] == ["MSE", "MAHALA"]

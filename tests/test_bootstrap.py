@@ -248,8 +248,8 @@ def test_few_clips_carry_no_interval_and_no_difference(tmp_path, capsys, caplog,
     text = capsys.readouterr().out
     official = [line.split()[-1] for line in text.splitlines() if line.startswith(("MSE  ", "MAHALA  "))]
     assert official[-2:] == ["–", "–"]
-    assert "No interval and no difference: a machine type has fewer than 20 normal or 20 anomalous test clips" in text
-    assert "larger than chance" in text
+    assert "–: no interval, because a machine type has fewer than 20 normal or 20 anomalous test clips" in text
+    assert "p < 0.05" in text
     assert "MAHALA − MSE" not in text
 
 
@@ -314,5 +314,5 @@ def test_other_clips_are_not_compared(tmp_path, capsys):
     record.write_text(record.read_text().replace('"a1"', '"b2"', 1))
     _, differences = summarize_all(tmp_path, 20)
     text = capsys.readouterr().out
-    assert "MAHALA and MSE were tested on different clips: their difference is not known." in text
+    assert "MAHALA − MSE: unknown, because they were tested on different clips." in text
     assert {row["column"] for row in differences} == set(MACHINES) - {"fan"}
