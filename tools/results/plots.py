@@ -96,7 +96,9 @@ def _installed_fonts() -> list[str]:
 
 @functools.cache  # once
 def _warn_of_letters(letters: str) -> None:
-    log.warning("no installed font has the letters %s of a plot. Install one that does, such as Noto Sans CJK.", letters)
+    log.warning(
+        "no installed font has the letters %s of a plot. Install one that does, such as Noto Sans CJK.", letters
+    )
 
 
 @_plot()
