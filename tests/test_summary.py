@@ -116,11 +116,11 @@ def test_means_wait_for_all_machine_types_and_metrics(tmp_path, capsys):
     table, text, _ = summarize_all(tmp_path, capsys)
     row = table["MAHALA", "AUC (source)", "mean"]
     assert [row["h-mean"], row["ToyCar"], row["fan"]] == ["", "0.8", ""]
-    assert "MAHALA, seed 1: no full results of fan, gearbox, slider, valve; its means are left out" in text
+    assert "MAHALA, seed 1: no means, because results of fan, gearbox, slider, valve are incomplete." in text
     assert table["MSE", "pAUC", "mean"]["h-mean"] != ""
     for metric in ("AUC (source)", "official score"):
         assert table["MSE", metric, "mean"]["h-mean"] == table["MSE", metric, "mean"]["fan"] == ""
-    assert "MSE, seed 1: no full results of fan; its means are left out" in text
+    assert "MSE, seed 1: no means, because results of fan are incomplete." in text
 
 
 def means(values, dataset):
@@ -285,7 +285,7 @@ def test_of_these_seeds_only(tmp_path, capsys, monkeypatch):
     table, text, _ = summarize_all(tmp_path, capsys)
     assert float(table["MSE", "AUC (source)", "mean"]["ToyCar"]) == pytest.approx(0.74)
     assert "seeds 1, 10, in percent" in text
-    assert "warning: MSE: no results of seed 7, 8, which SEEDS names." in text
+    assert "warning: MSE: no results of seed 7, 8, which SEEDS lists." in text
     monkeypatch.setenv("SEEDS", "3")
     with pytest.raises(BaselineError, match=r"no result_<machine>.csv with SEEDS='3' to summarize"):
         summarize.main(["DCASE2024T2", "-d", "--result_directory", str(tmp_path)])

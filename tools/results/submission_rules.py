@@ -21,7 +21,7 @@ from datasets.clips import SPLIT_DIRECTORIES, wav_files
 from tools.results.submission_schema import meta_data, read_yaml
 
 TASK = "task2"
-MOST_SYSTEMS = 4
+MAX_SYSTEMS = 4
 LABEL = re.compile(rf"[A-Za-z-]+_[A-Za-z0-9-]+_{TASK}_[1-4]")
 LABEL_FORM = f"<Lastname>_<Institute>_{TASK}_<1 to 4>"
 SCORES, DECISIONS = "anomaly_score", "decision_result"  # how the names of CSVs begin
@@ -66,8 +66,8 @@ def find_problems(package: Mapping[str, bytes], dataset: Dataset, dataset_direct
         problems.append(f"{TASK}/: no report. Put its PDF beside the systems' folders.")
     if not systems:
         problems.append(f"{TASK}/: no system. Each has a folder {TASK}/{LABEL_FORM}/.")
-    if len(systems) > MOST_SYSTEMS:
-        problems.append(f"{TASK}/: {len(systems)} systems. At most {MOST_SYSTEMS} are allowed.")
+    if len(systems) > MAX_SYSTEMS:
+        problems.append(f"{TASK}/: {len(systems)} systems. At most {MAX_SYSTEMS} are allowed.")
     labels: dict[tuple[tuple[str, frozenset[str]], ...], str] = {}  # scores → the first system that has them
     for label, files in systems.items():
         scores = tuple((name, frozenset(_rows(files[name]))) for name in sorted(files) if name.startswith(SCORES))

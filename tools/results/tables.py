@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from tools.results.bootstrap import CHANCE, FEWEST_CLIPS, LEVEL
+from tools.results.bootstrap import CONFIDENCE, MIN_CLIPS, SIGNIFICANCE
 from tools.results.official import COLUMNS, OFFICIAL, summary_metrics
-from tools.results.published import DEVIATIONS, FEWEST_TRAININGS
+from tools.results.published import MAX_DEVIATIONS, MIN_TRAININGS
 from tools.results.summary import Summary
 
 MISSING = "–"  # shown if there is no value
-INTERVAL = f"{100 * LEVEL:.0f} % interval"
+INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _official_table(summary: Summary) -> Table | None:
     ]
     notes = ["Clips are resampled, the same ones for all systems. A system's seeds are averaged, not resampled."]
     if len(intervals) < len(rows):
-        few = f"a machine type has fewer than {FEWEST_CLIPS} normal or {FEWEST_CLIPS} anomalous test clips"
+        few = f"a machine type has fewer than {MIN_CLIPS} normal or {MIN_CLIPS} anomalous test clips"
         notes.append(f"{MISSING}: no interval, because {few}, or its scores cannot be used (see the warnings).")
     for first, second in itertools.combinations(intervals.index, 2):
         if (second, first) not in differences.index:
@@ -125,9 +125,9 @@ def _official_table(summary: Summary) -> Table | None:
             continue
         row = differences.loc[second, first]
         cells = percent(row["difference"], sign="+"), _interval(row, "+"), f"{row['p']:.3f}"
-        rows.append([f"{second} − {first}", *cells, "yes" if row["p"] < CHANCE else "no"])
+        rows.append([f"{second} − {first}", *cells, "yes" if row["p"] < SIGNIFICANCE else "no"])
     title = f"{OFFICIAL.capitalize()} with the {INTERVAL} of a bootstrap over clips, in percent"
-    headers = ["system", OFFICIAL, INTERVAL, "p", f"p < {CHANCE:g}"]
+    headers = ["system", OFFICIAL, INTERVAL, "p", f"p < {SIGNIFICANCE:g}"]
     return Table(title, pd.DataFrame(rows, columns=headers), 1, notes) if rows else None
 
 
@@ -150,7 +150,7 @@ def _published_table(summary: Summary) -> Table:
     }
     texts = pd.DataFrame(kinds).reindex(summary.statistics.index).rename_axis(columns="")
     table = summary.wide(texts.stack()).dropna(how="all")
-    title = f"Compared with published values, in percent; *: differs by more than {DEVIATIONS} standard deviations"
+    title = f"Compared with published values, in percent; *: differs by more than {MAX_DEVIATIONS} standard deviations"
     notes = [_published_note(system, _rows(summary.comparisons, system=system)) for system in summary.systems]
     return _table(title, table, notes)
 
@@ -171,11 +171,12 @@ def _published_note(system: str, comparisons: pd.DataFrame) -> str:
     published = {"organisers": "published by the organisers", "others": "measured by others, not by the organisers"}[by]
     note = f"{system}: {published}, {trainings}: {source}. "
     if judged.empty:
-        few = f"fewer than {FEWEST_TRAININGS} trainings, published or ours"
+        few = f"fewer than {MIN_TRAININGS} trainings, published or ours"
         return note + f"No standard deviation ({few}): train with more SEEDS."
-    whose = "published" if trials >= FEWEST_TRAININGS else "our"
+    whose = "published" if trials >= MIN_TRAININGS else "our"
     return (
-        note + f"{judged.sum()} of {len(judged)} values differ by more than {DEVIATIONS} {whose} standard deviations."
+        note
+        + f"{judged.sum()} of {len(judged)} values differ by more than {MAX_DEVIATIONS} {whose} standard deviations."
     )
 
 
