@@ -56,7 +56,7 @@ def test_means_and_official_score(tmp_path, capsys):
     assert list(table) == [("MSE", metric, "mean") for metric in [*METRICS, "official score"]]  # no std of one seed
     lines = text.splitlines()
     assert lines[0] == "DCASE2024T2, development data, seed 1, in percent"
-    assert "The challenge ranks systems by the official score in column h-mean." in lines
+    assert "The challenge's official score is in column h-mean (harmonic mean)." in lines
     assert lines[-3] == "No published values of these scores on these data"
     assert lines[4].split() == ["MSE", "AUC", "(source)", "82.95", "83.00", *(f"{80 + k}.00" for k in range(7))]
     assert lines[5].split()[:4] == ["AUC", "(target)", "62.94", "63.00"]

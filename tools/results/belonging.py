@@ -36,7 +36,7 @@ class Tested:
     def place(self) -> "Place":
         return self.run.config, self.machine, self.section
 
-    def made_from(self, part: str) -> dict[str, Any]:
+    def shared(self, part: str) -> dict[str, Any]:
         """The values that must be equal within a group, see GROUPS."""
         training = self.record["training"]
         return {
@@ -108,7 +108,7 @@ def find_mismatches(tests: Sequence[Tested]) -> dict[Place, str]:
         for tested in left:
             groups.setdefault(group_of(tested), []).append(tested)
         for group in groups.values():
-            texts = [json.dumps(tested.made_from(part), sort_keys=True) for tested in group]
+            texts = [json.dumps(tested.shared(part), sort_keys=True) for tested in group]
             usual = Counter(texts).most_common(1)[0][0]
             for tested, text in zip(group, texts, strict=True):
                 if text != usual:
@@ -132,7 +132,7 @@ def _remarks(tests: Sequence[Tested]) -> dict[Place, str]:
             remarks[tested.place] = f"between training and test, {code_has_changed(other_code)}"
         elif model is not tested.run:
             remarks[tested.place] = f"the same model as {model.system}, seed {model.config.seed}"
-        elif tested.made_from("test clips") != clips.made_from("test clips"):
+        elif tested.shared("test clips") != clips.shared("test clips"):
             remarks[tested.place] = f"tested on different clips than {clips.run.system}"
     return remarks
 

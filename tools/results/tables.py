@@ -92,7 +92,8 @@ def main_table(summary: Summary) -> Table:
     seeds = sorted({run.config.seed for run in summary.runs})
     plural, deviation = ("s", ", mean ± standard deviation over seeds") if len(seeds) > 1 else ("", "")
     title = f"{summary.title}, seed{plural} {', '.join(map(str, seeds))}, in percent{deviation}"
-    notes = [f"The challenge ranks systems by the {OFFICIAL} in column {summary.official_column}."]
+    column = summary.official_column
+    notes = [f"The challenge's {OFFICIAL} is in column {column} ({COLUMNS[column]} mean)."]
     notes += [f"warning: {line}" for line in summary.warnings]
     if any(len(runs) < len(seeds) for runs in summary.systems.values()):
         lists = (f"{system} {', '.join(str(r.config.seed) for r in runs)}" for system, runs in summary.systems.items())
@@ -115,7 +116,7 @@ def _official_table(summary: Summary) -> Table | None:
         [system, percent(mean), _interval(intervals.loc[system]) if system in intervals.index else MISSING, "", ""]
         for system, mean in means["mean"].dropna().items()
     ]
-    notes = ["Clips are resampled, the same ones for all systems. A system's seeds are averaged, not resampled."]
+    notes = ["Clips are resampled, seeds are averaged. All systems use the same resamples."]
     if len(intervals) < len(rows):
         few = f"a machine type has fewer than {MIN_CLIPS} normal or {MIN_CLIPS} anomalous test clips"
         notes.append(f"{MISSING}: no interval, because {few}, or its scores cannot be used (see the warnings).")

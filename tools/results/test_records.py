@@ -86,7 +86,7 @@ def _names(paths: RunPaths, section: str) -> list[str]:
 
 
 def _checksums(paths: RunPaths, sections: Sequence[str]) -> dict[str, str]:
-    """Name → fingerprint of the text without line ends and byte order mark, which spreadsheets change."""
+    """Name → fingerprint of the text. Line ends and byte order marks are ignored, because spreadsheets change them."""
     files = (paths.result_dir / name for section in sections for name in _names(paths, section))
     texts = {path.name: path.read_text(encoding="utf-8-sig", errors="replace") for path in files if path.exists()}
     return {name: fingerprint_of(text.encode()) for name, text in texts.items()}
