@@ -131,7 +131,7 @@ def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> li
         names = [name for d in directories if d.name.isprintable() and (name := SEED_AND_TAG.fullmatch(d.name))]
         if len(names) < len(directories):
             others = sorted(str(d) for d in directories if d.name not in {name[0] for name in names})
-            log.warning("left out, because a run is named seed<number>_<tag>: %s", ", ".join(others))
+            log.warning("left out (not named seed<number> or seed<number>_<tag>): %s", ", ".join(others))
         for tag, seed in sorted((name[2] or "", int(name[1])) for name in names):
             if not seeds or seed in seeds:
                 runs.append(Run(replace(config, score=score, seed=seed, model_name_suffix=tag), dataset))

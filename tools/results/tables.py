@@ -174,11 +174,8 @@ def _published_note(system: str, comparisons: pd.DataFrame) -> str:
     if judged.empty:
         few = f"fewer than {MIN_TRAININGS} trainings, published or ours"
         return note + f"No standard deviation ({few}): train with more SEEDS."
-    whose = "published" if trials >= MIN_TRAININGS else "our"
-    return (
-        note
-        + f"{judged.sum()} of {len(judged)} values differ by more than {MAX_DEVIATIONS} {whose} standard deviations."
-    )
+    limit = f"{MAX_DEVIATIONS} {'published' if trials >= MIN_TRAININGS else 'of our'} standard deviations"
+    return note + f"{judged.sum()} of {len(judged)} values differ by more than {limit}."
 
 
 def _interval(row: pd.Series, sign: str = "") -> str:
