@@ -54,8 +54,8 @@ def test_seeds_must_share_parameters_and_clips(tmp_path):
     change(runs[2], "valve", clips={"test/section_00_source_test_normal_0000_x.wav": ["00", False, False, "b2"]})
     places, words = left_out(runs)
     assert places == [*((1, machine) for machine in sorted(MACHINES)), (2, "fan"), (2, "valve")]
-    assert "MSE, seed 3: fan 00 left out: other training clips than the others." in words
-    assert "MSE, seed 3: valve 00 left out: other test clips than the others." in words
+    assert "MSE, seed 3: fan 00 left out: training clips differ from the others." in words
+    assert "MSE, seed 3: valve 00 left out: test clips differ from the others." in words
 
 
 def test_scores_of_a_tag_share_its_training_and_the_newer_one_counts(tmp_path):
@@ -78,7 +78,7 @@ def test_results_of_an_older_model_are_left_out(tmp_path):
     model.write_bytes(b"newer")
     places, words = left_out([run])
     assert places == [(0, "fan")]
-    assert "tested with an older model than the one there now. Test again" in words
+    assert "its model has been replaced since the test. Test again" in words
 
 
 def test_results_that_were_copied_from_another_run_are_left_out(tmp_path):
@@ -87,7 +87,7 @@ def test_results_that_were_copied_from_another_run_are_left_out(tmp_path):
     change(run, "valve", score="MAHALA")
     places, words = left_out([run])
     assert places == [(0, "fan"), (0, "valve")]
-    assert words.endswith("copied from elsewhere: its record is of another --seed or --score.")
+    assert words.endswith("copied from elsewhere: its record has another --seed or --score.")
 
 
 def test_doubtful_results_that_stay_are_named(tmp_path):
@@ -99,15 +99,15 @@ def test_doubtful_results_that_stay_are_named(tmp_path):
     change(runs[1], "fan", clips={"test/section_00_source_test_normal_0000_x.wav": ["00", False, False, "b2"]})
     places, words = left_out(runs)
     assert places == []
-    assert "valve 00: tested with other code than its model was trained with: a.py has changed (f)." in words
-    assert "MAHALA, seed 1: fan 00: tested on other clips than MSE." in words
+    assert "valve 00: between training and test, a.py has changed (f)." in words
+    assert "MAHALA, seed 1: fan 00: tested on different clips than MSE." in words
 
 
 def test_two_runs_of_one_model_are_named(tmp_path):
     runs = [write_system(tmp_path, "MSE", 1, 1.0, tag=tag) for tag in ("", "wide")]
     for run in runs:
         change(run, "fan", model_sha256="same")
-    assert left_out(runs) == ([], "MSE wide, seed 1: fan 00: the same model as that of MSE, seed 1.")
+    assert left_out(runs) == ([], "MSE wide, seed 1: fan 00: the same model as MSE, seed 1.")
 
 
 def test_results_without_a_record_stay_and_are_named(tmp_path):
@@ -116,7 +116,8 @@ def test_results_without_a_record_stay_and_are_named(tmp_path):
     run.paths(run.machines["valve"]).test_record.write_text('{"files": {}}')  # as earlier versions wrote it
     places, words = left_out([run])
     assert places == []
-    assert words == "MSE, seed 1: fan 00, valve 00: no record of the test, so its model and parameters are not known."
+    reason = "its model and parameters are unknown, because there is no record of the test."
+    assert words == f"MSE, seed 1: fan 00, valve 00: {reason}"
 
 
 def test_options_of_the_summary_choose_results(tmp_path, capsys):
@@ -131,7 +132,7 @@ def test_options_of_the_summary_choose_results(tmp_path, capsys):
         return [line.split("  ")[0] for line in text.splitlines() if "  AUC (source)" in line], text
 
     assert systems()[0] == ["MSE", "MSE wide", "MAHALA"]
-    assert "percent, seed 2;" in systems("--seed", "2")[1]
+    assert "seed 2, in percent" in systems("--seed", "2")[1]
     assert systems("--score", "MAHALA")[0] == ["MAHALA"]
     assert systems("-tag", "wide")[0] == ["MSE wide"]
     assert systems("-tag", "")[0] == ["MSE", "MAHALA"]
@@ -148,4 +149,4 @@ def test_metrics_that_were_edited_are_left_out(tmp_path):
     path.write_text(re.sub(r",0\.\d", ",0.9", path.read_text(), count=1))
     places, words = left_out([run])
     assert places == [(0, "fan")]
-    assert "result_fan.csv is not what the test wrote. Test again" in words
+    assert "result_fan.csv has changed since the test. Test again" in words

@@ -18,9 +18,9 @@ from datasets.catalog import find_dataset
 from datasets.clips import parse_clip
 from tools import summarize
 from tools.results.bootstrap import (
-    chance_of,
+    confidence_interval,
     draw_counts,
-    interval_of,
+    p_value,
     resample_metrics,
     resample_systems,
     weighted_auc,
@@ -103,7 +103,7 @@ def test_official_score_of_2021(tmp_path, capsys):
     summarize.main(["DCASE2021T2", "-d", *options, "--resamples", "1"])
     text = capsys.readouterr().out
     assert "ToyCar 00 left out: " in text
-    assert "MSE, seed 13711: no full results of ToyCar" in text
+    assert "MSE, seed 13711: no means, because results of ToyCar are incomplete" in text
 
 
 def test_which_clips_are_drawn_depends_on_the_section_alone():
@@ -131,9 +131,9 @@ def test_as_many_of_each_group_are_drawn():
 def test_interval_by_hand():
     """About a median the ends are percentiles; about the 0.6 quantile both move by twice its 0.2533 deviations."""
     values = np.arange(100_001) / 100_000
-    assert interval_of(values, 0.5) == pytest.approx((0.025, 0.975), abs=1e-4)
+    assert confidence_interval(values, 0.5) == pytest.approx((0.025, 0.975), abs=1e-4)
     ends = scipy.stats.norm.cdf(2 * scipy.stats.norm.ppf(0.6) + scipy.stats.norm.ppf([0.025, 0.975]))
-    assert interval_of(values, 0.6) == pytest.approx(tuple(ends), abs=1e-4)
+    assert confidence_interval(values, 0.6) == pytest.approx(tuple(ends), abs=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_interval_by_hand():
     ],
 )
 def test_chance_by_hand(differences, difference, p):
-    assert chance_of(np.array(differences), difference) == pytest.approx(p, abs=1e-3)
+    assert p_value(np.array(differences), difference) == pytest.approx(p, abs=1e-3)
 
 
 def write_system(directory, score, seed, distance, noise=0.0, tag="", machines=MACHINES, few=()):
@@ -227,7 +227,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
             counts[0] = 1  # the clips themselves
             resampled.append(weighted_auc(is_anomaly, scores, counts, 0.1))
         value, *values = scipy.stats.hmean(resampled)
-        low, high = interval_of(np.array(values), value)
+        low, high = confidence_interval(np.array(values), value)
         hits += low <= truth <= high
     assert scipy.stats.binom.cdf(hits, 200, 0.95) > 0.001  # 95 % are not ruled out
     assert hits < 200
@@ -242,14 +242,14 @@ def test_few_clips_carry_no_interval_and_no_difference(tmp_path, capsys, caplog,
     for rows in (intervals, differences):
         assert {row["column"] for row in rows if row["metric"] == "pAUC"} == {"h-mean", "a-mean", *MACHINES}
         assert {row["column"] for row in rows if row["metric"] != "pAUC"} == {*MACHINES} - {*few}
-    line = "no intervals, nor differences: fewer than 20 normal or 20 anomalous test clips."
+    line = "no intervals and no differences: fewer than 20 normal or 20 anomalous test clips."
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [f"{', '.join(few)}: {line}"]
     text = capsys.readouterr().out
     official = [line.split()[-1] for line in text.splitlines() if line.startswith(("MSE  ", "MAHALA  "))]
     assert official[-2:] == ["–", "–"]
-    assert "No interval and no difference: a machine type has fewer than 20 normal or 20 anomalous test clips" in text
-    assert "larger than chance" in text
+    assert "–: no interval, because a machine type has fewer than 20 normal or 20 anomalous test clips" in text
+    assert "p < 0.05" in text
     assert "MAHALA − MSE" not in text
 
 
@@ -274,9 +274,9 @@ def forget_labels(paths):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (change_metrics, "result_fan.csv does not go with the anomaly scores beside it"),
-        (change_scores, "or its decisions are not what their test wrote"),
-        (forget_labels, "did not know the labels of its clips"),
+        (change_metrics, "result_fan.csv does not match the anomaly scores beside it"),
+        (change_scores, "or its decisions have changed since the test"),
+        (forget_labels, "had no labels when they were tested"),
         (lambda paths: paths.test_record.unlink(), "there is no record of its test"),
         (lambda paths: paths.test_record.write_text('{"training": 0}'), "test_fan.json cannot be read"),
     ],
@@ -314,5 +314,5 @@ def test_other_clips_are_not_compared(tmp_path, capsys):
     record.write_text(record.read_text().replace('"a1"', '"b2"', 1))
     _, differences = summarize_all(tmp_path, 20)
     text = capsys.readouterr().out
-    assert "MAHALA and MSE were tested on different clips: their difference is not known." in text
+    assert "MAHALA − MSE: unknown, because they were tested on different clips." in text
     assert {row["column"] for row in differences} == set(MACHINES) - {"fan"}

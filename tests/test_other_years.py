@@ -105,13 +105,15 @@ def test_other_sections_keep_what_their_own_test_found(tmp_path, capsys):
     workspace.run_here(*options, machine="bearing", dataset="DCASE2022T2")
     assert found.read_text().splitlines() == before
     workspace.run_here(*options, "--max_fpr", "0.5", machine="bearing", dataset="DCASE2022T2")
-    assert "result_bearing.csv: section 00 has --max_fpr 0.1, not 0.5. No means are written." in capsys.readouterr().err
+    assert (
+        "result_bearing.csv: no means, because section 00 differs: --max_fpr 0.1, not 0.5." in capsys.readouterr().err
+    )
     rows = found.read_text().splitlines()
     assert rows[1] == before[1]
     assert rows[3].split(",") == ["arithmetic mean", *["nan"] * rows[0].count(",")]
     found.with_name("anomaly_score_bearing_section_00_test.csv").write_text("damaged")
     workspace.run_here(*options, machine="bearing", dataset="DCASE2022T2")
-    assert "section 00 is left out of result_bearing.csv: " in capsys.readouterr().err
+    assert "result_bearing.csv: section 00 is left out: " in capsys.readouterr().err
     assert [row["section"] for row in csv.DictReader(found.open())] == ["01", "arithmetic mean", "harmonic mean"]
 
 

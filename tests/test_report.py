@@ -79,7 +79,7 @@ def test_page_of_tested_models(tested):
     assert not re.search(r"(src|href)=.?(https?:)?//|@import|url\(", page.text)
     sources = [attributes["src"] for attributes in page.attributes("img")]
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    captions = ["Means and machine types", "ROC curves, MSE", "Anomaly scores, MAHALA_FRAME", "Losses, fan, seed 13711"]
+    captions = ["Metrics by machine type", "ROC curves, MSE", "Anomaly scores, MAHALA_FRAME", "Losses, fan, seed 13711"]
     assert set(captions) <= set(page.texts("figcaption"))
     assert len(sources) == 1 + 2 * 3 + 1  # the scores share a model
     pages = [attributes["id"] for attributes in page.attributes("section")]
@@ -127,7 +127,7 @@ def test_reconstructions_of_this_model_only(tested, caplog):
     assert f"MSE: {clip.stem}" not in page.texts("figcaption")
     assert len(page.clip_rows()) == 16
     assert "MAHALA, seed 13711: fan 00 left out: " in page.text
-    assert "1 plots are older than the scores, and left out" in caplog.text
+    assert "1 plots are older than the scores and left out" in caplog.text
 
 
 def change_section(run, **changes):
@@ -169,8 +169,10 @@ def test_several_sections(tmp_path):
     unlabelled = SectionScores("02", [parse_clip(Path(name)) for name in names], [3.0, 2.0, 1.0], None, 0.1)
     write_test(run.paths(machine), *results[:2], unlabelled)
     page = report(workspace, dataset="DCASE2022T2")
-    assert page.texts("h3")[1:] == [f"Clips of section {section}, ranked" for section in machine.sections]
-    assert "fan: percent of its sections" in page.texts("caption")
+    assert page.texts("h3")[1:] == [
+        f"Test clips of section {section}, ranked by anomaly score" for section in machine.sections
+    ]
+    assert "fan: metrics in percent, means over the sections" in page.texts("caption")
     rows = [row[2:7] for row in page.clip_rows()]
     assert rows[0] == ["target", "anomaly", "1", "4", ""]
     assert rows[8:] == [["", "", "1", "3", ""], ["target", "", "2", "2", ""], ["source", "normal", "3", "1", ""]]

@@ -187,7 +187,7 @@ def test_one_class_only(trained, workspace, capsys):
     for path in (workspace.data / RAW / "fan" / "test").glob("*anomaly*"):
         path.unlink()
     workspace.run_here("--test_only")
-    assert "not defined (nan)" in capsys.readouterr().err
+    assert "undefined (nan)" in capsys.readouterr().err
     rows = list(csv.DictReader((workspace.result() / "result_fan.csv").open()))
     assert rows[0]["AUC (source)"] == "nan"
     assert len((workspace.result() / "anomaly_score_fan_section_00_test.csv").read_text().splitlines()) == 8

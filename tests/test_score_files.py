@@ -78,7 +78,9 @@ def test_scores_that_are_no_finite_numbers(paths, score):
 def test_files_that_are_not_those_of_the_test(written, name):
     path = getattr(written, name)("00")
     path.write_text(path.read_text().replace("0\n", "1\n", 1) + "\n")
-    with pytest.raises(BaselineError, match=r"anomaly_score_fan_section_00_test.csv or its decisions are not what"):
+    with pytest.raises(
+        BaselineError, match=r"anomaly_score_fan_section_00_test.csv or its decisions have changed since"
+    ):
         read(written)
 
 
@@ -93,7 +95,7 @@ def test_files_that_a_spreadsheet_saved(written):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        (lambda rows: [*rows, rows[0]], "a clip is there twice"),
+        (lambda rows: [*rows, rows[0]], "a clip appears twice"),
         (lambda rows: [*rows[:-1], f"{NAMES[-1]},nan"], "not a finite number"),
         (lambda rows: ["file,score", *rows], "not lines of file name and value"),
     ],
@@ -120,7 +122,7 @@ def test_metrics_of_sections_with_and_without_a_target_domain(paths, caplog):
     assert rows["harmonic mean"]["pAUC"] == pytest.approx(2 / (1 / pauc[0] + 1 / pauc[1]))
     assert float(table[3][3]) == rows["arithmetic mean"]["pAUC"]
     assert table[3][1] == "nan"
-    assert "section 01: not defined (nan) without normal clips, anomalous clips or decisions: AUC (s" in caplog.text
+    assert "section 01: undefined (nan) without normal clips, anomalous clips or decisions: AUC (s" in caplog.text
     assert list(read_metrics(paths.metrics)) == ["00", "01"]
     assert read_metrics(paths.metrics)["00"]["pAUC"] == pauc[0]
     wider = replace(both, max_fpr=0.5)

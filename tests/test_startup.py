@@ -176,6 +176,15 @@ def test_plots_do_not_depend_on_a_users_style(tmp_path):
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
+def test_labels_of_a_logarithmic_axis(tmp_path):
+    plots.plot_losses(tmp_path / "loss.svg", "fan", [350.0, 8.0], [300.0, 9.0])
+    text = (tmp_path / "loss.svg").read_text()
+    assert [label for label in ("10", "20", "30", "50", "100", "200") if f"<!-- {label} -->" not in text] == ["30"]
+    assert "$" not in text
+    plots.plot_losses(tmp_path / "loss.svg", "fan", [9.0, 8.9], [8.9, 8.8])
+    assert "<!-- 8.85 -->" in (tmp_path / "loss.svg").read_text()
+
+
 def test_letters_that_the_font_lacks(tmp_path, monkeypatch, caplog):
     plots._warn_of_letters.cache_clear()
     monkeypatch.setattr(plots, "_installed_fonts", list)

@@ -191,7 +191,7 @@ def test_results_that_were_made_otherwise_are_refused(evaluation, wanted, tmp_pa
     (models.model("HairDryer", split="eval") / "model.pth").write_bytes(b"newer")
     arguments = [evaluation.directory / "submission.yaml", "--model_directory", models.models]
     assert submit(evaluation, *arguments, "--output", tmp_path / "a.zip") == 1
-    assert "HairDryer 00 left out: tested with an older model than the one there now" in capsys.readouterr().err
+    assert "HairDryer 00 left out: its model has been replaced since the test" in capsys.readouterr().err
 
 
 def test_results_of_another_experiment_seed_and_tag(evaluation, wanted, tmp_path, capsys):
@@ -273,7 +273,7 @@ def text(old, new):
 
 
 MISSING = ": no line for the test clips: section_00_0002.wav."
-FORM = "is not `clip,value` in UTF-8, without quotation marks and blanks."
+FORM = "is not `clip,value` in UTF-8, without quotation marks or blanks."
 NOT_FINITE = ("nan", "-inf", "1e999", "1_0")
 NAME = "is not the released name of a test clip, such as section_00_0000.wav."
 
@@ -289,7 +289,7 @@ NAME = "is not the released name of a test clip, such as section_00_0000.wav."
         (SCORES, lambda c: b"\xef\xbb\xbf" + c, [f" {FORM}", "0000.wav."]),
         (SCORES, lambda c: c.replace(b"00_0002", b"00_000\xff"), [", line 3: 'section_00_000\ufffd.wav,", MISSING]),
         *((SCORES, line(f"section_00_0002.wav,{v}"), [f", line 3: '{v}' is not a finite number."]) for v in NOT_FINITE),
-        (SCORES, line("section_00_0001.wav,1"), [", line 3: 'section_00_0001.wav' was there in line 2", MISSING]),
+        (SCORES, line("section_00_0001.wav,1"), [", line 3: 'section_00_0001.wav' is already in line 2", MISSING]),
         (SCORES, line("section_01_0002.wav,1"), [f", line 3: 'section_01_0002.wav' {NAME}", MISSING]),
         (SCORES, line("test/section_00_0002.wav,1"), [f", line 3: 'test/section_00_0002.wav' {NAME}", MISSING]),
         (SCORES, lambda c: b"\n".join(c.split(b"\n")[:199]), [": no line for the test clips: section_00_0199.wav."]),

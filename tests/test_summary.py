@@ -55,15 +55,35 @@ def test_means_and_official_score(tmp_path, capsys):
     assert float(official["ToyCar"]) == pytest.approx(3 / (1 / 0.8 + 1 / 0.6 + 1 / 0.5))
     assert list(table) == [("MSE", metric, "mean") for metric in [*METRICS, "official score"]]  # no std of one seed
     lines = text.splitlines()
-    assert lines[0] == (
-        "DCASE2024T2, development data: percent, seed 1; the challenge's official score stands in the column h-mean"
-    )
+    assert lines[0] == "DCASE2024T2, development data, seed 1, in percent"
+    assert "The challenge's official score is in column h-mean (harmonic mean)." in lines
+    assert lines[-3] == "No published values of these scores on these data"
     assert lines[4].split() == ["MSE", "AUC", "(source)", "82.95", "83.00", *(f"{80 + k}.00" for k in range(7))]
     assert lines[5].split()[:4] == ["AUC", "(target)", "62.94", "63.00"]
     markdown = (directory / "summary.md").read_text().splitlines()
     assert markdown[0] == lines[0] + "."
     assert [cell.strip() for cell in markdown[4].split("|")[1:5]] == ["MSE", "AUC (source)", "82.95", "83.00"]
     assert (directory / "summary.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_table_fits_the_terminal(tmp_path, capsys, monkeypatch):
+    write_results(tmp_path, "MSE", "seed1", [0.8, 0.6, 0.5])
+    _, whole, directory = summarize_all(tmp_path, capsys)
+    markdown = (directory / "summary.md").read_text()
+    monkeypatch.setenv("COLUMNS", "80")
+    assert summarize_all(tmp_path, capsys)[1] == whole  # not a terminal
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    text = summarize_all(tmp_path, capsys)[1]
+    assert (directory / "summary.md").read_text() == markdown
+    assert max(len(line) for line in text.splitlines() if not line.startswith("->")) <= 80
+    lines = text.splitlines()
+    start = lines.index("")
+    first, second = lines[start + 1 : start + 7], lines[start + 8 : start + 14]
+    assert first[0].split() == ["system", "metric", "h-mean", "a-mean", *MACHINES[:3]]
+    assert second[0].split() == ["system", "metric", *MACHINES[3:]]
+    assert second[2].split() == ["MSE", "AUC", "(source)", "83.00", "84.00", "85.00", "86.00"]
+    monkeypatch.setenv("COLUMNS", "10")  # narrower than any block
+    assert sum("system" in line for line in summarize_all(tmp_path, capsys)[1].splitlines()) >= 9
 
 
 def test_several_seeds_and_systems(tmp_path, capsys):
@@ -96,11 +116,11 @@ def test_means_wait_for_all_machine_types_and_metrics(tmp_path, capsys):
     table, text, _ = summarize_all(tmp_path, capsys)
     row = table["MAHALA", "AUC (source)", "mean"]
     assert [row["h-mean"], row["ToyCar"], row["fan"]] == ["", "0.8", ""]
-    assert "MAHALA, seed 1: no full results of fan, gearbox, slider, valve; its means are left out" in text
+    assert "MAHALA, seed 1: no means, because results of fan, gearbox, slider, valve are incomplete." in text
     assert table["MSE", "pAUC", "mean"]["h-mean"] != ""
     for metric in ("AUC (source)", "official score"):
         assert table["MSE", metric, "mean"]["h-mean"] == table["MSE", metric, "mean"]["fan"] == ""
-    assert "MSE, seed 1: no full results of fan; its means are left out" in text
+    assert "MSE, seed 1: no means, because results of fan are incomplete." in text
 
 
 def means(values, dataset):
@@ -217,8 +237,8 @@ def test_published_values_beside_ours(tmp_path, capsys):
     assert lines[first + 1] == ["difference", "–", "–", "+0.50", *("–",) * 6]
     assert lines[first + 3][:5] == ["difference", "–", "–", "-3.32*", "–"]  # 53.32 ± 0.56
     assert "MSE: published by the organisers, mean of 5 trainings: arXiv:2506.10097 Table 1" in text
-    assert "1 of 3 published figures lie outside." in text  # pAUC: 49.79 ± 0.49
-    assert "MAHALA_FRAME: no published figures of this score on these data are known here." in text
+    assert "1 of 3 values differ by more than 2 published standard deviations." in text  # pAUC: 49.79 ± 0.49
+    assert "MAHALA_FRAME: no published values of this score on these data." in text
     rows = list(csv.DictReader((directory / "published.csv").open()))
     assert list(rows[0]) == [
         *KEYS,
@@ -264,8 +284,8 @@ def test_of_these_seeds_only(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SEEDS", "10 1 7 8")
     table, text, _ = summarize_all(tmp_path, capsys)
     assert float(table["MSE", "AUC (source)", "mean"]["ToyCar"]) == pytest.approx(0.74)
-    assert "percent, seeds 1, 10;" in text
-    assert "warning: MSE: no results of seed 7, 8, which SEEDS names." in text
+    assert "seeds 1, 10, in percent" in text
+    assert "warning: MSE: no results of seed 7, 8, which SEEDS lists." in text
     monkeypatch.setenv("SEEDS", "3")
     with pytest.raises(BaselineError, match=r"no result_<machine>.csv with SEEDS='3' to summarize"):
         summarize.main(["DCASE2024T2", "-d", "--result_directory", str(tmp_path)])

@@ -20,7 +20,7 @@ from portable import start_portable, unsuitable
 from tools.results.draw import save_plot
 from tools.results.official import COLUMNS
 from tools.results.summary import Summary, summarize
-from tools.results.tables import Table, all_tables, latex
+from tools.results.tables import Table, all_tables, latex, terminal_width
 from tools.training.console import log, run_command, show
 
 RESAMPLES = 1000
@@ -82,7 +82,8 @@ def main(arguments: list[str] | None = None) -> None:
         write_report(summary, report)
     elif report.exists():
         log.warning("%s is of an earlier summary: --report writes it again", report)
-    show("\n".join(table.text() for name, table in tables.items() if name != "intervals"))  # the output may be closed
+    width = terminal_width()
+    show("\n".join(table.text(width) for name, table in tables.items() if name != "intervals"))
     show(f"-> {directory}")
     if options.report:
         show(f"-> {report}")

@@ -1,1 +1,1 @@
-"""From score files to tables, plots, a report and a submission."""
+"""Score files, tables, plots, the report and the check of a submission."""

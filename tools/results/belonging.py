@@ -1,8 +1,8 @@
-"""Which results may stand in one table: those whose tests, trainings and clips belong together.
+"""Choose the results that may be compared in one table: their trainings, tests and clips must match.
 
-The seeds of a system must share all parameters of training and test, the code, and the clips. So must the machine
-types, but for the clips. The scores of a tag must share the training. What differs from most others is left out; of
-equally many, the older. Results of another model than the one there now are left out, too.
+The seeds of a system must have the same parameters of training and test, the same code and the same clips; so must its
+machine types, except for the clips. The scores of a tag must have the same training. Results that differ from the
+majority are left out; in a tie, the older ones. Results of a model that has been replaced are left out, too.
 """
 
 import json
@@ -25,7 +25,7 @@ SHARED_BY_SEEDS = [key for key in TRAINING_KEYS if key != "seed"]
 
 @dataclass(frozen=True)
 class Tested:
-    """The results of one section in one run, and the record of their test."""
+    """One section of a run, and the record of its test."""
 
     run: Run
     machine: str
@@ -36,8 +36,8 @@ class Tested:
     def place(self) -> "Place":
         return self.run.config, self.machine, self.section
 
-    def made_from(self, part: str) -> dict[str, Any]:
-        """What must be equal in all results of a group."""
+    def shared(self, part: str) -> dict[str, Any]:
+        """The values that must be equal within a group, see GROUPS."""
         training = self.record["training"]
         return {
             "training": {key: training.get(key) for key in SHARED_BY_SEEDS} | training.get("code", {}),
@@ -48,7 +48,7 @@ class Tested:
         }[part]
 
 
-# What must agree → which results must: those of one tag, and so on.
+# What must be equal → the group of results in which it must be equal.
 GROUPS: dict[str, Callable[[Tested], Any]] = {
     "training": lambda tested: tested.run.config.model_name_suffix,
     "test": lambda tested: tested.run.system,
@@ -61,13 +61,13 @@ GROUPS: dict[str, Callable[[Tested], Any]] = {
 def keep_what_belongs_together(
     runs: Sequence[Run], wanted: Mapping[str, Any] | None = None
 ) -> tuple[list[Run], list[str]]:
-    """The runs without the results that do not belong to the others, and a line for each reason.
+    """The runs without the results that do not match the others, and one line for each reason.
 
     Args:
-        wanted: parameters of training or test that results must have; others are left out without a word.
+        wanted: required parameters of training or test. Results with other values are left out silently.
     """
-    reasons: dict[Place, str] = {}  # run, machine type, section → why it is left out
-    unknown: dict[Place, str] = {}  # what is doubtful about those that stay
+    reasons: dict[Place, str] = {}  # run, machine type, section → reason to leave it out
+    remarks: dict[Place, str] = {}  # on results that are kept
     tests = []
     for run, machine, section, metrics in _sections(runs):
         place, paths = (run.config, machine, section), run.paths(run.machines[machine])
@@ -77,50 +77,50 @@ def keep_what_belongs_together(
             reasons[place] = str(error)
             continue
         if record is None:
-            unknown[place] = "no record of the test, so its model and parameters are not known"
+            remarks[place] = "its model and parameters are unknown, because there is no record of the test"
             continue
         tested = Tested(run, machine, section, record)
-        if not _is_of_run(record, run.config):
-            reasons[place] = "copied from elsewhere: its record is of another --seed or --score"
+        if not _belongs_to_run(record, run.config):
+            reasons[place] = "copied from elsewhere: its record has another --seed or --score"
         elif any({**record["training"], **record}.get(key) != value for key, value in (wanted or {}).items()):
             reasons[place] = ""
         elif not _has_its_metrics(tested, metrics):
-            reasons[place] = f"{paths.metrics} is not what the test wrote. Test again"
+            reasons[place] = f"{paths.metrics} has changed since the test. Test again"
         elif _is_outdated(tested, paths):
-            reasons[place] = "tested with an older model than the one there now. Test again"
+            reasons[place] = "its model has been replaced since the test. Test again"
         else:
             tests.append(tested)
-    reasons |= find_strangers(tests)
-    unknown |= _doubts([tested for tested in tests if tested.place not in reasons])
+    reasons |= find_mismatches(tests)
+    remarks |= _remarks([tested for tested in tests if tested.place not in reasons])
     kept = []
     for run in runs:
         left_out = frozenset((machine, section) for config, machine, section in reasons if config == run.config)
         kept.append(replace(run, left_out=left_out))
-    return kept, [*_lines(reasons, " left out"), *_lines(unknown, "")]
+    return kept, [*_lines(reasons, " left out"), *_lines(remarks, "")]
 
 
-def find_strangers(tests: Sequence[Tested]) -> dict[Place, str]:
-    """Run, machine type and section of the results that do not belong to the others → in what they differ."""
-    strangers: dict[Place, str] = {}
+def find_mismatches(tests: Sequence[Tested]) -> dict[Place, str]:
+    """Run, machine type and section of results that do not match the others → the difference."""
+    mismatches: dict[Place, str] = {}
     left = sorted(tests, key=lambda tested: -tested.record.get("written", math.inf))
     for part, group_of in GROUPS.items():
         groups: dict[Any, list[Tested]] = {}
         for tested in left:
             groups.setdefault(group_of(tested), []).append(tested)
         for group in groups.values():
-            texts = [json.dumps(tested.made_from(part), sort_keys=True) for tested in group]
+            texts = [json.dumps(tested.shared(part), sort_keys=True) for tested in group]
             usual = Counter(texts).most_common(1)[0][0]
             for tested, text in zip(group, texts, strict=True):
                 if text != usual:
                     difference = _difference(json.loads(text), json.loads(usual), part)
-                    strangers[tested.place] = difference
-        left = [tested for tested in left if tested.place not in strangers]
-    return strangers
+                    mismatches[tested.place] = difference
+        left = [tested for tested in left if tested.place not in mismatches]
+    return mismatches
 
 
-def _doubts(tests: Sequence[Tested]) -> dict[Place, str]:
-    """What a reader must know of results that stay."""
-    doubts: dict[Place, str] = {}
+def _remarks(tests: Sequence[Tested]) -> dict[Place, str]:
+    """What a reader must know about results that are kept."""
+    remarks: dict[Place, str] = {}
     first_of_model: dict[tuple, Run] = {}
     first_of_place: dict[tuple, Tested] = {}
     for tested in tests:
@@ -129,18 +129,16 @@ def _doubts(tests: Sequence[Tested]) -> dict[Place, str]:
         model = first_of_model.setdefault((record["score"], record["model_sha256"], *tested.place[1:]), tested.run)
         clips = first_of_place.setdefault(tested.place[1:], tested)
         if other_code:
-            doubts[tested.place] = (
-                f"tested with other code than its model was trained with: {code_has_changed(other_code)}"
-            )
+            remarks[tested.place] = f"between training and test, {code_has_changed(other_code)}"
         elif model is not tested.run:
-            doubts[tested.place] = f"the same model as that of {model.system}, seed {model.config.seed}"
-        elif tested.made_from("test clips") != clips.made_from("test clips"):
-            doubts[tested.place] = f"tested on other clips than {clips.run.system}"
-    return doubts
+            remarks[tested.place] = f"the same model as {model.system}, seed {model.config.seed}"
+        elif tested.shared("test clips") != clips.shared("test clips"):
+            remarks[tested.place] = f"tested on different clips than {clips.run.system}"
+    return remarks
 
 
 def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, Mapping[tuple[str, str, str], float]]]:
-    """Run, machine type and section of all results, and the metrics of the run."""
+    """Run, machine type and section of all results, with the run's metrics."""
     for run in runs:
         metrics = run.metrics()["value"].to_dict()
         with_metrics = {key[:2] for key in metrics}
@@ -151,12 +149,12 @@ def _sections(runs: Sequence[Run]) -> Iterator[tuple[Run, str, str, Mapping[tupl
                     yield run, machine.name, section, metrics
 
 
-def _is_of_run(record: Mapping[str, Any], config: Config) -> bool:
+def _belongs_to_run(record: Mapping[str, Any], config: Config) -> bool:
     return record.get("score") == config.score and record["training"].get("seed", config.seed) == config.seed
 
 
 def _has_its_metrics(tested: Tested, metrics: Mapping[tuple[str, str, str], float]) -> bool:
-    """Whether the metrics of the run, as far as it has any of the section, are those of the test."""
+    """Whether the run's metrics of a section, if it has any, are those of the test."""
     expected = tested.record["metrics"].get(tested.section, {})
     keys = {name: (tested.machine, tested.section, name) for name in expected}
     return all(repr(metrics.get(keys[name], value)) == repr(value) for name, value in expected.items())  # nan is nan
@@ -169,7 +167,7 @@ def _is_outdated(tested: Tested, paths: RunPaths) -> bool:
 
 def _difference(found: Mapping[str, Any], usual: Mapping[str, Any], part: str) -> str:
     if part.endswith("clips"):
-        return f"other {part} than the others"
+        return f"{part} differ from the others"
     names = sorted(key for key in {**found, **usual} if found.get(key) != usual.get(key))
     code = [name for name in names if ".py" in name]
     texts = [f"--{key} {found.get(key)}, not {usual.get(key)}" for key in names if key not in code]
@@ -177,7 +175,7 @@ def _difference(found: Mapping[str, Any], usual: Mapping[str, Any], part: str) -
 
 
 def _lines(reasons: Mapping[Place, str], what: str) -> list[str]:
-    """One line for each reason and run."""
+    """One line per run and reason."""
     places: dict[tuple[Config, str], list[str]] = {}
     for (config, machine, section), reason in reasons.items():
         if reason:

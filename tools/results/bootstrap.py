@@ -1,13 +1,13 @@
-"""How far metrics may be trusted: bootstrap intervals over test clips, and differences larger than chance.
+"""Bootstrap over test clips: confidence intervals of metrics, and significance of differences between systems.
 
-Clips are drawn with replacement within each section, domain and label. Intervals are bias-corrected percentiles: in a
-resample some clips stand twice, which raises its pAUC a little. All systems are computed on the same resamples:
-differences are paired. Seeds are not resampled: a system's value is the mean over its own. Few clips tell too little
-of others: with three of each label, a third of equal systems would differ at p < 0.05. See FEWEST_CLIPS.
+Clips are drawn with replacement within each section, domain and label. Intervals are bias-corrected percentiles,
+because repeated clips raise the pAUC of a resample a little. All systems use the same resamples, so differences are
+paired. Seeds are not resampled: a system's value is the mean over its seeds. With few clips, the bootstrap is too
+optimistic: with three of each label, a third of equal systems would differ at p < 0.05. See MIN_CLIPS.
 
 Source: B. Efron, R. J. Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 14 and 16.
 
-B: resamples, n: clips of a section.
+B: number of resamples, n: number of clips in a section.
 """
 
 import itertools
@@ -22,35 +22,35 @@ import pandas as pd
 from config import BaselineError
 from datasets.catalog import Machine
 from tools.results.metrics import clips_of_metric, largest_fpr
-from tools.results.official import COLUMNS, FIGURE, means_over_sections
+from tools.results.official import COLUMNS, VALUE_KEYS, means_over_sections
 from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 
-CHANCE = 0.05  # a smaller p is more than chance
-LEVEL = 0.95  # of the intervals
-FEWEST_CLIPS = 20  # normal and anomalous clips that a metric must rest on
+SIGNIFICANCE = 0.05  # a difference with a smaller p is significant
+CONFIDENCE = 0.95  # of the intervals
+MIN_CLIPS = 20  # normal clips, and anomalous clips, that a metric needs
 
 log = logging.getLogger("baseline")
 
 
-def interval_of(values: np.ndarray, value: float) -> tuple[float, float]:
-    """The bias-corrected interval of LEVEL.
+def confidence_interval(values: np.ndarray, value: float) -> tuple[float, float]:
+    """The bias-corrected confidence interval, at level CONFIDENCE.
 
     Args:
         values: of the resamples, (B,).
-        value: of the clips themselves.
+        value: of the original clips.
     """
     from scipy.special import ndtr, ndtri
 
-    ends = ndtr(2 * _z_score(values, value) + ndtri([(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    ends = ndtr(2 * _z_score(values, value) + ndtri([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]))
     low, high = np.quantile(values, ends)
     return float(low), float(high)
 
 
-def chance_of(differences: np.ndarray, difference: float) -> float:
-    """The two-sided p value of a difference between two systems: 1 minus the level of the interval that ends at 0.
+def p_value(differences: np.ndarray, difference: float) -> float:
+    """The two-sided p value of a difference: 1 minus the level of the confidence interval with one end at 0.
 
-    Args: see interval_of.
+    Args: see confidence_interval.
     """
     from scipy.special import ndtr
 
@@ -64,7 +64,7 @@ def _z_score(values: np.ndarray, value: float) -> float:
 
     equal = np.isclose(values, value, rtol=1e-12, atol=1e-12)
     below = np.sum((values < value) & ~equal) + np.sum(equal) / 2
-    return float(ndtri((below + 0.5) / (len(values) + 1)))  # half a value at each end: the share is never 0 or 1
+    return float(ndtri((below + 0.5) / (len(values) + 1)))  # + 0.5 and + 1: the share is never 0 or 1
 
 
 def find_intervals(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
@@ -72,55 +72,57 @@ def find_intervals(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
 
     Args:
         resampled: see resample_systems.
-        means: (system, metric, column) → value of the clips themselves.
+        means: (system, metric, column) → value of the original clips.
     """
     resampled = resampled.droplevel("clips")
-    intervals = [interval_of(row, means[key]) for key, row in zip(resampled.index, resampled.to_numpy(), strict=True)]
+    intervals = [
+        confidence_interval(row, means[key]) for key, row in zip(resampled.index, resampled.to_numpy(), strict=True)
+    ]
     return pd.DataFrame(intervals, resampled.index, ["low", "high"])
 
 
 def find_differences(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:
-    """(system, minus, metric, column) → difference, low, high, p; only where both systems had the same clips."""
+    """(system, minus, metric, column) → difference, low, high, p; only if both systems have the same clips."""
     rows = []
     for first, second in itertools.combinations(resampled.index.unique("system"), 2):
         a, b = resampled.loc[first], resampled.loc[second]
         common = a.index.intersection(b.index, sort=False)  # same metric, column and clips
         for (metric, column, _), values in zip(common, (b.loc[common] - a.loc[common]).to_numpy(), strict=True):
             difference = means[second, metric, column] - means[first, metric, column]
-            interval = interval_of(values, difference)
-            rows.append([second, first, metric, column, difference, *interval, chance_of(values, difference)])
+            interval = confidence_interval(values, difference)
+            rows.append([second, first, metric, column, difference, *interval, p_value(values, difference)])
     names = ["system", "minus", "metric", "column"]
     return pd.DataFrame(rows, columns=[*names, "difference", "low", "high", "p"]).set_index(names)
 
 
 def resample_systems(runs: Sequence[Run], resamples: int) -> pd.DataFrame:
-    """(system, metric, column, clips) → a column for each resample of the clips: means over the system's seeds.
+    """(system, metric, column, clips) → the mean over the system's seeds, one column per resample of the clips.
 
-    Values with the same `clips`, a hash, rest on the same clips. A value is left out, with a warning, if a seed that
-    counts in it cannot be resampled, or was tested on other clips than another seed, or if it rests on too few clips.
+    `clips` is a hash of the clips that a value is computed from. A value is left out, with a warning, if one of its
+    seeds cannot be resampled, if its seeds were tested on different clips, or if it has too few clips.
     """
     too_few: set[str] = set()
     by_seed = {(run.system, run.config.seed): _resample_run(run, resamples, too_few) for run in runs}
     if too_few:
-        reason = f"fewer than {FEWEST_CLIPS} normal or {FEWEST_CLIPS} anomalous test clips"
-        log.warning("%s: no intervals, nor differences: %s.", ", ".join(sorted(too_few)), reason)
+        reason = f"fewer than {MIN_CLIPS} normal or {MIN_CLIPS} anomalous test clips"
+        log.warning("%s: no intervals and no differences: %s.", ", ".join(sorted(too_few)), reason)
     means = {}
-    for (system, metric, column), seeds in pd.concat(by_seed, names=["system", "seed"]).groupby(FIGURE, sort=False):
+    for (system, metric, column), seeds in pd.concat(by_seed, names=["system", "seed"]).groupby(VALUE_KEYS, sort=False):
         clips = seeds.index.unique("clips")
         if seeds.isna().to_numpy().any():
             continue
         if len(clips) > 1:
-            log.warning("%s, %s %s: the seeds were tested on different clips; no interval.", system, metric, column)
+            log.warning("%s, %s %s: no interval: the seeds were tested on different clips.", system, metric, column)
             continue
         means[system, metric, column, clips[0]] = np.ascontiguousarray(seeds.to_numpy()).mean(axis=0)
-    index = pd.MultiIndex.from_tuples(list(means), names=[*FIGURE, "clips"])
+    index = pd.MultiIndex.from_tuples(list(means), names=[*VALUE_KEYS, "clips"])
     return pd.DataFrame(list(means.values()), index, range(resamples), float)
 
 
 def _resample_run(run: Run, resamples: int, too_few: set[str]) -> pd.DataFrame:
-    """The same of one run; `nan` if some of the clips cannot be resampled.
+    """The values of one run, as in resample_systems; `nan` if some of its clips cannot be resampled.
 
-    Machine types with metrics that rest on too few clips are added to `too_few`.
+    Adds machine types with too few clips to `too_few`.
     """
     written = run.metrics()
     values, clips = {}, {}
@@ -152,17 +154,17 @@ def _resample_run(run: Run, resamples: int, too_few: set[str]) -> pd.DataFrame:
 
 
 def _scores_behind(run: Run, machine: Machine, section: str, metrics: pd.Series) -> SectionScores:
-    """The scores that a section's metrics were computed from; an error if they do not exist or are others."""
+    """The scores that a section's metrics were computed from; an error if they are missing or do not match."""
     paths = run.paths(machine)
     result = run.section(machine, section)
     if result is None:
         raise BaselineError(f"{paths.anomaly_scores(section)} is missing. Test again.")
     if not result.labelled:
-        raise BaselineError(f"{paths.test_record}: the test did not know the labels of its clips. Test again.")
+        raise BaselineError(f"{paths.test_record}: the clips had no labels when they were tested. Test again.")
     computed = result.metrics(list(metrics.index))
     if not all(math.isclose(value, computed.get(metric, -1)) for metric, value in metrics.items()):
         raise BaselineError(
-            f"{paths.metrics} does not go with the anomaly scores beside it and the labels of their clips. Test again."
+            f"{paths.metrics} does not match the anomaly scores beside it and the labels of their clips. Test again."
         )
     return result
 
@@ -170,13 +172,13 @@ def _scores_behind(run: Run, machine: Machine, section: str, metrics: pd.Series)
 def _has_enough_clips(metric: str, result: SectionScores) -> bool:
     is_anomaly, is_target = (np.array([getattr(c, name) for c in result.clips]) for name in ("is_anomaly", "is_target"))
     counted = is_anomaly[clips_of_metric(metric, is_anomaly, is_target)]
-    return bool(min(counted.sum(), (~counted).sum()) >= FEWEST_CLIPS)
+    return bool(min(counted.sum(), (~counted).sum()) >= MIN_CLIPS)
 
 
 def resample_metrics(
     result: SectionScores, machine: str, metrics: Sequence[str], resamples: int
 ) -> dict[str, np.ndarray]:
-    """AUC or pAUC → its value in each resample (B,). Which clips are drawn does not depend on their scores."""
+    """AUC or pAUC → its value in each resample, (B,). The scores do not influence which clips are drawn."""
     clips = sorted(zip(result.clips, result.scores, strict=True), key=lambda pair: pair[0].name)
     is_anomaly, is_target = (np.array([getattr(c, name) for c, _ in clips]) for name in ("is_anomaly", "is_target"))
     scores = np.array([score for _, score in clips])
@@ -190,7 +192,7 @@ def resample_metrics(
 
 
 def draw_counts(groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """How often each clip is in each resample, (B, n): as many clips of each of the `groups` (n,) as there are."""
+    """How often each clip is in each resample, (B, n). The size of each group stays the same; groups: (n,)."""
     generator = np.random.default_rng(seed)
     counts = np.zeros((resamples, len(groups)), np.int64)
     for group in np.unique(groups):
@@ -200,7 +202,7 @@ def draw_counts(groups: np.ndarray, resamples: int, seed: int) -> np.ndarray:
 
 
 def weighted_auc(is_anomaly: np.ndarray, scores: np.ndarray, counts: np.ndarray, max_fpr: float = 1.0) -> np.ndarray:
-    """The AUC, or the standardised pAUC, of each resample (B,): that of the clips repeated as `counts` (B, n) says."""
+    """The AUC or the standardised pAUC of each resample, (B,). `counts` (B, n) says how often each clip is in it."""
     falling = np.argsort(-scores, kind="stable")
     last_of_equals = np.append(np.diff(scores[falling]) != 0, True)
     rates = []
@@ -208,7 +210,7 @@ def weighted_auc(is_anomaly: np.ndarray, scores: np.ndarray, counts: np.ndarray,
         caught = np.cumsum(counts[:, falling] * has_label[falling], axis=1)[:, last_of_equals]
         rates.append(np.pad(caught / caught[:, -1:], ((0, 0), (1, 0))))  # (B, corners of the ROC curve)
     fpr, tpr = rates
-    # Each edge of the curve counts as far as it lies below max_fpr.
+    # Only the part of each segment below max_fpr counts.
     inside = np.minimum(fpr, max_fpr)
     width, part = np.diff(fpr, axis=1), np.diff(inside, axis=1)
     share = np.divide(part, width, out=np.zeros_like(width), where=width > 0)

@@ -1,4 +1,4 @@
-"""Save a plot, or warn: matplotlib is imported only here, where a plot is needed."""
+"""Save a plot, or warn. Matplotlib is imported only when a plot is drawn."""
 
 import contextlib
 import logging
@@ -12,7 +12,7 @@ log = logging.getLogger("baseline")
 
 
 def save_plot(function: str, path: Path, *arguments: Any) -> None:
-    """Call a function of plots.py. A plot that cannot be drawn is a warning; an older one is removed."""
+    """Call a function of plots.py. If it fails, log a warning and remove the old plot."""
     try:
         from tools.results import plots
 

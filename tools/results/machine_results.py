@@ -1,4 +1,4 @@
-"""Scores of the test clips of a machine type → its score and decision CSVs, metrics, plots and test record."""
+"""Write the results of a machine type's test: score and decision CSVs, metrics, plots and test record."""
 
 import logging
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from config import BaselineError
 from datasets.catalog import Machine
 from datasets.clips import Clip
 from files import alone, remove
-from tools.results.belonging import Tested, find_strangers
+from tools.results.belonging import Tested, find_mismatches
 from tools.results.draw import save_plot
 from tools.results.metrics import MEANS
 from tools.results.runs import Run
@@ -29,10 +29,10 @@ def write_results(
     decisions: Sequence[int] | None,
     record: dict[str, Any],
 ) -> None:
-    """Write everything that a test leaves, for each section of the clips.
+    """Write all results of a test, for each section of the clips.
 
     Args:
-        decisions: of each clip, 1: anomalous; None: the model's threshold is unknown.
+        decisions: for each clip, 1: anomalous, 0: normal; None: the model's threshold is unknown.
         record: see make_test_record.
 
     Raises:
@@ -53,10 +53,10 @@ def write_results(
 def _write_metrics_and_plots(
     machine: Machine, paths: RunPaths, tested: dict[str, SectionScores], record: dict[str, Any]
 ) -> dict[str, dict[str, float]]:
-    """The metrics and plots of all sections that have scores, and a line on those just tested.
+    """Write the metrics and plots of all sections with scores, and log the metrics of the sections just tested.
 
     Returns:
-        Section → metric → value of those just tested, if their labels are known.
+        Section → metric → value, for the sections just tested, if their labels are known.
     """
     results, records, rows = {}, {}, {}
     for section in machine.sections:
@@ -64,7 +64,7 @@ def _write_metrics_and_plots(
             records[section] = record if section in tested else read_test_record(paths, section)
             result = tested.get(section) or read_section(paths, section, machine.directory(Path()))
         except BaselineError as error:
-            log.warning("section %s is left out of %s: %s", section, paths.metrics.name, error)
+            log.warning("%s: section %s is left out: %s", paths.metrics.name, section, error)
             continue
         if result:
             results[section] = result
@@ -74,17 +74,17 @@ def _write_metrics_and_plots(
     if labelled:
         run = Run(paths.config, machine.dataset)
         tests = [Tested(run, machine.name, result.section, records[result.section]) for result in labelled]
-        strangers = find_strangers(tests)
-        for (_, _, section), reason in strangers.items():
-            log.warning("%s: section %s has %s. No means are written.", paths.metrics.name, section, reason)
-        rows = write_metrics(paths, labelled, with_means=not strangers)
+        mismatches = find_mismatches(tests)
+        for (_, _, section), reason in mismatches.items():
+            log.warning("%s: no means, because section %s differs: %s.", paths.metrics.name, section, reason)
+        rows = write_metrics(paths, labelled, with_means=not mismatches)
         mean = MEANS[machine.dataset.official_score["mean"]]
         for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC"):
             values = [rows[section][name] for section in tested if name in rows.get(section, ())]
             summary += f", {name} {100 * mean(values):.2f} %" if values else ""
         save_plot("plot_roc", paths.roc_plot, title, labelled)
     else:
-        remove(paths.metrics)  # older ones do not belong to these scores
+        remove(paths.metrics)  # old files would not match these scores
         remove(paths.roc_plot)
     save_plot("plot_scores", paths.score_plot, title, list(results.values()))
     log.info("%s: %s -> %s", paths.config.score, summary, shown(paths.result_dir))

@@ -13,7 +13,10 @@ DOMAIN_METRICS = (
     *("precision (source)", "precision (target)", "recall (source)", "recall (target)"),
     *("F1 score (source)", "F1 score (target)"),
 )
-WITHIN_DOMAIN_METRICS = ("AUC within source", "AUC within target")  # of 2021's official score; not in the result CSVs
+WITHIN_DOMAIN_METRICS = (
+    "AUC within source",
+    "AUC within target",
+)  # in 2021's official score, but not in the result CSVs
 SINGLE_DOMAIN_METRICS = ("AUC", "pAUC", "precision", "recall", "F1 score")
 
 
@@ -25,12 +28,12 @@ def section_metrics(
     max_fpr: float,
     names: Sequence[str] | None = None,
 ) -> dict[str, float]:
-    """The metrics of one section's clips, as fractions; `nan` if a metric is not defined.
+    """The metrics of one section's clips, as fractions; `nan` if a metric is undefined.
 
     Args:
-        is_anomaly, is_target, scores, decisions: one value a clip. Without decisions, precision, recall and F1 score
+        is_anomaly, is_target, scores, decisions: one value per clip. Without decisions, precision, recall and F1 score
             are `nan`.
-        max_fpr: p of pAUC, which is standardised: 0.5 for chance, 1 for perfection.
+        max_fpr: p of pAUC. pAUC is standardised: 0.5 is chance, 1 is perfect.
         names: of the metrics; None: DOMAIN_METRICS, or SINGLE_DOMAIN_METRICS if all clips are of the source domain.
     """
     truth, target, scores = np.array(is_anomaly, bool), np.array(is_target, bool), np.array(scores, float)
@@ -48,16 +51,16 @@ def section_metrics(
 
 
 def clips_of_metric(metric: str, is_anomaly: np.ndarray, is_target: np.ndarray) -> np.ndarray:
-    """Which clips count in a metric: (clips,) bool.
+    """The clips that a metric uses: (clips,) bool.
 
-    Anomalies of both domains count in AUC (source) and in AUC (target), but not in AUC within source or target.
+    AUC (source) and AUC (target) use the anomalies of both domains, AUC within source and within target do not.
     """
     of_domain = ~is_target if "source" in metric else is_target if "target" in metric else np.ones_like(is_target)
     return of_domain | is_anomaly if metric in ("AUC (source)", "AUC (target)") else of_domain
 
 
 def largest_fpr(metric: str, max_fpr: float) -> float:
-    """The false positive rate up to which the area of a metric is taken."""
+    """The false positive rate up to which a metric integrates the ROC curve."""
     return max_fpr if metric.startswith("pAUC") else 1.0
 
 
@@ -77,18 +80,18 @@ def _decision_metric(name: str, truth: np.ndarray, decided: np.ndarray | None) -
         return float("nan")
     precision, recall = (score(truth, decided, zero_division=0) for score in (precision_score, recall_score))
     if name.startswith("F1"):
-        # The published baseline's formula: scikit-learn's F1 score may differ from it in the last digit.
+        # The published baseline's formula; scikit-learn's may differ in the last digit.
         return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
     return float(precision if name.startswith("precision") else recall)
 
 
 def arithmetic_mean(values: Sequence[float] | np.ndarray) -> float | np.ndarray:
-    """The arithmetic mean, of arrays over their first axis; `nan` if one value is."""
+    """The arithmetic mean (of arrays: over the first axis); `nan` if any value is."""
     return np.mean(np.asarray(values, float), axis=0)
 
 
 def harmonic_mean(values: Sequence[float] | np.ndarray) -> float | np.ndarray:
-    """The harmonic mean, of arrays over their first axis. Values are floored at 2.2e-16, to avoid a division by 0."""
+    """The harmonic mean (of arrays: over the first axis). Values below 2.2e-16 are raised to it: no division by 0."""
     floored = np.maximum(np.asarray(values, float), sys.float_info.epsilon)
     return 1 / np.mean(1 / floored, axis=0)
 

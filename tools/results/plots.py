@@ -1,6 +1,6 @@
 """Plots of losses, anomaly scores, ROC curves, reconstructions and summaries.
 
-Colour-blind readers can tell the colours apart. ROC curves and reconstructions are as wide as a column of a paper.
+The colours are safe for colour-blind readers. ROC curves and reconstructions are as wide as a column of a paper.
 
 T: frames of a clip, M: mel bands.
 """
@@ -17,6 +17,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager
 
@@ -25,8 +26,8 @@ from tools.results.metrics import clips_of_metric
 from tools.results.score_files import SectionScores
 
 COLUMN = 3.5  # inches, the width of a column in two-column papers
-NO_MATH = {"text.parse_math": False}  # names of clips and tags may hold dollar signs
-IN_A_COLUMN = NO_MATH | {  # text that is readable in a column
+NO_MATH = {"text.parse_math": False}  # names of clips and tags may contain dollar signs
+IN_A_COLUMN = NO_MATH | {
     "font.size": 7.5,
     "axes.titlesize": 7.5,
     "axes.linewidth": 0.6,
@@ -34,7 +35,7 @@ IN_A_COLUMN = NO_MATH | {  # text that is readable in a column
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
     "legend.fontsize": 7,
-    "pdf.fonttype": 42,  # TrueType: Type 3 fonts are refused by many publishers
+    "pdf.fonttype": 42,  # TrueType: many publishers refuse Type 3 fonts
 }
 CREATOR = "baseline for DCASE Task 2"  # in the metadata of each plot
 HERTZ = (0, 100, 250, 500, 1000, 2000, 4000, 8000, 16000, 32000, 64000)  # ticks of frequency axes
@@ -54,9 +55,9 @@ log = logging.getLogger("baseline")
 
 
 def _plot(style: dict[str, Any] = NO_MATH) -> Callable[[Callable], Callable]:
-    """The decorator of a function that draws a plot: in this style, whatever a user's matplotlibrc says.
+    """Decorator: draw the plot in this style, without the user's matplotlibrc.
 
-    If matplotlib's font lacks letters of a title, the plot is drawn again with the help of all installed fonts.
+    If matplotlib's font lacks letters of a title, the plot is drawn again with all installed fonts as fallbacks.
     """
 
     def decorate(draw: Callable) -> Callable:
@@ -74,7 +75,7 @@ def _plot(style: dict[str, Any] = NO_MATH) -> Callable[[Callable], Callable]:
 
 
 def _draw(style: dict[str, Any], draw: Callable, *arguments: Any) -> str:
-    """Draw a plot; returns the letters that no font has."""
+    """Draw a plot and return the letters that no font has."""
     with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context():
         warnings.simplefilter("always")
         matplotlib.rcdefaults()
@@ -87,15 +88,17 @@ def _draw(style: dict[str, Any], draw: Callable, *arguments: Any) -> str:
 
 
 def _installed_fonts() -> list[str]:
-    """The fonts of this machine. Those that come with matplotlib have signs in place of the letters that they lack."""
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # not all have the usual weight
+    """The fonts of this machine, without matplotlib's own: one of these draws boxes for all letters that it lacks."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # no warnings of missing weights
     own = matplotlib.get_data_path()
     return sorted({font.name for font in fontManager.ttflist if not font.fname.startswith(own)})
 
 
 @functools.cache  # once
 def _warn_of_letters(letters: str) -> None:
-    log.warning("no installed font has the letters %s of a plot. Install one, such as Noto Sans CJK.", letters)
+    log.warning(
+        "no installed font has the letters %s of a plot. Install one that does, such as Noto Sans CJK.", letters
+    )
 
 
 @_plot()
@@ -105,13 +108,25 @@ def plot_losses(path: Path, title: str, loss: Sequence[float], valid_loss: Seque
     axes = figure.add_subplot()
     epochs = range(1, len(loss) + 1)
     marker = "." if len(loss) < 30 else None
-    axes.plot(epochs, loss, color=BLUE, marker=marker, label="training (batches, as they were learnt)")
-    axes.plot(epochs, valid_loss, color=VERMILLION, marker=marker, linestyle="--", label="validation (evaluation mode)")
-    axes.set(title=title, xlabel="epoch", ylabel="mean squared error of log-mel energies (dB²)", yscale="log")
+    axes.plot(epochs, loss, color=BLUE, marker=marker, label="training (mean over the epoch)")
+    axes.plot(epochs, valid_loss, color=VERMILLION, marker=marker, linestyle="--", label="validation (after the epoch)")
+    axes.set(title=title, xlabel="epoch", ylabel="loss: mean squared error (dB²)", yscale="log")
+    _label_log_ticks(axes.yaxis)
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(which="both", alpha=0.3)
     axes.legend(frameon=False)
     _save(figure, path)
+
+
+def _label_log_ticks(axis: Axis) -> None:
+    """Label the ticks of a logarithmic axis with plain numbers: matplotlib's own labels need math text."""
+
+    def label(value: float, _: int) -> str:
+        low, high = axis.get_view_interval()
+        return f"{value:g}" if high < 3 * low or f"{value:e}"[0] in "125" else ""
+
+    axis.set_major_formatter(label)
+    axis.set_minor_formatter(label)
 
 
 @_plot()
@@ -148,14 +163,15 @@ def _plot_groups(axes: Axes, result: SectionScores) -> None:
     axes.invert_yaxis()
     if min(result.scores) > 0 and max(result.scores) > 20 * min(result.scores):
         axes.set_xscale("log")
-    axes.set_xlabel("anomaly score (bars: medians)")
+        _label_log_ticks(axes.xaxis)
+    axes.set_xlabel("anomaly score (black bars: medians)")
     axes.grid(axis="x", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def _plot_threshold(axes: Axes, threshold: float) -> None:
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1)
-    axes.get_xlim()  # brings the limits up to date that the transformation rests on
+    axes.get_xlim()  # updates the limits, which transData uses
     x, _ = axes.transAxes.inverted().transform(axes.transData.transform((threshold, 0)))
     side, offset = ("left", 4) if x < 0.5 else ("right", -4)  # towards the middle
     text, place = f"decision threshold {threshold:.5g}", {"xycoords": "axes fraction", "textcoords": "offset points"}
@@ -164,7 +180,7 @@ def _plot_threshold(axes: Axes, threshold: float) -> None:
 
 @_plot(IN_A_COLUMN)
 def plot_roc(path: Path, title: str, results: Sequence[SectionScores]) -> None:
-    """ROC curves of each section's labelled clips, by domain and of all; the area that pAUC measures is shaded."""
+    """ROC curves of each section's labelled clips: by domain, and of all clips with the area of pAUC shaded."""
     figure = Figure(figsize=(COLUMN, 0.3 + 3.1 * len(results)), layout="constrained")
     for axes, result in zip(figure.subplots(len(results), squeeze=False).flat, results, strict=True):
         axes.set_title(f"{title}, section {result.section}", loc="left")
@@ -182,12 +198,12 @@ def _plot_roc_curves(axes: Axes, result: SectionScores) -> None:
             continue
         chosen = clips_of_metric(metric, is_anomaly, is_target)
         fpr, tpr, _ = roc_curve(is_anomaly[chosen], scores[chosen])
-        label = f"{metric} {100 * metrics[metric]:.1f} %"
+        label = f"{metric}: {100 * metrics[metric]:.1f} %"
         if metric == "pAUC":
             inside = np.linspace(0, max_fpr, 1000)  # the curve has steps
             axes.fill_between(inside, np.interp(inside, fpr, tpr), color=color, alpha=0.25, linewidth=0)
             axes.axvline(max_fpr, color=color, linewidth=0.6, linestyle=":")
-            label += f" (shaded: FPR ≤ {max_fpr:g})"
+            label += f" (all clips, FPR ≤ {max_fpr:g})"
         axes.plot(fpr, tpr, color=color, linestyle=style, label=label)
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.6, linestyle=":", label="chance")
     axes.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(0, 1), ylim=(0, 1.005), aspect="equal")
@@ -197,33 +213,33 @@ def _plot_roc_curves(axes: Axes, result: SectionScores) -> None:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """A clip's log-mel frames, their reconstruction by the network, and what each value adds to the anomaly score."""
+    """A clip's log-mel frames, their reconstruction, and the contribution of each value to the anomaly score."""
 
     title: str
     log_mel: np.ndarray  # (T, M) dB
-    reconstruction: np.ndarray  # (T, M) dB, the mean over the vectors that a frame is in; `nan` if it is in none
-    squared_error: np.ndarray  # (T,) dB², the mean over a frame's bands and vectors; `nan` likewise
-    contribution: np.ndarray  # (T, M), whose sum is the anomaly score
+    reconstruction: np.ndarray  # (T, M) dB, the mean over all vectors that contain the frame; `nan` without any
+    squared_error: np.ndarray  # (T,) dB², the mean over a frame's bands and vectors; `nan` without any
+    contribution: np.ndarray  # (T, M); the sum is the anomaly score
     score_name: str
-    frame_rate: float  # frames a second
+    frame_rate: float  # frames per second
     band_centers: np.ndarray  # (M,) Hz
 
     @property
     def shares(self) -> np.ndarray:
-        """The contributions (T, M) as percent of the score, or 0 if the score is 0."""
+        """The contributions in percent of the score, (T, M); 0 if the score is 0."""
         return 100 * self.contribution / (self.contribution.sum() or np.inf)
 
 
 @_plot(IN_A_COLUMN)
 def plot_reconstruction(path: Path, clip: Reconstruction) -> None:
-    """A clip's log-mel frames, their reconstruction, the error over time and frequency and over time, and the bands."""
+    """A clip's log-mel frames, their reconstruction, the error, and the share of each mel band in the score."""
     error = clip.reconstruction - clip.log_mel
-    # The colours' range leaves out extreme values, so that these do not take the contrast of all others.
+    # The colour ranges leave out extreme values: these would reduce the contrast of all others.
     low, high = np.nanpercentile(np.concatenate([clip.log_mel, clip.reconstruction]), [0.5, 99.5])
     largest = np.nanpercentile(np.abs(error), 99.5) or 1.0
     energies = {"cmap": "magma", "vmin": low, "vmax": high}
     maps = [
-        ("input", clip.log_mel, energies, "energy (dB)"),
+        ("input: log-mel spectrogram", clip.log_mel, energies, "energy (dB)"),
         ("reconstruction", clip.reconstruction, energies, "energy (dB)"),
         ("error: reconstruction − input", error, {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest}, "error (dB)"),
     ]
@@ -248,7 +264,7 @@ def plot_reconstruction(path: Path, clip: Reconstruction) -> None:
 
 
 def _hertz_ticks(band_centers: np.ndarray) -> tuple[list[float], list[str]]:
-    """Places and names of ticks in Hz on an axis of band numbers, as many as there is room for."""
+    """Positions and labels of ticks in Hz on an axis of mel bands, as many as fit."""
     ticks: dict[float, str] = {}
     for hertz in HERTZ:
         place = float(np.interp(hertz, band_centers, np.arange(len(band_centers))))
@@ -259,9 +275,9 @@ def _hertz_ticks(band_centers: np.ndarray) -> tuple[list[float], list[str]]:
 
 
 def _plot_error(axes: Axes, clip: Reconstruction, xlim: tuple[float, float]) -> None:
-    """The squared error over time; for scores other than MSE, what each frame adds to the score, too."""
+    """The squared error over time; for scores other than MSE, also each frame's share of the score."""
     seconds = np.arange(len(clip.log_mel)) / clip.frame_rate
-    axes.set_title("error over time", loc="left")
+    axes.set_title("error over time (dashed: mean)", loc="left")
     axes.plot(seconds, clip.squared_error, color=BLUE)
     axes.axhline(np.nanmean(clip.squared_error), color=BLUE, linewidth=0.6, linestyle="--")
     axes.set(xlabel="time (s)", xlim=xlim, ylim=(0, None))
@@ -281,7 +297,7 @@ def _plot_bands(axes: Axes, clip: Reconstruction) -> None:
     axes.bar(numbers, shares, width=1.0, color=np.where(np.isin(numbers, largest), VERMILLION, BLUE), linewidth=0)
     text = "largest: " + ", ".join(f"{clip.band_centers[band]:.0f} Hz {shares[band]:.0f} %" for band in largest)
     axes.text(0.01, 0.97, text, color=VERMILLION, fontsize="small", transform=axes.transAxes, ha="left", va="top")
-    axes.set_title(f"share of each mel band in {clip.score_name}", loc="left")
+    axes.set_title(f"share of each mel band in the {clip.score_name} score", loc="left")
     top = 1.3 * max(shares.max(), 1e-9)  # room for the text
     axes.set(xlabel="frequency (Hz)", ylabel="share (%)", xlim=(-0.5, len(shares) - 0.5), ylim=(None, top))
     axes.axhline(0, color="black", linewidth=0.6)
@@ -295,7 +311,7 @@ def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, f
     """Bars of each metric by machine type and system, with the standard deviation over seeds.
 
     Args:
-        values: system, metric, machine type or mean, and value (percent) of each seed. Without any, nothing is drawn.
+        values: for each seed: system, metric, machine type or mean, value in percent. If empty, nothing is drawn.
     """
     import pandas
     import seaborn
@@ -308,7 +324,7 @@ def plot_summary(path: Path, title: str, values: Sequence[tuple[str, str, str, f
     bars = {"x": "machine", "y": "value", "hue": "system", "palette": palette, "errorbar": "sd"}
     width = max(8.0, 2.0 + 0.28 * n_machines * len(systems))
     figure = Figure(figsize=(width, 2.5 * len(metrics)), layout="constrained")
-    figure.suptitle(f"{title} (dotted: chance)")
+    figure.suptitle(f"{title} (dotted line: chance)")
     for axes, metric in zip(figure.subplots(len(metrics), sharex=True, squeeze=False).flat, metrics, strict=True):
         rows = table[table["metric"] == metric]
         seaborn.barplot(rows, **bars, err_kws={"linewidth": 1.2}, ax=axes)
@@ -330,5 +346,5 @@ def _save(figure: Figure, path: Path, dpi: int = 150) -> None:
 
 
 def is_plot(path: Path) -> bool:
-    """Whether a file is a plot that this module wrote."""
+    """Whether this module wrote a plot file."""
     return CREATOR.encode() in path.read_bytes()

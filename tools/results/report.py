@@ -1,6 +1,6 @@
-"""A summary → one HTML page that needs neither network nor server: tables, plots, parameters, and ranked clips.
+"""The HTML report of a summary: tables, plots, parameters and ranked clips on one page.
 
-Plots are part of the page. Clips are not: they are played from the dataset directory, by paths relative to the page.
+The page needs no server and no network. It contains the plots; the clips are played from the dataset directory.
 """
 
 import base64
@@ -27,9 +27,8 @@ from tools.results.tables import Table, all_tables, statistic_cells
 from tools.training.paths import RunPaths
 
 TEMPLATE = Path(__file__).with_name("report.html")
-NOT_SHOWN = ("use_ids", "clips", "code")  # of what a test record says of the training
-# Options of tools/plot_reconstruction.py.
-DRAWN_BY = (
+NOT_SHOWN = ("use_ids", "clips", "code")  # parts of a test record's `training`
+PLOT_OPTIONS = (  # of tools/plot_reconstruction.py
     *("score", "seed", "model_name_suffix"),
     *("dataset_directory", "model_directory", "result_directory", "export_dir"),
 )
@@ -46,8 +45,9 @@ def write_report(summary: Summary, path: Path) -> None:
     tables = all_tables(summary)
     page = template.render(
         title=summary.title,
-        tables=[tables[name] for name in sorted(tables, key=lambda name: name == "intervals")],  # the longest is last
-        plots=_embed([("Means and machine types", path.with_name("summary.png"))]),
+        tables=[table for name, table in tables.items() if name != "intervals"],
+        intervals=tables.get("intervals"),
+        plots=_embed([("Metrics by machine type", path.with_name("summary.png"))]),
         parameters=parameter_table(summary),
         machines=[_machine_page(summary, machine, path.parent) for machine in _machines(summary)],
     )
@@ -55,7 +55,7 @@ def write_report(summary: Summary, path: Path) -> None:
 
 
 def _machines(summary: Summary) -> list[Machine]:
-    """The machine types that have results."""
+    """The machine types with results."""
     machines = summary.dataset.tested(summary.config.split).values()
     return [m for m in machines if any(run.paths(m).metrics.exists() for run in summary.runs)]
 
@@ -68,7 +68,7 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
         paths = run.paths(machine)
         name = f"{system}, seed {run.config.seed}" if len(runs) > 1 else system
         plots += [(f"Anomaly scores, {name}", paths.score_plot), (f"ROC curves, {name}", paths.roc_plot)]
-        for model in run.models(machine):  # several systems may be scores of the same model
+        for model in run.models(machine):  # systems may share a model
             losses[f"Losses, {model.model_name}, seed {model.config.seed}", model.loss_plot] = None
         reconstructions += [(f"{name}: {path.stem}", path) for path in _reconstructions(paths, machine)]
         seeds = [_read_sections(run, machine) for run in runs]
@@ -87,8 +87,8 @@ def _machine_page(summary: Summary, machine: Machine, directory: Path) -> dict[s
 
 
 def _how_to_draw(summary: Summary, machine: Machine) -> str:
-    """The command that draws the first system's best and worst clips."""
-    first, defaults = summary.runs[0].config.as_dict(DRAWN_BY), _defaults()
+    """The command that plots the reconstructions of the first system's best and worst clips."""
+    first, defaults = summary.runs[0].config.as_dict(PLOT_OPTIONS), _defaults()
     options = [f"--{key} {shlex.quote(str(value))}" for key, value in first.items() if value != defaults[key]]
     command = f".venv/bin/python tools/plot_reconstruction.py --dataset {machine.dataset.name}{machine.name}"
     return " ".join([command, f"-{machine.split[0]} --ranked 2", *options])
@@ -99,13 +99,13 @@ def _defaults() -> dict[str, Any]:
 
 
 def _reconstructions(paths: RunPaths, machine: Machine) -> list[Path]:
-    """The plots that were drawn after the last test: older ones may be of another model."""
+    """The plots that are newer than the last test. Older ones may show another model."""
     tests = [paths.anomaly_scores(section) for section in machine.sections]
     tested = max((path.stat().st_mtime for path in tests if path.exists()), default=0.0)
     plots = sorted(paths.reconstruction_dir.glob("*.png"))
     current = [path for path in plots if path.stat().st_mtime >= tested]
     if older := len(plots) - len(current):
-        log.warning("%s: %d plots are older than the scores, and left out.", paths.reconstruction_dir, older)
+        log.warning("%s: %d plots are older than the scores and left out.", paths.reconstruction_dir, older)
     return current
 
 
@@ -121,20 +121,20 @@ def _read_sections(run: Run, machine: Machine) -> dict[str, SectionScores]:
 def _metrics_table(summary: Summary, machine: Machine) -> Table:
     cells = statistic_cells(summary).xs(machine.name, level="column").unstack("metric")
     cells = cells.reindex(index=list(summary.systems), columns=summary_metrics(summary.dataset)).reset_index()
-    mean = " of its sections" if len(machine.sections) > 1 else ""
-    return Table(f"{machine.name}: percent{mean}", cells, 1)
+    mean = ", means over the sections" if len(machine.sections) > 1 else ""
+    return Table(f"{machine.name}: metrics in percent{mean}", cells, 1)
 
 
 def rank_clips(scores: dict[str, list[SectionScores]], directory: Path) -> list[dict[str, Any]]:
-    """The clips of a section, the most anomalous of the first system first.
+    """The clips of a section, sorted by the first system's scores, highest first.
 
     Args:
         scores: system → the scores of each seed.
-        directory: that of the page.
+        directory: of the page.
 
     Returns:
-        For each clip its name, domain and label, its address relative to the page (empty if the file does not exist),
-        and for each system its rank (1: the highest mean score; 0: not tested), mean score and decision.
+        For each clip: name, domain, label, address relative to the page (empty if the file does not exist), and for
+        each system the rank (1: highest mean score, 0: not tested), mean score and decision.
     """
     clips = {clip.name: clip for results in scores.values() for result in results for clip in result.clips}
     systems = [_rank(results).to_dict("index") if results else {} for results in scores.values()]
@@ -142,7 +142,7 @@ def rank_clips(scores: dict[str, list[SectionScores]], directory: Path) -> list[
     lines = [
         {
             "name": name,
-            # Without a label, the name of a source clip may lack its domain, too.
+            # An unlabelled clip may be of an unknown domain: its name does not say.
             "domain": "target" if clip.is_target else "" if clip.is_anomaly is None else "source",
             "label": {True: "anomaly", False: "normal", None: ""}[clip.is_anomaly],
             "address": quote(Path(os.path.relpath(clip.path, directory)).as_posix()) if clip.path.exists() else "",
@@ -154,7 +154,7 @@ def rank_clips(scores: dict[str, list[SectionScores]], directory: Path) -> list[
 
 
 def _rank(results: Sequence[SectionScores]) -> pd.DataFrame:
-    """Clip name → rank, mean score and decisions of one system."""
+    """Clip name → rank, mean score and decision of one system."""
     seeds = [
         pd.DataFrame({"clip": [c.name for c in result.clips], "score": result.scores, "decision": result.decisions})
         for result in results
@@ -164,7 +164,7 @@ def _rank(results: Sequence[SectionScores]) -> pd.DataFrame:
 
 
 def _decided(decisions: pd.Series) -> str:
-    """`anomaly` or `normal`; if seeds differ, how many decided for an anomaly."""
+    """`anomaly` or `normal`; if seeds differ, how many say `anomaly`."""
     known = decisions.dropna().astype(int)
     if len(set(known)) == 1:
         return "anomaly" if known.iloc[0] else "normal"
@@ -172,12 +172,12 @@ def _decided(decisions: pd.Series) -> str:
 
 
 def _embed(plots: Sequence[tuple[str, Path]]) -> list[tuple[str, str]]:
-    """Captions and contents (base64) of the plots that exist."""
+    """Captions and contents (base64) of the existing plots."""
     return [(caption, base64.b64encode(path.read_bytes()).decode()) for caption, path in plots if path.exists()]
 
 
 def parameter_table(summary: Summary) -> Table:
-    """Parameters, device and versions of the models of each tag; all values if models differ."""
+    """Parameters, device and versions of the models of each tag. If models differ, all values are listed."""
     tags = list(dict.fromkeys(run.config.model_name_suffix for run in summary.runs))
     rows = []
     for run, machine in itertools.product(summary.runs, _machines(summary)):

@@ -1,4 +1,4 @@
-"""The runs whose results are in a result directory, and their metrics as a table."""
+"""Find the runs in a result directory, and read their metrics and scores."""
 
 import logging
 import re
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("baseline")
 
-SEED_AND_TAG = re.compile(r"seed(0|[1-9]\d*)(?:_(.*))?")  # the name of a run's directory, see RunPaths
+SEED_AND_TAG = re.compile(r"seed(0|[1-9]\d*)(?:_(.*))?")  # name of a run's directory, see RunPaths
 
 
 @dataclass(frozen=True)
 class Run:
-    """The results of one system (a score and a tag) with one seed, as far as they exist."""
+    """The results of one system (a score and a tag) with one seed. They may be incomplete."""
 
-    config: Config  # of its score, seed and tag
+    config: Config  # with its score, seed and tag
     dataset: Dataset
     left_out: frozenset[tuple[str, str]] = frozenset()  # machine types and sections
 
@@ -37,18 +37,18 @@ class Run:
 
     @property
     def machines(self) -> dict[str, Machine]:
-        """Name → machine type, of those that are tested."""
+        """Name → machine type, for all machine types of this split."""
         return self.dataset.tested(self.config.split)
 
     def paths(self, machine: Machine) -> RunPaths:
-        """The files of a machine type, and of its model of all sections."""
+        """The files of a machine type and its model of all sections."""
         return run_paths(self.config, machine, machine.sections)
 
     def metrics(self) -> "pd.DataFrame":
-        """The metrics of all sections that were tested: column `value`, indexed by machine, section, metric.
+        """The metrics of all tested sections: (machine, section, metric) → column `value`.
 
-        Those of the official score that are not in the result CSVs (2021) are computed from the scores, if these and
-        the record of their test exist.
+        Metrics that the result CSVs lack, but the official score needs (2021), are computed from the scores, if these
+        and the record of their test exist.
 
         Raises:
             BaselineError: a file is damaged.
@@ -70,7 +70,7 @@ class Run:
         names = [name for name in self.dataset.official_score["metrics"] if name in WITHIN_DOMAIN_METRICS]
         try:
             result = self.section(machine, section) if names else None
-        except BaselineError:  # told by keep_what_belongs_together
+        except BaselineError:  # keep_what_belongs_together reports it
             return {}
         return result.metrics(names) if result and result.labelled else {}
 
@@ -85,11 +85,11 @@ class Run:
         return read_section(self.paths(machine), section, machine.directory(self.config.dataset_directory))
 
     def record(self, machine: Machine, section: str) -> dict[str, Any] | None:
-        """The record of a section's test, see read_test_record; None also if the section is left out."""
+        """The record of a section's test, see read_test_record; None if the section is left out."""
         return None if (machine.name, section) in self.left_out else read_test_record(self.paths(machine), section)
 
     def models(self, machine: Machine) -> list[RunPaths]:
-        """The files of a machine type's trained models: one of all its sections, or one of each."""
+        """The files of a machine type's trained models: one model for all its sections, or one for each."""
         choices = dict.fromkeys([machine.sections, *((section,) for section in machine.sections)])
         models = [run_paths(self.config, machine, sections) for sections in choices]
         return [paths for paths in models if paths.model.exists()]
@@ -101,7 +101,7 @@ def system_of(config: Config) -> str:
 
 
 def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run | None:
-    """The run with its results in this directory, by its path; None if it is not a result directory of this dataset."""
+    """The run whose result directory this is, or None if it is not a result directory of this dataset."""
     from networks.scores import SCORES
 
     *_, split_data, experiment, name, seed_and_tag = ("",) * 4 + directory.absolute().parts
@@ -122,7 +122,7 @@ def run_of_directory(directory: Path, config: Config, dataset: Dataset) -> Run |
 
 
 def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> list[Run]:
-    """The runs with a result directory, of these seeds or (none given) of all: of each score and tag, by seed."""
+    """The runs of these seeds (empty: all) that have a result directory, sorted by score, tag and seed."""
     from networks.scores import SCORES
 
     root, runs = config.result_directory / f"{config.split}_data", []
@@ -131,7 +131,7 @@ def find_runs(config: Config, dataset: Dataset, seeds: Sequence[int] = ()) -> li
         names = [name for d in directories if d.name.isprintable() and (name := SEED_AND_TAG.fullmatch(d.name))]
         if len(names) < len(directories):
             others = sorted(str(d) for d in directories if d.name not in {name[0] for name in names})
-            log.warning("left out, as it is not named like a run, seed<number>_<tag>: %s", ", ".join(others))
+            log.warning("left out (not named seed<number> or seed<number>_<tag>): %s", ", ".join(others))
         for tag, seed in sorted((name[2] or "", int(name[1])) for name in names):
             if not seeds or seed in seeds:
                 runs.append(Run(replace(config, score=score, seed=seed, model_name_suffix=tag), dataset))

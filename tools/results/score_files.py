@@ -1,4 +1,4 @@
-"""Anomaly scores and decisions → the CSVs of a result directory; those CSVs → metrics."""
+"""Write and read the CSVs of anomaly scores, decisions and metrics."""
 
 import csv
 import logging
@@ -24,8 +24,8 @@ class SectionScores:
     section: str
     clips: list[Clip]
     scores: list[float]
-    decisions: list[int] | None  # None: no decision threshold is known
-    max_fpr: float  # false positive rate up to which pAUC counts
+    decisions: list[int] | None  # None: the decision threshold is unknown
+    max_fpr: float  # p of pAUC
     threshold: float | None = None
     checksums: Sequence[str] = ()  # of the clips' contents
 
@@ -41,7 +41,7 @@ class SectionScores:
 
 
 def write_section(paths: RunPaths, result: SectionScores) -> None:
-    """Write the score and decision CSVs of a section, in the form that the challenge asks for: no header.
+    """Write the score and decision CSVs of a section, without a header, as the challenge requires.
 
     Raises:
         BaselineError: a score is not a finite number, or a file cannot be written.
@@ -54,17 +54,17 @@ def write_section(paths: RunPaths, result: SectionScores) -> None:
         rows = zip((clip.name for clip in result.clips), result.decisions, strict=True)
         write_csv(paths.decisions(result.section), rows)
     else:
-        remove(paths.decisions(result.section))  # an older one does not belong to these scores
+        remove(paths.decisions(result.section))  # an old file would not match these scores
 
 
 def read_section(paths: RunPaths, section: str, directory: Path) -> SectionScores | None:
-    """The clips of a section and their scores, as they were tested; None if it was not tested.
+    """The clips of a section and their scores, or None if it was not tested.
 
     Args:
-        directory: of the machine type's clips, which may be gone.
+        directory: of the machine type's clips. They need not exist any more.
 
     Raises:
-        BaselineError: there is no record of the test, a file is damaged, or they do not go together.
+        BaselineError: there is no record of the test, a file is damaged, or the files do not match.
     """
     path = paths.anomaly_scores(section)
     if not path.exists():
@@ -75,7 +75,7 @@ def read_section(paths: RunPaths, section: str, directory: Path) -> SectionScore
     clips, checksums = recorded_clips(record, section, directory)
     columns = [read_column(path), read_column(paths.decisions(section)) if paths.decisions(section).exists() else None]
     if any(column is not None and list(column) != [clip.name for clip in clips] for column in columns):
-        raise BaselineError(f"{path} has other clips than the record of its test. Test again.")
+        raise BaselineError(f"{path}: its clips are not those in the record of its test. Test again.")
     scores, decisions = (None if column is None else list(column.values()) for column in columns)
     decisions = decisions and [int(decision) for decision in decisions]
     return SectionScores(section, clips, scores, decisions, record["max_fpr"], record.get("threshold"), checksums)
@@ -84,21 +84,21 @@ def read_section(paths: RunPaths, section: str, directory: Path) -> SectionScore
 def write_metrics(
     paths: RunPaths, results: Sequence[SectionScores], with_means: bool = True
 ) -> dict[str, dict[str, float]]:
-    """Write result_<machine>.csv: the metrics of each section, then their arithmetic and harmonic mean.
+    """Write result_<machine>.csv: the metrics of each section, then their arithmetic and harmonic means.
 
     Args:
-        with_means: whether the sections belong together. If not, their means are `nan`.
+        with_means: False if the sections may not be compared: the means are `nan`.
 
     Returns:
         Row name (section or mean) → metric → value.
     """
     metrics = {result.section: result.metrics() for result in results}
     names = list(dict.fromkeys(name for values in metrics.values() for name in values))
-    # A section without target clips has other metrics than one with them.
+    # Sections with and without target clips have different metrics.
     rows = {section: {name: values.get(name, math.nan) for name in names} for section, values in metrics.items()}
     for section, values in rows.items():
         if undefined := [name for name, value in values.items() if math.isnan(value)]:
-            text = "section %s: not defined (nan) without normal clips, anomalous clips or decisions: %s."
+            text = "section %s: undefined (nan) without normal clips, anomalous clips or decisions: %s."
             log.warning(text, section, ", ".join(undefined))
     columns = {name: [values[name] for values in rows.values()] for name in names}
     for name, mean in {"arithmetic mean": arithmetic_mean, "harmonic mean": harmonic_mean}.items():
@@ -108,17 +108,19 @@ def write_metrics(
 
 
 def read_metrics(path: Path) -> dict[str, dict[str, float]]:
-    """Section → metric → value of a result_<machine>.csv, without its means.
+    """Read a result_<machine>.csv, except its means: section → metric → value.
 
     Raises:
         BaselineError: it is not such a file.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [(row.pop("section").zfill(2), row) for row in csv.DictReader(file)]  # a spreadsheet makes 0 of 00
+            lines = [
+                (row.pop("section").zfill(2), row) for row in csv.DictReader(file)
+            ]  # a spreadsheet may write 0 for 00
         rows = dict(lines)
         if len(rows) < len(lines):
-            raise ValueError("a section is there twice")
+            raise ValueError("a section appears twice")
         metrics = {
             section: {name: float(value) for name, value in row.items()}
             for section, row in rows.items()
@@ -128,15 +130,15 @@ def read_metrics(path: Path) -> dict[str, dict[str, float]]:
             raise ValueError("no section")
         wrong = [v for values in metrics.values() for v in values.values() if not (math.isnan(v) or 0 <= v <= 1)]
         if wrong:
-            raise ValueError(f"{wrong[0]} is no value of a metric")
+            raise ValueError(f"{wrong[0]} is not between 0 and 1")
         return metrics
     except (OSError, LookupError, ValueError, TypeError, AttributeError, csv.Error) as error:
         reason = "no column 'section' between commas" if isinstance(error, KeyError) else str(error)[:300]
-        raise BaselineError(f"{path}: not a result file ({reason}). Test again to correct it.") from error
+        raise BaselineError(f"{path}: not a result file ({reason}). Test again.") from error
 
 
 def read_column(path: Path) -> dict[str, float]:
-    """Clip name → value of a score or decision CSV.
+    """Read a score or decision CSV: clip name → value.
 
     Raises:
         BaselineError: it is not such a file.
@@ -145,8 +147,8 @@ def read_column(path: Path) -> dict[str, float]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [(name, float(value)) for name, value in csv.reader(file)]
     except (OSError, ValueError, csv.Error) as error:
-        raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again to correct it.") from error
+        raise BaselineError(f"{path}: not lines of file name and value ({error}). Test again.") from error
     column = dict(rows)
     if len(column) < len(rows) or not all(map(math.isfinite, column.values())):
-        raise BaselineError(f"{path}: a clip is there twice, or a value is not a finite number. Test again.")
+        raise BaselineError(f"{path}: a clip appears twice, or a value is not a finite number. Test again.")
     return column

@@ -1,8 +1,8 @@
-"""A challenge submission → all that is wrong with it, each with file and line.
+"""Check a challenge submission: find all problems, each with file and line.
 
-A package is a zip with task2/<label>/ for each of at most four systems, and a report beside these folders. It is
-checked for what the rules ask for, and for what the organisers' evaluator trips over: it sorts lines by name and
-matches them to its labels by position, stops at a header, a tab, a blank line or a NaN, and passes over a system that
+A package is a zip with a folder task2/<label>/ for each of at most four systems, and a report beside these folders.
+The checks cover the challenge's rules and what the organisers' evaluator cannot handle: it sorts lines by name and
+matches them to its labels by position; it stops at a header, a tab, a blank line or a NaN; it skips a system that
 lacks a file.
 
 Source: https://dcase.community/challenge2024/task-first-shot-unsupervised-anomalous-sound-detection-for-machine-condition-monitoring#submission
@@ -21,17 +21,17 @@ from datasets.clips import SPLIT_DIRECTORIES, wav_files
 from tools.results.submission_schema import meta_data, read_yaml
 
 TASK = "task2"
-MOST_SYSTEMS = 4
+MAX_SYSTEMS = 4
 LABEL = re.compile(rf"[A-Za-z-]+_[A-Za-z0-9-]+_{TASK}_[1-4]")
 LABEL_FORM = f"<Lastname>_<Institute>_{TASK}_<1 to 4>"
-SCORES, DECISIONS = "anomaly_score", "decision_result"  # how the names of CSVs begin
+SCORES, DECISIONS = "anomaly_score", "decision_result"  # first part of the CSVs' names
 RELEASED_NAME = re.compile(r"(section|id)_(?P<section>\d\d)(_(source|target))?(_test)?_\d{4,}\.wav", flags=re.ASCII)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", flags=re.ASCII)
-SHOWN = 3  # clips that a problem names
+SHOWN = 3  # clips named in one problem
 
 
 def read_package(path: Path) -> dict[str, bytes]:
-    """The files of a zip, or of a folder that holds task2/: path within it → contents.
+    """The files of a zip, or of a folder that contains task2/: path within it → contents.
 
     Raises:
         BaselineError: it is neither, or cannot be read.
@@ -42,12 +42,12 @@ def read_package(path: Path) -> dict[str, bytes]:
             return {file.relative_to(path).as_posix(): file.read_bytes() for file in members}
         with zipfile.ZipFile(path) as package:
             return {m.filename: package.read(m) for m in package.infolist() if not m.is_dir()}
-    except Exception as error:  # of many kinds: no zip, a wrong checksum, a password, no permission
+    except Exception as error:  # not a zip, a wrong checksum, a password, no permission, ...
         raise BaselineError(f"{path}: cannot be read ({error}). Name a folder, or a zip without a password.") from error
 
 
 def find_problems(package: Mapping[str, bytes], dataset: Dataset, dataset_directory: Path) -> list[str]:
-    """All that is wrong with a package (path → contents), a line each; an empty list: the evaluator reads it."""
+    """All problems of a package (path → contents), one line each. Without any, the evaluator can read it."""
     systems: dict[str, dict[str, bytes]] = {}  # folder → file → contents
     reports, problems = [], []
     for name, contents in package.items():
@@ -60,22 +60,20 @@ def find_problems(package: Mapping[str, bytes], dataset: Dataset, dataset_direct
                 problems.append(f"{name}: not a PDF.")
         else:
             problems.append(
-                f"{name}: does not belong there. A package holds {TASK}/<label>/<files> and {TASK}/<report>.pdf only."
+                f"{name}: does not belong there. A package has only {TASK}/<label>/<files> and {TASK}/<report>.pdf."
             )
     if not reports:
         problems.append(f"{TASK}/: no report. Put its PDF beside the systems' folders.")
     if not systems:
         problems.append(f"{TASK}/: no system. Each has a folder {TASK}/{LABEL_FORM}/.")
-    if len(systems) > MOST_SYSTEMS:
-        problems.append(f"{TASK}/: {len(systems)} systems. At most {MOST_SYSTEMS} are allowed.")
-    labels: dict[tuple[tuple[str, frozenset[str]], ...], str] = {}  # scores → the first system that has them
+    if len(systems) > MAX_SYSTEMS:
+        problems.append(f"{TASK}/: {len(systems)} systems. At most {MAX_SYSTEMS} are allowed.")
+    labels: dict[tuple[tuple[str, frozenset[str]], ...], str] = {}  # scores → the first system with them
     for label, files in systems.items():
         scores = tuple((name, frozenset(_rows(files[name]))) for name in sorted(files) if name.startswith(SCORES))
         other = labels.setdefault(scores, label)
         if scores and other != label:
-            problems.append(
-                f"{TASK}/{label}/: the same scores as in {TASK}/{other}/. Submit another system, or one only."
-            )
+            problems.append(f"{TASK}/{label}/: the same scores as in {TASK}/{other}/. Submit only one of them.")
         if not LABEL.fullmatch(label):
             problems.append(f"{TASK}/{label}/: the name is not a label, {LABEL_FORM}.")
         found = _problems_of_system(label, files, dataset, dataset_directory)
@@ -86,7 +84,7 @@ def find_problems(package: Mapping[str, bytes], dataset: Dataset, dataset_direct
 def _problems_of_system(
     label: str, files: Mapping[str, bytes], dataset: Dataset, dataset_directory: Path
 ) -> Iterator[tuple[str, str]]:
-    """File, and the text that follows its name."""
+    """File name and problem, a text that follows the name."""
     meta = f"{label}.meta.yaml"
     expected = {
         f"{kind}_{machine.name}_section_{section}_test.csv": (kind, machine, section)
@@ -111,15 +109,15 @@ def _problems_of_system(
 
 
 def released_clips(machine: Machine, dataset_directory: Path) -> set[str]:
-    """The names of a machine type's test clips on this disk, if they are names that were released."""
+    """The names of a machine type's test clips on this disk, as far as they have the form of released names."""
     directory = machine.directory(dataset_directory)
     paths = [path for name in SPLIT_DIRECTORIES["test"] for path in wav_files(directory / name)]
     return {name for path in paths if RELEASED_NAME.fullmatch(name := f"{path.stem}.wav")}
 
 
 def _test_clips(machine: Machine, section: str, dataset_directory: Path, scores: bytes) -> set[str]:
-    """The clips that the files of a section must name: the catalog's, else those on this disk, else those scored."""
-    if machine.dataset.clips_of_a_section:  # the disk may lack some
+    """The clips that a section's CSVs must list: those in the catalog, or else on this disk, or else with scores."""
+    if machine.dataset.clips_of_a_section:
         first = machine.dataset.first_clips.get(machine.name, 0)
         numbers = range(first, first + machine.dataset.clips_of_a_section)
         return {f"section_{section}_{number:04d}.wav" for number in numbers}
@@ -137,18 +135,18 @@ def _rows(contents: bytes) -> list[str]:
 
 
 def _problems_of_rows(contents: bytes, is_decision: bool, clips: set[str]) -> Iterator[str]:
-    """What is wrong with a score or decision CSV: texts that follow the file's name."""
+    """The problems of a score or decision CSV: texts that follow the file's name."""
     first_lines: dict[str, int] = {}  # clip → line
-    problems: list[tuple[int, str, str]] = []  # line, what it holds, what is wrong with it
+    problems: list[tuple[int, str, str]] = []  # line, its contents, problem
     for number, row in enumerate(_rows(contents), start=1):
         name, _, value = row.partition(",")
         if row.count(",") != 1 or re.search(r'["\s\ufeff\ufffd]', row):
-            problems.append((number, row[:60], "is not `clip,value` in UTF-8, without quotation marks and blanks"))
+            problems.append((number, row[:60], "is not `clip,value` in UTF-8, without quotation marks or blanks"))
         elif name not in clips:
             example = min(clips, default="section_00_0000.wav")
             problems.append((number, name, f"is not the released name of a test clip, such as {example}"))
         elif name in first_lines:
-            problems.append((number, name, f"was there in line {first_lines[name]} already"))
+            problems.append((number, name, f"is already in line {first_lines[name]}"))
         elif is_decision and value not in ("0", "1"):
             problems.append((number, value, "is not a decision, 0 or 1"))
         elif not NUMBER.fullmatch(value) or not math.isfinite(float(value)):
@@ -162,7 +160,7 @@ def _problems_of_rows(contents: bytes, is_decision: bool, clips: set[str]) -> It
 
 
 def _join_lines(problems: list[tuple[int, str, str]]) -> Iterator[str]:
-    """The same problem of consecutive lines as one, with what the first of them holds."""
+    """Join the same problem of consecutive lines into one, with the contents of the first line."""
     for _, group in itertools.groupby(enumerate(problems), lambda item: (item[1][0] - item[0], item[1][2])):
         (first, shown, text), *others = [problem for _, problem in group]
         if others:

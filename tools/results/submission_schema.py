@@ -1,7 +1,7 @@
-"""The YAML files of a submission: tables of what they must hold, and the check that names each problem and its line.
+"""The YAML files of a submission: their schemas, and a check that reports each problem with its line.
 
-A table maps keys to what their values must be; a key with `?` may be missing or null.
-A list holds the table of its items, and functions for the whole list. A function returns what is wrong, or "".
+A schema is a dictionary, a list or a function. A dictionary maps keys to schemas; a key with `?` may be missing or
+null. A list contains the schema of its items, then functions for the whole list. A function returns a problem or "".
 
 Source: the organisers' template on the challenge's page, and submitted files of 2020 to 2026.
 """
@@ -31,7 +31,9 @@ def _is_text(value: Any) -> bool:
 
 def _one_corresponding(authors: list) -> str:
     found = [isinstance(author, dict) and author.get("corresponding") is True for author in authors]
-    return "" if sum(found) == 1 else f"has {sum(found)} corresponding authors; one has `corresponding: true`."
+    return (
+        "" if sum(found) == 1 else f"has {sum(found)} corresponding authors; expected one with `corresponding: true`."
+    )
 
 
 ANYTHING = _expect("anything", lambda value: True)
@@ -60,9 +62,9 @@ DESCRIPTION = (
 
 
 def meta_data(label: str, dataset: Dataset) -> dict[str, Any]:
-    """The table of a system's `<label>.meta.yaml`; further keys are allowed."""
+    """The schema of a system's `<label>.meta.yaml`. Other keys are allowed."""
     results = {
-        f"{machine.name}?": RESULTS if len(machine.sections) == 1 else ANYTHING  # by section until 2022
+        f"{machine.name}?": RESULTS if len(machine.sections) == 1 else ANYTHING  # until 2022: by section
         for machine in dataset.tested("dev").values()
     }
     return {
@@ -80,7 +82,7 @@ def meta_data(label: str, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-# The user's file, see docs/submission.yaml. What is copied from it is checked in the meta data.
+# The user's file, see docs/submission.yaml. Parts that are copied to the meta data are checked there.
 SYSTEM = {
     "name": ANYTHING,
     "abbreviation": ANYTHING,
@@ -100,18 +102,18 @@ SUBMISSION_FILE = {
 }
 
 
-def read_yaml(contents: bytes, table: dict[str, Any], closed: bool = False) -> tuple[Any, list[str]]:
-    """The values of a YAML file, and what is wrong with them: texts that follow the file's name.
+def read_yaml(contents: bytes, schema: dict[str, Any], closed: bool = False) -> tuple[Any, list[str]]:
+    """The values of a YAML file, and their problems: texts that follow the file's name.
 
     Args:
-        closed: a key that is not in the table is a problem.
+        closed: whether a key that is not in the schema is a problem.
     """
     try:
         text = contents.decode("utf-8")
         values = yaml.safe_load(text)
         lines = dict(_keys_and_lines(yaml.compose(text, Loader=yaml.SafeLoader)))
-        problems = [f"{_line(key, lines)}: {key} {problem}" for key, problem in _check(values, table, closed)]
-    # The last four: a value that does not suit its tag or its type, or endless nesting.
+        problems = [f"{_line(key, lines)}: {key} {problem}" for key, problem in _check(values, schema, closed)]
+    # All but YAMLError: a value does not match its tag or type, or the nesting is too deep.
     except (yaml.YAMLError, ValueError, AttributeError, LookupError, RecursionError) as error:
         return None, [f": not valid YAML: {' '.join(str(error).split())}"]
     return values, problems
@@ -130,36 +132,38 @@ def _keys_and_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[
 
 
 def _line(key: str, lines: dict[str, int]) -> str:
-    """`, line 4` of a key, or of what it is missing in; "" if it is missing in the whole file."""
+    """`, line 4` of a key, or of the part that lacks it; "" if that is the whole file."""
     while key and key not in lines:
         key = key.rpartition(".")[0]
     return f", line {lines[key]}" if key else ""
 
 
-def _check(value: Any, table: Any, closed: bool, key: str = "") -> Iterator[tuple[str, str]]:
-    """Keys, and what is wrong with their values."""
-    if callable(table):
-        if problem := table(value):
+def _check(value: Any, schema: Any, closed: bool, key: str = "") -> Iterator[tuple[str, str]]:
+    """Keys and the problems of their values."""
+    if callable(schema):
+        if problem := schema(value):
             yield key, problem
-    elif not isinstance(value, type(table)):
+    elif not isinstance(value, type(schema)):
         what = (
-            "is not a list" if isinstance(table, list) else f"has no keys; expected {', '.join(table).replace('?', '')}"
+            "is not a list"
+            if isinstance(schema, list)
+            else f"has no keys; expected {', '.join(schema).replace('?', '')}"
         )
         yield key or "the file", f"{what}."
-    elif isinstance(table, list):
-        item_table, *list_checks = table
+    elif isinstance(schema, list):
+        item_schema, *list_checks = schema
         for number, item in enumerate(value):
-            yield from _check(item, item_table, closed, f"{key}.{number}")
+            yield from _check(item, item_schema, closed, f"{key}.{number}")
         for check in list_checks:
             yield from _check(value, check, closed, key)
     else:
         prefix = f"{key}." if key else ""
-        known = {name.removesuffix("?"): part for name, part in table.items()}
+        known = {name.removesuffix("?"): part for name, part in schema.items()}
         for name in value:
             if closed and name not in known:
                 yield f"{prefix}{name}", f"is an unknown key.{nearest(str(name), known)}"
         for name, part in known.items():
-            may_be_empty = f"{name}?" in table
+            may_be_empty = f"{name}?" in schema
             if name not in value and not may_be_empty:
                 yield f"{prefix}{name}", "is missing."
             elif value.get(name) is not None or not may_be_empty:

@@ -1,6 +1,6 @@
-"""The results of all runs on a dataset → tables of values: means, deviations, intervals, differences, comparisons.
+"""Summarize all runs on a dataset: means, standard deviations, intervals, differences and published values.
 
-A system is a score and a tag, such as `MSE` or `MAHALA wide`. Metrics and columns are those of tools.results.official.
+A system is a score and a tag, such as `MSE` or `MAHALA wide`. See tools.results.official for metrics and columns.
 All values are fractions.
 """
 
@@ -15,23 +15,23 @@ from config import BaselineError, Config
 from datasets.catalog import Dataset
 from tools.results.belonging import keep_what_belongs_together
 from tools.results.bootstrap import find_differences, find_intervals, resample_systems
-from tools.results.official import COLUMNS, FIGURE, means_over_sections, summary_columns
+from tools.results.official import COLUMNS, VALUE_KEYS, means_over_sections, summary_columns
 from tools.results.published import compare, read_published
 from tools.results.runs import Run, find_runs
 
 
 @dataclass(frozen=True)
 class Summary:
-    """See the top of this file. Tables are indexed by what stands before the arrow."""
+    """See the top of this file. Each table's comment reads: (index levels) → columns."""
 
     config: Config
     dataset: Dataset
-    seeds: Sequence[int]  # that were asked for; none: all
-    runs: list[Run]  # with metrics, the seeds of each system one after the other
-    left_out: list[str]  # a line for each reason why results are left out
+    seeds: Sequence[int]  # to summarize; empty: all
+    runs: list[Run]  # with metrics; the seeds of a system are adjacent
+    left_out: list[str]  # one line for each reason to leave results out
     by_seed: pd.DataFrame  # (system, seed, metric, column) → value; `nan` if it is missing
     statistics: pd.DataFrame  # (system, metric, column) → mean and std over seeds
-    intervals: pd.DataFrame  # (system, metric, column) → low, high; of values whose clips could be resampled
+    intervals: pd.DataFrame  # (system, metric, column) → low, high; if clips could be resampled
     differences: pd.DataFrame  # (system, minus, metric, column) → difference, low, high, p; of the same clips
     comparisons: pd.DataFrame  # (system, metric, column) → see tools.results.published.compare
 
@@ -49,7 +49,7 @@ class Summary:
 
     @property
     def official_column(self) -> str:
-        """The mean that the official score is."""
+        """The column of the official mean."""
         return next(column for column, mean in COLUMNS.items() if mean == self.dataset.official_score["mean"])
 
     @property
@@ -58,20 +58,20 @@ class Summary:
 
     @property
     def warnings(self) -> list[str]:
-        """A line for what is left out, for each run that lacks metrics, and for seeds that are missing."""
+        """One line for each result that is left out, each incomplete run and each missing seed."""
         lines = list(self.left_out)
         for (system, seed), values in self.by_seed["value"].groupby(["system", "seed"], sort=False):
             lacking = values[values.isna()].index.unique("column")
             if machines := ", ".join(name for name in self.dataset.tested(self.config.split) if name in lacking):
-                lines.append(f"{system}, seed {seed}: no full results of {machines}; its means are left out.")
+                lines.append(f"{system}, seed {seed}: no means, because results of {machines} are incomplete.")
         for system, runs in self.systems.items():
             tested = [run.config.seed for run in runs]
             if untested := ", ".join(str(seed) for seed in self.seeds if seed not in tested):
-                lines.append(f"{system}: no results of seed {untested}, which SEEDS names.")
+                lines.append(f"{system}: no results of seed {untested}, which SEEDS lists.")
         return lines
 
     def wide(self, values: pd.Series) -> pd.DataFrame:
-        """Values with a level `column` in their index → a table with these columns, rows in the order of `values`."""
+        """Turn the index level `column` into the table's columns. Rows keep the order of `values`."""
         table = values.unstack("column")
         rows = values.index.droplevel("column").unique()
         return table.reindex(index=rows, columns=self.columns)
@@ -80,11 +80,11 @@ class Summary:
 def summarize(
     config: Config, dataset: Dataset, seeds: Sequence[int], resamples: int, wanted: Mapping[str, Any] | None = None
 ) -> Summary:
-    """Read all results on a dataset that belong together.
+    """Read all results on a dataset that may be compared.
 
     Args:
-        seeds: those to read; none: all.
-        wanted: parameters that the command line gives: others are left out.
+        seeds: to read; empty: all.
+        wanted: parameters from the command line; results with other values are left out.
 
     Raises:
         BaselineError: there are no results, or a file is damaged.
@@ -118,11 +118,11 @@ def summarize(
 
 
 def over_seeds(by_seed: pd.DataFrame) -> pd.DataFrame:
-    """(system, metric, column) → mean and std (n − 1; `nan` of a single seed) over those seeds that have a value."""
-    return by_seed["value"].groupby(FIGURE, sort=False).agg(mean=_mean, std=_deviation)
+    """(system, metric, column) → mean and std (n − 1; `nan` for a single seed) over the seeds with a value."""
+    return by_seed["value"].groupby(VALUE_KEYS, sort=False).agg(mean=_mean, std=_deviation)
 
 
-# pandas' own mean and std round the last digit otherwise.
+# The mean and std of pandas round the last digit differently.
 def _mean(values: pd.Series) -> float:
     known = values.dropna().to_numpy()
     return np.mean(known) if len(known) else np.nan
@@ -135,11 +135,11 @@ def _deviation(values: pd.Series) -> float:
 
 def _nothing_found(config: Config, dataset: Dataset, seeds: Sequence[int], wanted: Mapping[str, Any]) -> BaselineError:
     where = config.result_directory / f"{config.split}_data" / f"{config.export_dir}_<score>" / dataset.name
-    asked = [f"SEEDS='{' '.join(map(str, seeds))}'"] if seeds else []
-    asked += [f"--{key} {value}" for key, value in wanted.items()]
-    of = f" with {' '.join(asked)}" if asked else ""
+    filters = [f"SEEDS='{' '.join(map(str, seeds))}'"] if seeds else []
+    filters += [f"--{key} {value}" for key, value in wanted.items()]
+    with_filters = f" with {' '.join(filters)}" if filters else ""
     tests = " and ".join(dataset.script(step, config.split) for step in ("02a_test", "02b_test"))
     return BaselineError(
-        f"{where}: no result_<machine>.csv{of} to summarize. Run {tests} first. Clips without labels have anomaly "
-        "scores only."
+        f"{where}: no result_<machine>.csv{with_filters} to summarize. Run {tests} first. Without labels, there "
+        "are only anomaly scores."
     )

@@ -1,46 +1,71 @@
-"""A summary → its tables, as people read them: on the terminal, as Markdown and as LaTeX. Values are percent."""
+"""The tables of a summary, in percent: as plain text, Markdown and LaTeX."""
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from tools.results.bootstrap import CHANCE, FEWEST_CLIPS, LEVEL
+from tools.results.bootstrap import CONFIDENCE, MIN_CLIPS, SIGNIFICANCE
 from tools.results.official import COLUMNS, OFFICIAL, summary_metrics
-from tools.results.published import DEVIATIONS, FEWEST_TRAININGS
+from tools.results.published import MAX_DEVIATIONS, MIN_TRAININGS
 from tools.results.summary import Summary
 
-MISSING = "–"  # in place of a value
-INTERVAL = f"{100 * LEVEL:.0f} % interval"
+MISSING = "–"  # shown if there is no value
+INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of texts, with a title above it and notes below it."""
+    """A table of strings, with a title above it and notes below it."""
 
     title: str
     cells: pd.DataFrame
-    names: int  # how many columns at the left are names; the others are values
+    n_labels: int  # how many columns, from the left, label the rows
     notes: Sequence[str] = ()
 
-    def text(self) -> str:
-        """For the terminal."""
-        return "\n".join([f"{self.title}\n", *self._grid("simple"), *self.notes]) + "\n"
+    def text(self, width: float = math.inf) -> str:
+        """Plain text. Long lines are wrapped, and a wide table is split into blocks of columns, as pandas does."""
+
+        def wrap(line: str) -> str:
+            return textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False)
+
+        table = "\n\n".join(self._blocks(width)).splitlines()
+        return "\n".join([f"{wrap(self.title)}\n", *table, *map(wrap, self.notes)]).rstrip() + "\n"
 
     def markdown(self) -> str:
         """For a Markdown file."""
-        return "\n".join([f"{self.title}.\n", *self._grid("github"), *(f"\n{note}" for note in self.notes)]) + "\n"
+        cells = self.cells.map(lambda cell: cell.replace("|", r"\|"))  # a tag may contain it
+        table = [] if cells.empty else [self._grid(cells, "github")]
+        return "\n".join([f"{self.title}.\n", *table, *(f"\n{note}" for note in self.notes)]) + "\n"
 
-    def _grid(self, form: str) -> list[str]:
+    def _blocks(self, width: float) -> Iterator[str]:
+        """The table in parts that fit the width. Each has the labels and at least one more column."""
         if self.cells.empty:
-            return []
-        cells = self.cells
-        if form == "github":
-            cells = cells.map(lambda cell: cell.replace("|", r"\|"))  # a tag may hold it
-        alignment = ["left"] * self.names + ["right"] * (len(cells.columns) - self.names)
-        return [cells.to_markdown(tablefmt=form, index=False, disable_numparse=True, colalign=alignment)]
+            return
+        labels = list(range(self.n_labels))
+        columns, block = labels, ""
+        for column in range(self.n_labels, len(self.cells.columns)):
+            wider = self._grid(self.cells.iloc[:, [*columns, column]], "simple")
+            if block and len(wider.splitlines()[1]) > width:
+                yield block
+                columns = labels
+                wider = self._grid(self.cells.iloc[:, [*columns, column]], "simple")
+            columns, block = [*columns, column], wider
+        yield block
+
+    def _grid(self, cells: pd.DataFrame, form: str) -> str:
+        alignment = ["left"] * self.n_labels + ["right"] * (len(cells.columns) - self.n_labels)
+        return cells.to_markdown(tablefmt=form, index=False, disable_numparse=True, colalign=alignment)
+
+
+def terminal_width() -> float:
+    """The number of columns of the terminal; infinite if the output is not a terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
 
 
 def percent(value: float, deviation: float = math.nan, sign: str = "") -> str:
@@ -52,7 +77,7 @@ def percent(value: float, deviation: float = math.nan, sign: str = "") -> str:
 
 
 def all_tables(summary: Summary) -> dict[str, Table]:
-    """The tables that can be filled."""
+    """Name → table, of those for which there are results."""
     tables = {
         "metrics": main_table(summary),
         "official scores": _official_table(summary),
@@ -65,12 +90,11 @@ def all_tables(summary: Summary) -> dict[str, Table]:
 def main_table(summary: Summary) -> Table:
     """The metrics and the official score of each system."""
     seeds = sorted({run.config.seed for run in summary.runs})
-    plural, deviation = ("s", "; mean ± standard deviation over seeds") if len(seeds) > 1 else ("", "")
-    title = (
-        f"{summary.title}: percent, seed{plural} {', '.join(map(str, seeds))}; "
-        f"the challenge's {OFFICIAL} stands in the column {summary.official_column}{deviation}"
-    )
-    notes = [f"warning: {line}" for line in summary.warnings]
+    plural, deviation = ("s", ", mean ± standard deviation over seeds") if len(seeds) > 1 else ("", "")
+    title = f"{summary.title}, seed{plural} {', '.join(map(str, seeds))}, in percent{deviation}"
+    column = summary.official_column
+    notes = [f"The challenge's {OFFICIAL} is in column {column} ({COLUMNS[column]} mean)."]
+    notes += [f"warning: {line}" for line in summary.warnings]
     if any(len(runs) < len(seeds) for runs in summary.systems.values()):
         lists = (f"{system} {', '.join(str(r.config.seed) for r in runs)}" for system, runs in summary.systems.items())
         notes.append(f"Seeds: {'; '.join(lists)}.")
@@ -83,7 +107,7 @@ def statistic_cells(summary: Summary) -> pd.Series:
 
 
 def _official_table(summary: Summary) -> Table | None:
-    """The official scores with their intervals, and the differences between systems; None if no score is known."""
+    """The official scores with their intervals and the differences between systems, or None without scores."""
     means, intervals, differences = (
         _rows(table, metric=OFFICIAL, column=summary.official_column)
         for table in (summary.statistics, summary.intervals, summary.differences)
@@ -92,19 +116,19 @@ def _official_table(summary: Summary) -> Table | None:
         [system, percent(mean), _interval(intervals.loc[system]) if system in intervals.index else MISSING, "", ""]
         for system, mean in means["mean"].dropna().items()
     ]
-    notes = ["Resampled are clips, the same ones for all systems, and not seeds: those of a system are averaged."]
+    notes = ["Clips are resampled, seeds are averaged. All systems use the same resamples."]
     if len(intervals) < len(rows):
-        few = f"a machine type has fewer than {FEWEST_CLIPS} normal or {FEWEST_CLIPS} anomalous test clips"
-        notes.append(f"No interval and no difference: {few}, or its scores cannot be used (see the warnings).")
+        few = f"a machine type has fewer than {MIN_CLIPS} normal or {MIN_CLIPS} anomalous test clips"
+        notes.append(f"{MISSING}: no interval, because {few}, or its scores cannot be used (see the warnings).")
     for first, second in itertools.combinations(intervals.index, 2):
         if (second, first) not in differences.index:
-            notes.append(f"{second} and {first} were tested on different clips: their difference is not known.")
+            notes.append(f"{second} − {first}: unknown, because they were tested on different clips.")
             continue
         row = differences.loc[second, first]
         cells = percent(row["difference"], sign="+"), _interval(row, "+"), f"{row['p']:.3f}"
-        rows.append([f"{second} − {first}", *cells, "yes" if row["p"] < CHANCE else "no"])
-    title = f"{OFFICIAL.capitalize()} with the {INTERVAL} of a bootstrap over clips, percent; differences are paired"
-    headers = ["system", OFFICIAL, INTERVAL, "p", "larger than chance"]
+        rows.append([f"{second} − {first}", *cells, "yes" if row["p"] < SIGNIFICANCE else "no"])
+    title = f"{OFFICIAL.capitalize()} with the {INTERVAL} of a bootstrap over clips, in percent"
+    headers = ["system", OFFICIAL, INTERVAL, "p", f"p < {SIGNIFICANCE:g}"]
     return Table(title, pd.DataFrame(rows, columns=headers), 1, notes) if rows else None
 
 
@@ -114,20 +138,20 @@ def _interval_table(summary: Summary) -> Table | None:
         return None
     systems = summary.intervals.index.unique("system")
     table = summary.wide(_texts(summary.intervals, _interval).reindex(summary.statistics.index)).loc[systems]
-    return _table(f"{INTERVAL}s of a bootstrap over clips, percent", table)
+    return _table(f"{INTERVAL}s of a bootstrap over clips, in percent", table)
 
 
 def _published_table(summary: Summary) -> Table:
-    """Ours beside the published values, with their sources; no rows if nothing was published."""
+    """Our values compared with published ones, and their sources."""
+    if summary.comparisons.empty:
+        return Table("No published values of these scores on these data", pd.DataFrame(), 0)
     kinds = {
         "published": _texts(summary.comparisons, lambda row: percent(row["published"], row["published std"])),
         "difference": _texts(summary.comparisons, _difference),
     }
     texts = pd.DataFrame(kinds).reindex(summary.statistics.index).rename_axis(columns="")
     table = summary.wide(texts.stack()).dropna(how="all")
-    title = "Compared with published figures"
-    if len(table):
-        title += f", percent; *: outside ± {DEVIATIONS} std, the published ones, or else of our seeds"
+    title = f"Compared with published values, in percent; *: differs by more than {MAX_DEVIATIONS} standard deviations"
     notes = [_published_note(system, _rows(summary.comparisons, system=system)) for system in summary.systems]
     return _table(title, table, notes)
 
@@ -138,9 +162,9 @@ def _difference(row: pd.Series) -> str:
 
 
 def _published_note(system: str, comparisons: pd.DataFrame) -> str:
-    """What was published for a system's score, and how many of ours lie outside."""
+    """The source of the values published for a system's score, and how many of ours differ from them."""
     if comparisons.empty:
-        return f"{system}: no published figures of this score on these data are known here."
+        return f"{system}: no published values of this score on these data."
     trials, by, source = comparisons[["trials", "by", "source"]].iloc[0]
     counted = [metric != OFFICIAL and column not in COLUMNS for metric, column in comparisons.index]
     judged = comparisons["outside"][counted].dropna()
@@ -148,10 +172,10 @@ def _published_note(system: str, comparisons: pd.DataFrame) -> str:
     published = {"organisers": "published by the organisers", "others": "measured by others, not by the organisers"}[by]
     note = f"{system}: {published}, {trainings}: {source}. "
     if judged.empty:
-        few = f"fewer than {FEWEST_TRAININGS} trainings, published or of ours"
-        return note + f"Of {few}, it cannot be said which figures lie outside: run with SEEDS."
-    basis = "" if trials >= FEWEST_TRAININGS else f" (± {DEVIATIONS} std of our seeds)"
-    return note + f"{judged.sum()} of {len(judged)} published figures lie outside{basis}."
+        few = f"fewer than {MIN_TRAININGS} trainings, published or ours"
+        return note + f"No standard deviation ({few}): train with more SEEDS."
+    limit = f"{MAX_DEVIATIONS} {'published' if trials >= MIN_TRAININGS else 'of our'} standard deviations"
+    return note + f"{judged.sum()} of {len(judged)} values differ by more than {limit}."
 
 
 def _interval(row: pd.Series, sign: str = "") -> str:
@@ -159,7 +183,7 @@ def _interval(row: pd.Series, sign: str = "") -> str:
 
 
 def _rows(table: pd.DataFrame, **levels: str) -> pd.DataFrame:
-    """The rows with these names in the index, which are removed from it."""
+    """The rows with these names in the index, without these levels."""
     for level, name in levels.items():
         table = table[table.index.get_level_values(level) == name].droplevel(level)
     return table
@@ -170,15 +194,15 @@ def _texts(table: pd.DataFrame, text: Callable[[pd.Series], str]) -> pd.Series:
 
 
 def _table(title: str, texts: pd.DataFrame, notes: Sequence[str] = ()) -> Table:
-    """A table with the index as its names; all but the last of them stand in their first row only."""
-    cells, names = texts.fillna(MISSING).reset_index(), list(texts.index.names)
-    repeated = {name: cells.duplicated(names[: k + 1]) for k, name in enumerate(names[:-1])}
-    cells = cells.assign(**{name: cells[name].mask(rows, "") for name, rows in repeated.items()})
-    return Table(title, cells, len(names), notes)
+    """A table with the index as labels. Repeated labels are left empty, except in the last label column."""
+    cells, labels = texts.fillna(MISSING).reset_index(), list(texts.index.names)
+    repeated = {label: cells.duplicated(labels[: k + 1]) for k, label in enumerate(labels[:-1])}
+    cells = cells.assign(**{label: cells[label].mask(rows, "") for label, rows in repeated.items()})
+    return Table(title, cells, len(labels), notes)
 
 
 def latex(summary: Summary) -> str:
-    """The table of a paper, for the package booktabs: a row a machine type, the metrics of each system side by side."""
+    """A table for a paper, with the LaTeX package booktabs: one row per machine type, the systems side by side."""
     order = sorted(summary.columns, key=lambda column: column in COLUMNS)  # means last
     cells = summary.wide(statistic_cells(summary)).T.reindex(order).rename_axis(index=None, columns=[None, None])
     style = cells.style.format(escape="latex")
@@ -194,6 +218,6 @@ def latex(summary: Summary) -> str:
     heading = [
         f"% {main_table(summary).title}",
         "% \\usepackage{booktabs}",
-        "% Where it is too wide: \\usepackage{graphicx}, \\resizebox{\\linewidth}{!}{\\input{summary}}",
+        "% If it is too wide: \\usepackage{graphicx}, \\resizebox{\\linewidth}{!}{\\input{summary}}",
     ]
     return "\n".join([*heading, *lines]) + "\n"

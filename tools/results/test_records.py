@@ -1,4 +1,4 @@
-"""test_<machine>.json beside the results of a test: the model, parameters, code and clips that made them."""
+"""test_<machine>.json, the record of a test: the model, parameters, code and clips behind the results beside it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -15,14 +15,14 @@ from tools.training.identity import NO_PART
 from tools.training.paths import RunPaths
 from tools.training.trained_model import TrainedModel
 
-# Of a model's config.yaml.
+# Copied from a model's config.yaml.
 TRAINING_FACTS = (*TRAINING_KEYS, "use_ids", "sampling_rate", "device", "versions", "git_revision", "code")
 
 
 def make_test_record(
     config: Config, clips: Sequence[Clip], log_mels: LogMels, model: TrainedModel, test: Callable[..., Any]
 ) -> dict[str, Any]:
-    """The record of a test, but for its files.
+    """The record of a test, without the checksums of its files.
 
     Args:
         test: the function that tests.
@@ -44,18 +44,18 @@ def make_test_record(
 
 
 def write_test_record(paths: RunPaths, record: dict[str, Any]) -> None:
-    """Write the record. It comes last: with it, the test is finished."""
+    """Write the record, as the last file of a test: it marks the test as finished."""
     sections = sorted({section for section, *_ in record["clips"].values()})
     write_text(paths.test_record, json.dumps(record | {"files": _checksums(paths, sections)}, indent=1) + "\n")
 
 
 def read_test_record(paths: RunPaths, section: str) -> dict[str, Any] | None:
-    """The record of the test that wrote the scores of a section, and when (seconds); None if there is no such record.
+    """The record of the test that wrote the scores of a section, with the time in seconds as `written`; or None.
 
     Raises:
-        BaselineError: a record cannot be read, or scores or decisions are not those that their test wrote.
+        BaselineError: a record cannot be read, or the scores or decisions have changed since the test.
     """
-    found = _checksums(paths, [section])  # of those files that are still there
+    found = _checksums(paths, [section])  # of the files that still exist
     records = [_read(path) for path in paths.test_records(section)]
     records = [record for record in records if paths.anomaly_scores(section).name in record["files"]]
     for record in records:
@@ -63,13 +63,13 @@ def read_test_record(paths: RunPaths, section: str) -> dict[str, Any] | None:
             return record
     if records:
         raise BaselineError(
-            f"{paths.anomaly_scores(section)} or its decisions are not what their test wrote. Test again."
+            f"{paths.anomaly_scores(section)} or its decisions have changed since the test. Test again."
         )
     return None
 
 
 def recorded_clips(record: dict[str, Any], section: str, directory: Path) -> tuple[list[Clip], list[str]]:
-    """The clips of a section and their checksums, in the order of the CSVs; the files themselves may be gone.
+    """The clips of a section and their checksums, in the order of the CSVs. The clips need not exist any more.
 
     Args:
         directory: of the machine type's clips.
@@ -86,14 +86,14 @@ def _names(paths: RunPaths, section: str) -> list[str]:
 
 
 def _checksums(paths: RunPaths, sections: Sequence[str]) -> dict[str, str]:
-    """Name → fingerprint of the text; line ends and a byte order mark, as spreadsheets write them, do not count."""
+    """Name → fingerprint of the text. Line ends and byte order marks are ignored, because spreadsheets change them."""
     files = (paths.result_dir / name for section in sections for name in _names(paths, section))
     texts = {path.name: path.read_text(encoding="utf-8-sig", errors="replace") for path in files if path.exists()}
     return {name: fingerprint_of(text.encode()) for name, text in texts.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A record; one without `training` is of an older version, and says nothing of its files."""
+    """Read a record. One without `training` is of an older version and lists no files."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if "training" not in record:
@@ -103,9 +103,9 @@ def _read(path: Path) -> dict[str, Any]:
         if not all(isinstance(record[key], kind) for key, kind in kinds.items()):
             raise ValueError("not a record of a test")
         if Path(record["model"]).name != record["model"] or not 0 < record["max_fpr"] <= 1:
-            raise ValueError("no possible model or max_fpr")
+            raise ValueError("invalid model or max_fpr")
         if not all(len(row) == 4 for row in record["clips"].values()):
-            raise ValueError("its clips are not complete")
+            raise ValueError("incomplete clips")
         record = EARLIER_VALUES | record | {"written": path.stat().st_mtime}
         return record | {"training": EARLIER_VALUES | record["training"]}
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
