@@ -11,6 +11,7 @@ P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, T: frames 
 """
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -77,7 +78,8 @@ def reconstruct(
         return sum_by_frame(values, config.n_mels, len(log_mels.frames), config.frame_hop_length)
 
     counts = by_frame(torch.ones_like(x))  # number of vectors with this frame; 0 / 0 is nan
-    name = "\n".join(clip.name[start : start + 55] for start in range(0, len(clip.name), 55))  # as wide as the plot
+    # Lines as wide as the plot, broken after an underscore if there is one.
+    name = "\n".join(re.findall(r".{1,55}_|.{1,55}", clip.name, re.DOTALL) if len(clip.name) > 55 else [clip.name])
     decision = "" if model.threshold is None else f", decision threshold {model.threshold:.4g}"
     return Reconstruction(
         title=f"{name}\n{config.score} {value:.5g}{decision}{_rank(clip, value, tested)}",
@@ -171,8 +173,8 @@ def main(arguments: list[str] | None = None) -> bool:
     text = f"file for the plot of a single clip, {', '.join(FORMATS)} (default: in the result directory)"
     parser.add_argument("--output", type=Path, default=None, help=text)
     add_channel_argument(parser)
-    given = parser.parse_known_intermixed_args(arguments)[0]
-    if bool(given.clips) == bool(given.ranked):
+    given, unknown = parser.parse_known_intermixed_args(arguments)
+    if bool(given.clips) == bool(given.ranked) and not unknown:  # parse_options names an unknown option
         raise UsageError("give either CLIP or --ranked, such as --ranked 2. See --help.")
     if not hasattr(given, "dataset"):
         arguments = [*_dataset_options(given.clips), *arguments]
