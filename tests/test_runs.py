@@ -145,7 +145,7 @@ def test_a_score_equal_to_the_threshold_is_normal(trained, workspace, monkeypatc
 @pytest.mark.parametrize(
     ("lock", "arguments", "message"),
     [
-        ("model .training.lock", SHORT, "waiting for another run that trains the same model"),
+        ("model .training.lock", SHORT, "waiting for another run that is training the same model"),
         ("model .files.lock", SHORT, "writing the model(.|\n)*waiting for .*files.lock"),
         ("model .files.lock", ["--test_only"], "waiting for .*files.lock"),
         ("result ../.seed13711_fan.lock", ["--test_only"], "waiting for another run that writes results of fan"),
