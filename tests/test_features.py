@@ -262,7 +262,7 @@ def test_equal_clips_are_named(clips, cache, caplog):
 
 def test_features_may_use_only_parameters_that_the_cache_follows(clips, cache, monkeypatch):
     monkeypatch.setattr(feature_cache, "log_mel", lambda samples, rate, config: config.batch_size)
-    with pytest.raises(BaselineError, match="uses --batch_size, on which no cached features depend"):
+    with pytest.raises(BaselineError, match="uses --batch_size, but cached features do not depend on it"):
         load_log_mels(clips, config(), 1, cache)
 
 
