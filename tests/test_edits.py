@@ -13,7 +13,7 @@ EDITS = {
 SCORE = ("torch.stack([mean @ precision @ mean for", "2 * torch.stack([mean @ precision @ mean for")
 COMMENTS = {
     "datasets/log_mel.py": ("FLOOR = ", "# A comment.\n\nFLOOR = "),
-    "networks/autoencoder.py": ("B: vectors of a batch.", "B: vectors."),
+    "networks/autoencoder.py": ("B: vectors per batch.", "B: vectors."),
     "train.py": ("    loss.mean().backward()", "    # A comment.\n    loss.mean().backward()"),
 }
 
