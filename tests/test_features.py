@@ -126,12 +126,12 @@ def truncated_after_an_odd_chunk(path):
         (lambda path: path.write_text("this is not a recording"), "not a readable wav file"),
         (truncated_after_an_odd_chunk, "truncated, 1000 bytes are missing"),
         (lambda path: path.write_bytes(path.read_bytes()[:44]), "truncated"),
-        (lambda path: write_wav(path, seconds=0), "holds no samples"),
+        (lambda path: write_wav(path, seconds=0), "no samples"),
         (lambda path: write_wav(path, rate=22050), "rate 22050 Hz, but section_00_0000.wav has 16000 Hz"),
         (lambda path: write_wav(path, channels=2), r"2 channel\(s\) where 1 expected.* --mono False; else replace"),
         (lambda path: write_wav(path, channels=8), r"8 channel\(s\) where 1 expected.* --channel 1 to 8\.$"),
         (lambda path: write_wav(path, seconds=0.05), "too short, 2 spectrogram frames where --frames asks for 5"),
-        (not_a_number, "not a number"),
+        (not_a_number, "infinite or NaN"),
         (lambda path: soundfile.write(path, np.full(16000, 1e30), 16000, subtype="FLOAT"), "samples are too large"),
     ],
 )
@@ -149,7 +149,7 @@ def test_wav_files_of_more_than_their_header_can_say(tmp_path):
     path.write_bytes(contents[:40] + (0x80000000).to_bytes(4, "little") + contents[44:])
     assert read_header(path).samples == 16000
     os.truncate(path, 2**31 + 1000)  # sparse
-    with pytest.raises(BaselineError, match="its header is for 2147483648 bytes, and it has more"):
+    with pytest.raises(BaselineError, match="more audio data than the 2147483648 bytes in its header"):
         read_header(path)
 
 
@@ -171,7 +171,7 @@ def test_compressed_wav_files(tmp_path, subtype):
 def test_fewer_samples_than_the_header_says(clips, cache, monkeypatch):
     read = soundfile.SoundFile.read
     monkeypatch.setattr(soundfile.SoundFile, "read", lambda *arguments, **options: read(*arguments, **options)[:-1])
-    with pytest.raises(BaselineError, match=r"section_00_0000\.wav: has other samples than its header says"):
+    with pytest.raises(BaselineError, match=r"section_00_0000\.wav: the number of samples does not match the header"):
         load_log_mels(clips, config(), 1, cache)
 
 
