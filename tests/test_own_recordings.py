@@ -321,12 +321,12 @@ def test_damaged_catalog_files_are_left_out_and_never_overwritten(tmp_path, capl
     path.write_text(path.read_text() + "channels: 2\n")
     caplog.clear()
     assert find_dataset("DCASE2024T2", tmp_path / "data")
-    assert f"left out: {path}: not a catalog file: line 17: the key 'channels' is there twice" in caplog.text
-    with pytest.raises(UsageError, match=f"{path}: not a catalog file"):
+    assert f"ignored: {path}: not a valid catalog file: line 17: the key 'channels' appears twice" in caplog.text
+    with pytest.raises(UsageError, match=f"{path}: not a valid catalog file"):
         run_import(tmp_path, "--train", folder, machine="Saw")
     assert "channels: 2" in path.read_text()
     path.write_bytes(b"\xff")
-    with pytest.raises(UsageError, match=f"{path}: not a catalog file"):
+    with pytest.raises(UsageError, match=f"{path}: not a valid catalog file"):
         run_import(tmp_path, "--train", folder)
 
 
