@@ -125,7 +125,11 @@ def test_other_rates_are_resampled_when_a_rate_is_named(tmp_path):
     ("make", "options", "words"),
     [
         (lambda path: path.write_text("no sound"), [], r"a\.wav: not a readable wav file"),
-        (lambda path: soundfile.write(path, [np.nan] * 9000, 16000, "FLOAT"), [], r"a\.wav: some samples are infinite or NaN"),
+        (
+            lambda path: soundfile.write(path, [np.nan] * 9000, 16000, "FLOAT"),
+            [],
+            r"a\.wav: some samples are infinite or NaN",
+        ),
         (lambda path: write_wav(path, channels=8), [], r"a\.wav: 8 channels. Choose one: --channel 1 to 8"),
         (lambda path: write_wav(path, channels=8), ["--channel", "9"], r"a\.wav: 8 channels. Choose one"),
         (lambda path: path.with_suffix(".mp3").write_bytes(b"mp3"), [], r"--train .*: no \.wav or \.flac files there"),
