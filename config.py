@@ -398,7 +398,7 @@ def cores() -> int:
 
     available, jobs = joblib.cpu_count(), os.environ.get("JOBS", "")
     allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    if allocated.isdecimal():  # not every cluster restricts a job to its cores
+    if allocated.isdecimal():  # not every cluster restricts a job to its allocated cores
         available = min(available, int(allocated))
     return max(1, available // int(jobs) if jobs.isdecimal() and int(jobs) else available)
 
@@ -433,7 +433,7 @@ def _check_together(config: Config) -> None:
         shown = re.split("[?#]", config.download_url.rpartition("@")[2])[0]  # without a password or token
         raise UsageError(
             f"--download_url {shown}: not a URL such as https://mirror.example.org, without ? and #. Put a user name "
-            "and password in ~/.netrc, or before an @, where / is written as %2F, ? as %3F and # as %23."
+            "and password in ~/.netrc. If they are in the URL, write / as %2F, ? as %3F and # as %23 in them."
         )
 
 
