@@ -1,4 +1,4 @@
-"""Fetch, verify and unpack the published clips and labels of a dataset that are missing.
+"""Fetch, verify and unpack missing clips and labels of the published datasets.
 
 Used by the data_download scripts for all machine types of a split, and by `train.py --is_auto_download True` for one.
 """
@@ -53,7 +53,7 @@ def download(
         }
         archives = [archive for names in wanted.values() for archive in names]
         lists = {record: server.files_of(record) for record in sorted({archive.record for archive in archives})}
-        _check_room(archives, lists, directory)
+        _check_space(archives, lists, directory)
         with_labels = "labels" in parts and _are_labels_published(machines, directory)
         for machine in machines:
             try:
@@ -97,7 +97,7 @@ def _is_unpacked(machine: Machine, archive: Archive, dataset_directory: Path) ->
     return findings.intact
 
 
-def _check_room(archives: Sequence[Archive], lists: dict[int, FileList], directory: Path) -> None:
+def _check_space(archives: Sequence[Archive], lists: dict[int, FileList], directory: Path) -> None:
     """Raise BaselineError if the disk does not have enough space for these archives and their unpacked files."""
     needed = 0
     for archive in archives:
