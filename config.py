@@ -22,31 +22,31 @@ log = logging.getLogger("baseline")
 
 ROOT = Path(__file__).resolve().parent
 DEFAULTS_FILE = ROOT / "baseline.yaml"
-MOST = 100_000_000  # of numbers with no limit of their own
+DEFAULT_MAX = 100_000_000  # largest number allowed for parameters without their own limit
 LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}
 
 
 class BaselineError(Exception):
-    """Something that the user can correct. The message says what is wrong, where, and what to do."""
+    """A problem that the user can fix. The message says what is wrong, where, and what to do."""
 
 
 class UsageError(BaselineError):
-    """A wrong option, key or value."""
+    """An invalid option, key or value."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'fan'?` with the known name nearest to `name`, or an empty string."""
+    """` Did you mean 'fan'?` with the known name closest to `name`, or an empty string."""
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     matches = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
     return f" Did you mean '{by_lower_case[matches[0]]}'?" if matches else ""
 
 
 def without_password(text: str) -> str:
-    """A text with `***` in place of user names, passwords and tokens in addresses: https://***@mirror.example.org."""
-    return re.sub(r"(?<=://)\S*@", "***@", text)  # up to the last @, which a password may hold, too
+    """Replace user names, passwords and tokens in URLs by `***`: https://***@mirror.example.org."""
+    return re.sub(r"(?<=://)\S*@", "***@", text)  # up to the last @: a password may contain one
 
 
-# --- Kinds of values: text from baseline.yaml or the command line → value
+# --- Parsers: text from baseline.yaml or the command line → value
 
 
 def boolean(text: str) -> bool:
@@ -61,7 +61,7 @@ boolean.__name__ = "True|False"  # for --help
 
 
 def path(text: str) -> Path:
-    """A path that can be written into the files of a run."""
+    """A path that can be stored in text files."""
     try:
         text.encode()
         if not text or "\0" in text:
@@ -72,21 +72,21 @@ def path(text: str) -> Path:
 
 
 def text(value: str) -> str:
-    """A text that is not empty."""
+    """A string that is not empty."""
     if not value:
         raise ArgumentTypeError("a value is missing")
     return value
 
 
 def name(text: str) -> str:
-    """A text that can be part of a directory name, or nothing."""
+    """A string that can be part of a directory name; it may be empty."""
     if text in (".", "..") or any(c in "/\\" or not c.isprintable() for c in text):
-        raise ArgumentTypeError(f"{text!r} becomes part of a directory name; it must not contain '/' or be '..'")
+        raise ArgumentTypeError(f"{text!r} cannot be part of a directory name; it must not contain '/' or be '..'")
     return text
 
 
 def one_of(*allowed: str) -> Callable[[str], str]:
-    """One of these texts."""
+    """One of these strings."""
 
     def choice(text: str) -> str:
         if text not in allowed:
@@ -98,17 +98,17 @@ def one_of(*allowed: str) -> Callable[[str], str]:
 
 
 def number(kind: type = float, **limits: float) -> Callable[[str], Any]:
-    """A finite number of this type, within limits: at_least, above, at_most (default: MOST), below."""
+    """A finite number of this type, within limits: at_least, above, at_most (default: DEFAULT_MAX), below."""
     if "below" not in limits:
-        limits.setdefault("at_most", MOST)
+        limits.setdefault("at_most", DEFAULT_MAX)
 
     def parse(text: str) -> Any:
         try:
             value = kind(text)
         except ValueError:
             raise ArgumentTypeError(f"'{text}' is not allowed; expected {parse.__name__}") from None
-        if not all(LIMITS[words](value, limit) for words, limit in limits.items()):  # not a number fails, too
-            allowed = " and ".join(f"{words.replace('_', ' ')} {limit}" for words, limit in limits.items())
+        if not all(LIMITS[name](value, limit) for name, limit in limits.items()):  # also rejects NaN
+            allowed = " and ".join(f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items())
             raise ArgumentTypeError(f"{value} is out of range; allowed: {allowed}")
         return value
 
@@ -117,7 +117,7 @@ def number(kind: type = float, **limits: float) -> Callable[[str], Any]:
 
 
 def or_null(kind: Callable[[str], Any]) -> Callable[[str], Any]:
-    """A value of this kind, or None: `null`, `none`, `~` or nothing."""
+    """A value of this kind, or None for `null`, `none`, `~` or an empty string."""
 
     def parse(text: str) -> Any:
         return None if text.lower() in ("null", "none", "~", "") else kind(text)
@@ -135,10 +135,10 @@ def _parameter(
     """A parameter of Config.
 
     Args:
-        kind: text → value; None: an option without a value, False if it is not given.
-        default: of an option that exists only on the command line. The other defaults are in baseline.yaml.
+        kind: parser, text → value. None for a flag, which takes no value and is False by default.
+        default: default value of an option that exists only on the command line. Other defaults are in baseline.yaml.
         alias: a second name.
-        if_missing: the default value again, of a key that the published baseline's baseline.yaml does not have.
+        if_missing: default value if the key is not in the file, as in the published baseline's baseline.yaml.
     """
     if kind is None:
         default = False
@@ -148,56 +148,64 @@ def _parameter(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All parameters of a run. baseline.yaml has the units and meanings of those with a default value there."""
+    """All parameters of a run. The comments in baseline.yaml give their units and meanings."""
 
     dataset: str = _parameter(text, "dataset and machine type, such as DCASE2024T2fan", None)
     dev: bool = _parameter(None, "use the development dataset", alias="-d")
     eval: bool = _parameter(None, "use the evaluation dataset", alias="-e")
-    use_ids: tuple[int, ...] = _parameter(number(int, at_least=0), "sections of this model (default: all)", ())
+    use_ids: tuple[int, ...] = _parameter(number(int, at_least=0), "sections to use (default: all)", ())
     mono: bool | None = _parameter(
-        or_null(boolean), "clips have one channel; False: two (default: what the dataset says)", None
+        or_null(boolean), "True: clips have one channel; False: two channels (default: depends on the dataset)", None
     )
-    model_name_suffix: str = _parameter(name, "tag of this run in directory names", "", alias="-tag")
-    train_only: bool = _parameter(None, "train, do not test")
-    test_only: bool = _parameter(None, "test the trained model")
-    restart: bool = _parameter(None, "resume an interrupted training after its last finished epoch")
+    model_name_suffix: str = _parameter(name, "tag added to the names of output directories", "", alias="-tag")
+    train_only: bool = _parameter(None, "train, but do not test")
+    test_only: bool = _parameter(None, "test a model that is already trained")
+    restart: bool = _parameter(None, "resume interrupted training after the last finished epoch")
     checkpoint_path: Path | None = _parameter(
-        or_null(path), "checkpoint that --restart resumes from (default: the model's)", None
+        or_null(path), "checkpoint to resume from with --restart (default: the model's own)", None
     )
 
-    dataset_directory: Path = _parameter(path, "directory of the datasets")
-    model_directory: Path = _parameter(path, "directory of the trained models", if_missing="./models")
-    result_directory: Path = _parameter(path, "directory of the results")
+    dataset_directory: Path = _parameter(path, "directory that contains the datasets")
+    model_directory: Path = _parameter(path, "directory for trained models", if_missing="./models")
+    result_directory: Path = _parameter(path, "directory for results")
     cache_directory: Path | None = _parameter(
-        or_null(path), "directory of the cached features (default: beside the clips)", if_missing="null"
+        or_null(path), "directory for cached features (null: next to the clips)", if_missing="null"
     )
-    export_dir: str = _parameter(name, "name of this experiment in directory names")
-    model: str = _parameter(text, "network")
-    score: str = _parameter(text, "anomaly score, MSE, MAHALA or MAHALA_FRAME")
-    seed: int = _parameter(number(int, at_least=0, at_most=2**32 - 1), "seed of all random generators")
-    use_cuda: bool = _parameter(boolean, "use the GPU if there is one")
-    portable: bool = _parameter(boolean, "the same bits on every x86-64 processor with AVX2", if_missing="False")
-    gpu_id: int = _parameter(number(int, at_least=0), "which GPU", if_missing="0")
-    log_interval: int = _parameter(number(int, at_least=1), "batches between updates of the progress bar")
-    is_auto_download: bool = _parameter(boolean, "download a machine type's clips if they are missing")
-    download_url: str | None = _parameter(or_null(text), "mirror to download from", if_missing="null")
-    max_fpr: float = _parameter(number(above=0, at_most=1), "false positive rate up to which pAUC counts")
-    decision_threshold: float = _parameter(number(above=0, below=1), "quantile of normal scores that is the threshold")
-    calibration: str = _parameter(one_of("batch", "clip"), "whose normal scores: batch or clip", if_missing="batch")
-    n_mels: int = _parameter(number(int, at_least=1, at_most=10_000), "mel bands")
-    frames: int = _parameter(number(int, at_least=1, at_most=10_000), "frames in one vector")
-    frame_hop_length: int = _parameter(number(int, at_least=1), "frames from one vector to the next")
-    n_fft: int = _parameter(number(int, at_least=2, at_most=1_000_000), "FFT length, samples")
-    hop_length: int = _parameter(number(int, at_least=1), "samples from one frame to the next")
+    export_dir: str = _parameter(name, "name of the experiment, used as a directory name")
+    model: str = _parameter(text, "name of the network")
+    score: str = _parameter(text, "anomaly score: MSE, MAHALA or MAHALA_FRAME")
+    seed: int = _parameter(number(int, at_least=0, at_most=2**32 - 1), "random seed")
+    use_cuda: bool = _parameter(boolean, "use a GPU if available")
+    portable: bool = _parameter(
+        boolean, "bitwise identical results on every x86-64 processor with AVX2", if_missing="False"
+    )
+    gpu_id: int = _parameter(number(int, at_least=0), "index of the GPU", if_missing="0")
+    log_interval: int = _parameter(number(int, at_least=1), "training batches between updates of the progress bar")
+    is_auto_download: bool = _parameter(boolean, "download clips that are missing")
+    download_url: str | None = _parameter(
+        or_null(text), "mirror to download from (null: Zenodo and GitHub)", if_missing="null"
+    )
+    max_fpr: float = _parameter(number(above=0, at_most=1), "largest false positive rate for pAUC")
+    decision_threshold: float = _parameter(number(above=0, below=1), "quantile of normal scores used as the threshold")
+    calibration: str = _parameter(
+        one_of("batch", "clip"), "fit the threshold to scores of training batches or training clips", if_missing="batch"
+    )
+    n_mels: int = _parameter(number(int, at_least=1, at_most=10_000), "number of mel bands")
+    frames: int = _parameter(number(int, at_least=1, at_most=10_000), "frames per vector")
+    frame_hop_length: int = _parameter(number(int, at_least=1), "hop between vectors, in frames")
+    n_fft: int = _parameter(number(int, at_least=2, at_most=1_000_000), "FFT length, in samples")
+    hop_length: int = _parameter(number(int, at_least=1), "hop between frames, in samples")
     power: float = _parameter(number(at_least=0.01, at_most=100), "exponent of the magnitude spectrogram")
-    fmin: float = _parameter(number(at_least=0), "lower edge of the mel bands, Hz")
-    fmax: float | None = _parameter(or_null(number(at_least=1)), "upper edge of the mel bands, Hz, or null")
-    win_length: int | None = _parameter(or_null(number(int, at_least=1)), "window length, samples, or null")
-    batch_size: int = _parameter(number(int, at_least=2), "vectors in a batch")  # batch normalisation needs two
-    epochs: int = _parameter(number(int, at_least=1), "passes over the training vectors")
+    fmin: float = _parameter(number(at_least=0), "lower edge of the mel bands, in Hz")
+    fmax: float | None = _parameter(
+        or_null(number(at_least=1)), "upper edge of the mel bands, in Hz (null: half the sampling rate)"
+    )
+    win_length: int | None = _parameter(or_null(number(int, at_least=1)), "window length, in samples (null: n_fft)")
+    batch_size: int = _parameter(number(int, at_least=2), "vectors per batch")  # batch normalisation needs at least two
+    epochs: int = _parameter(number(int, at_least=1), "number of training epochs")
     learning_rate: float = _parameter(number(above=0, at_most=1e30), "learning rate of Adam", alias="-lr")
-    shuffle: bool = _parameter(boolean, "new order of the training vectors each epoch")
-    validation_split: float = _parameter(number(above=0, below=1), "share of the vectors held out for validation")
+    shuffle: bool = _parameter(boolean, "shuffle the training vectors in each epoch")
+    validation_split: float = _parameter(number(above=0, below=1), "fraction of the vectors held out for validation")
 
     @property
     def split(self) -> str:
@@ -205,16 +213,13 @@ class Config:
         return "dev" if self.dev else "eval"
 
     def as_dict(self, keys: Iterable[str] | None = None) -> dict[str, Any]:
-        """The parameters (those of `keys`, default all) as plain values that YAML and JSON can hold, for records.
-
-        A password in an address is left out.
-        """
+        """The parameters (default: all) as plain values for YAML and JSON files. Passwords in URLs are removed."""
         values = {key: getattr(self, key) for key in keys or FIELDS}
         plain = {Path: str, tuple: list, str: without_password}
         return {k: next((to(v) for kind, to in plain.items() if isinstance(v, kind)), v) for k, v in values.items()}
 
     def as_arguments(self, leave_out: Iterable[str] = ()) -> list[str]:
-        """The command line that gives exactly this configuration, whatever baseline.yaml contains by then."""
+        """The command line that gives exactly this configuration, even if baseline.yaml has changed."""
         arguments = []
         for key in (key for key in FIELDS if key not in leave_out):
             value = getattr(self, key)
@@ -230,7 +235,7 @@ class Config:
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 IN_FILE = [key for key, field in FIELDS.items() if field.default is MISSING]  # the keys of baseline.yaml
 
-# Places, devices and what is shown. No result depends on them, but for the last bits on another device.
+# Directories, devices and logging. Results do not depend on them, except for rounding on another device.
 NO_RESULT_KEYS = (
     *("dataset_directory", "model_directory", "result_directory", "cache_directory", "export_dir"),
     *("use_cuda", "gpu_id", "log_interval", "is_auto_download", "download_url"),
@@ -238,17 +243,17 @@ NO_RESULT_KEYS = (
 ONLY_TEST_KEYS = ("score", "max_fpr", "decision_threshold", "calibration")
 ONLY_TRAINING_KEYS = ("seed", "epochs", "batch_size", "learning_rate", "shuffle", "validation_split")
 VECTOR_KEYS = ("model", "frames", "frame_hop_length")
-# What the features of a clip depend on: also each new parameter that is in none of the lists above.
+# Parameters that features depend on. A new parameter belongs here unless it is in one of the lists above.
 FEATURE_KEYS = tuple(
     key for key in IN_FILE if key not in (*NO_RESULT_KEYS, *ONLY_TEST_KEYS, *ONLY_TRAINING_KEYS, *VECTOR_KEYS)
 )
-# What training and test must agree in.
+# Parameters that must be the same in training and test.
 MODEL_KEYS = (*VECTOR_KEYS, *FEATURE_KEYS)
-# What a training depends on, besides its clips and code.
+# Parameters that training depends on, besides clips and code.
 TRAINING_KEYS = (*MODEL_KEYS, *ONLY_TRAINING_KEYS)
-# What a test depends on, besides its clips, code and model.
+# Parameters that test results depend on, besides clips, code and model.
 TEST_KEYS = (*MODEL_KEYS, *ONLY_TEST_KEYS)
-# What MODEL_KEYS were before they became parameters, for records of earlier versions.
+# Values of MODEL_KEYS that are missing from records of earlier versions.
 EARLIER_VALUES = {
     key: FIELDS[key].metadata["kind"](FIELDS[key].metadata["if_missing"])
     for key in MODEL_KEYS
@@ -257,7 +262,7 @@ EARLIER_VALUES = {
 
 
 class FeatureConfig:
-    """The parameters that features may depend on: those of FEATURE_KEYS."""
+    """The parameters in FEATURE_KEYS, the only ones that features may depend on."""
 
     def __init__(self, config: Config):
         vars(self).update({key: getattr(config, key) for key in FEATURE_KEYS})
@@ -266,41 +271,44 @@ class FeatureConfig:
         if name not in FIELDS:
             raise AttributeError(name)
         raise BaselineError(
-            f"the code of the features uses --{name}, on which no cached features depend. Take it out of the lists "
-            "above FEATURE_KEYS in config.py."
+            f"the feature code uses --{name}, but cached features do not depend on it. Remove it from the lists above "
+            "FEATURE_KEYS in config.py."
         )
 
 
-# --- Reading them
+# --- Reading the parameters
 
 
 def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE) -> Config:
-    """The configuration of a run: `defaults_file`, overridden by the command line (default: of this process).
+    """Read `defaults_file` and the command line, which overrides it.
+
+    Args:
+        arguments: command-line arguments (default: those of this process).
 
     Raises:
-        UsageError: an unknown key or option, a missing one, or a value of the wrong type or out of range.
+        UsageError: a key or option is unknown or missing, or a value has the wrong type or is out of range.
     """
-    description = "Trains the autoencoder of one machine type on normal clips, then scores the test clips."
+    description = "Train an autoencoder on the normal clips of one machine type, then score its test clips."
     return parse_options(option_parser("train.py", description), arguments, defaults_file)[1]
 
 
 def option_parser(prog: str, description: str, options: Iterable[str] | None = None) -> argparse.ArgumentParser:
-    """A parser with these parameters of Config as options (default: all). A tool adds arguments of its own.
+    """A parser with these parameters of Config as options (default: all). Tools can add their own arguments.
 
     An argument with the name of a parameter, such as a positional `dataset`, sets that parameter.
     """
     parser = _Parser(
         prog=prog,
         description=description,
-        epilog="Default values, units and meanings: baseline.yaml.",
+        epilog="See baseline.yaml for default values, units and details.",
         allow_abbrev=False,
     )
     command_line_only = parser.add_argument_group("command line only")
-    also_in_file = parser.add_argument_group("also in baseline.yaml")
+    also_in_file = parser.add_argument_group("defaults in baseline.yaml")
     for key in FIELDS if options is None else options:
         group, (kind, help_text, alias) = also_in_file if key in IN_FILE else command_line_only, _metadata(key)
         flags, settings = [flag for flag in (alias, f"--{key}") if flag], {"help": help_text, "dest": key}
-        settings["default"] = argparse.SUPPRESS  # those that are not given come from the file
+        settings["default"] = argparse.SUPPRESS  # options that are not given are read from the file
         if kind is None:
             group.add_argument(*flags, action="store_true", **settings)
         else:
@@ -312,9 +320,9 @@ def option_parser(prog: str, description: str, options: Iterable[str] | None = N
 def parse_options(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None, defaults_file: Path = DEFAULTS_FILE
 ) -> tuple[argparse.Namespace, Config]:
-    """A tool's own arguments, and the configuration; see load_config.
+    """Parse a tool's own arguments and the configuration; see load_config.
 
-    Among the own ones is `given`: the parameters that the command line sets, and their values.
+    The attribute `given` of the tool's arguments contains the parameters that the command line sets.
     """
     given = _parse(parser, arguments, base=Path.cwd())
     own = argparse.Namespace(**{key: given.pop(key) for key in given.keys() - FIELDS.keys()}, given=dict(given))
@@ -326,12 +334,12 @@ def parse_options(
 
 
 def read_defaults(file: Path) -> dict[str, Any]:
-    """The parameters in a file such as baseline.yaml, read as the text of a command line.
+    """Read the parameters in a file such as baseline.yaml, with the parsers of the command line.
 
-    YAML's own types would make 8 of 010, and keep the last of two equal keys.
+    YAML's own parser would read 010 as 8, and accept a repeated key.
 
     Raises:
-        UsageError: the file cannot be read, or a key or a value is wrong or missing.
+        UsageError: the file cannot be read, or a key or value is invalid or missing.
     """
     try:
         document = yaml.compose(file.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
@@ -345,10 +353,10 @@ def read_defaults(file: Path) -> dict[str, Any]:
         if not isinstance(value, str):
             raise UsageError(f"{file}: {key}: expected a single value.")
         if keys.count(key.lstrip("-")) > 1:
-            raise UsageError(f"{file}: '{key}' is there twice. Keep one of them.")
+            raise UsageError(f"{file}: '{key}' appears twice. Remove one of them.")
     added = {key: default for key in IN_FILE if key not in keys and (default := FIELDS[key].metadata["if_missing"])}
     if added:
-        _warn_of_missing(file, ", ".join(f"--{key} ({default})" for key, default in added.items()))
+        _warn_of_missing_keys(file, ", ".join(f"--{key} ({default})" for key, default in added.items()))
     lines += added.items()
     arguments = [f"{key if key.startswith('-') else '--' + key}={text}" for key, text in lines]
     try:
@@ -362,7 +370,7 @@ def read_defaults(file: Path) -> dict[str, Any]:
 
 
 def _parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, base: Path) -> dict[str, Any]:
-    """The values of these arguments. Relative paths of parameters start at `base`."""
+    """Parse the arguments. Relative paths in parameters are relative to `base`."""
     parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
         option = next((text for text in unknown if text.startswith("-")), unknown[0]).split("=")[0]
@@ -375,7 +383,7 @@ def seeds_of_environment() -> tuple[int, ...]:
     """The seeds in the environment variable SEEDS, such as `1 2 3`; empty if it is not set.
 
     Raises:
-        UsageError: one of them cannot be a seed.
+        UsageError: a value is not a valid seed.
     """
     try:
         seeds = map(_metadata("seed")[0], os.environ.get("SEEDS", "").replace(",", " ").split())
@@ -385,12 +393,12 @@ def seeds_of_environment() -> tuple[int, ...]:
 
 
 def cores() -> int:
-    """How many cores this run may use: its share of them if JOBS runs are side by side."""
-    import joblib  # knows the limits of containers, too
+    """Number of CPU cores that this run may use: its share of them if JOBS runs execute in parallel."""
+    import joblib  # respects the limits of containers
 
     available, jobs = joblib.cpu_count(), os.environ.get("JOBS", "")
     allocated = os.environ.get("SLURM_CPUS_ON_NODE", "")
-    if allocated.isdecimal():  # not every cluster keeps a job from the node's other cores
+    if allocated.isdecimal():  # not every cluster restricts a job to its allocated cores
         available = min(available, int(allocated))
     return max(1, available // int(jobs) if jobs.isdecimal() and int(jobs) else available)
 
@@ -412,64 +420,64 @@ def _check_together(config: Config) -> None:
     if not config.export_dir:
         raise UsageError("--export_dir: a value is missing.")
     if config.dev == config.eval:
-        raise UsageError("give either -d (development dataset) or -e (evaluation dataset), and not both.")
+        raise UsageError("use either -d (development dataset) or -e (evaluation dataset), not both.")
     if config.train_only and config.test_only:
-        raise UsageError("--train_only and --test_only exclude each other; leave both out to train and then test.")
+        raise UsageError("--train_only and --test_only cannot be combined. Use neither to train and then test.")
     if config.checkpoint_path and not config.restart:
-        raise UsageError("--checkpoint_path names what --restart resumes from: give both, or neither.")
+        raise UsageError("--checkpoint_path works only with --restart. Add --restart, or remove --checkpoint_path.")
     if config.win_length is not None and config.win_length > config.n_fft:
         raise UsageError(f"--win_length {config.win_length} must not be larger than --n_fft {config.n_fft}.")
     if config.fmax is not None and config.fmax <= config.fmin:
         raise UsageError(f"--fmax {config.fmax} must be larger than --fmin {config.fmin}.")
-    if config.download_url is not None and not _is_address(config.download_url):
+    if config.download_url is not None and not _is_url(config.download_url):
         shown = re.split("[?#]", config.download_url.rpartition("@")[2])[0]  # without a password or token
         raise UsageError(
-            f"--download_url {shown}: not an address such as https://mirror.example.org, without ? and #. A user name "
-            "and a password belong in ~/.netrc; before an @ they are written with %2F for /, %3F for ?, %23 for #."
+            f"--download_url {shown}: not a URL such as https://mirror.example.org, without ? and #. Put a user name "
+            "and password in ~/.netrc. If they are in the URL, write / as %2F, ? as %3F and # as %23 in them."
         )
 
 
-def _is_address(text: str) -> bool:
-    """Whether text is the address of a server, to which paths can be added."""
+def _is_url(text: str) -> bool:
+    """Whether text is the URL of a server, to which paths can be added."""
     try:
         parts = urlsplit(text)
         is_server = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # such as a port that is no number
+    except ValueError:  # such as an invalid port
         return False
     return bool(is_server) and not re.search(r"[?#\s]", text) and "@" not in parts.path
 
 
-class _Once(argparse.Action):
-    """Store a value. Given again, lists add up; of other values the last counts, with a warning."""
+class _Store(argparse.Action):
+    """Store a value. If an option is repeated, join lists; otherwise use the last value, with a warning."""
 
     def __call__(
         self, parser: "_Parser", namespace: argparse.Namespace, values: Any, option: str | None = None
     ) -> None:
         if option is not None:
-            before = parser.given.get(self.dest, values)
+            previous = parser.given.get(self.dest, values)
             if isinstance(values, list) and self.dest in parser.given:
-                values = [*before, *values]
-            elif before != values:
-                _warn_of_twice(option, before, values)
+                values = [*previous, *values]
+            elif previous != values:
+                _warn_of_repeated_option(option, previous, values)
             parser.given[self.dest] = values
         setattr(namespace, self.dest, values)
 
 
-@functools.cache  # once, though the loop over machine types parses again for each
-def _warn_of_twice(option: str, before: Any, value: Any) -> None:
-    log.warning("%s is given twice, %r and %r: the last counts.", option, before, value)
+@functools.cache  # warn once, although the options are parsed again for each machine type
+def _warn_of_repeated_option(option: str, previous: Any, value: Any) -> None:
+    log.warning("%s is given twice, as %r and %r. The last value is used.", option, previous, value)
 
 
 @functools.cache
-def _warn_of_missing(file: Path, keys: str) -> None:
-    log.warning("%s does not have %s: these default values are taken.", file, keys)
+def _warn_of_missing_keys(file: Path, keys: str) -> None:
+    log.warning("%s does not have %s. These default values are used.", file, keys)
 
 
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **settings: Any):
         super().__init__(**settings)
-        self.given: dict[str, Any] = {}  # options of this call
-        self.register("action", None, _Once)
+        self.given: dict[str, Any] = {}  # options given so far in this call
+        self.register("action", None, _Store)
 
     def parse_known_intermixed_args(self, *arguments: Any) -> tuple[argparse.Namespace, list[str]]:
         self.given = {}

@@ -1,4 +1,4 @@
-"""Writing files so that each is complete or absent; one process at a time."""
+"""Write files completely or not at all, and by one process at a time."""
 
 import contextlib
 import csv
@@ -22,20 +22,20 @@ log = logging.getLogger("baseline")
 
 @contextlib.contextmanager
 def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
-    """Yield a temporary path beside each of `paths`. It is renamed if the block succeeds, and removed if it fails.
+    """Yield a temporary path next to each of `paths`. It is renamed if the block succeeds, and removed if it fails.
 
-    An interrupted or failed write leaves older files unchanged. All of a group are complete on the disk before the
-    first is renamed.
+    If the write fails or is interrupted, existing files are unchanged. All files are complete on disk before the first
+    one is renamed.
 
     Raises:
-        BaselineError: a file cannot be written (permissions, a full disk).
+        BaselineError: a file cannot be written (permissions, disk full).
     """
     with contextlib.ExitStack() as stack:
         temporaries = []
         for path in paths:
             with _writing(path):
                 temporaries.append(stack.enter_context(_temporary(path)))
-        with _writing(paths[0]):  # or another of them: the block does not tell
+        with _writing(paths[0]):  # or another path: the error does not tell which
             yield [temporary for temporary, _ in temporaries]
         for path, (_, descriptor) in zip(paths, temporaries, strict=True):
             with _writing(path):
@@ -47,23 +47,23 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; see atomic_paths."""
+    """Yield a temporary path next to `path`; see atomic_paths."""
     with atomic_paths(path) as (temporary,):
         yield temporary
 
 
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[tuple[Path, int]]:
-    """An empty file beside `path`, and its descriptor. Another process that writes the same file waits for its lock."""
-    if path.is_dir():  # nothing could be renamed to it: do not begin
+    """Yield an empty file next to `path`, locked against other processes that write `path`, and its descriptor."""
+    if path.is_dir():  # renaming would fail later
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # always this name: what a killed process has left is overwritten
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: the next run overwrites the file of a killed one
     descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            while not _is_open_as(descriptor, temporary):  # the other process has renamed it meanwhile
+            while not _is_open_as(descriptor, temporary):  # another process has renamed it in the meantime
                 os.close(descriptor)
                 descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o666)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -84,55 +84,55 @@ def _is_open_as(descriptor: int, path: Path) -> bool:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, complete or not at all."""
+    """Write a text file, completely or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
-    """Write rows of values, complete or not at all; floats with all their digits."""
+    """Write a CSV file, completely or not at all. Floats are written with all digits."""
     write_text(path, csv_text(rows))
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows of values as the text of a CSV file."""
+    """The text of a CSV file with these rows."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def check_replaceable(path: Path, is_ours: Callable[[Path], bool]) -> None:
-    """Check a file that a user has named for output: it does not exist, is empty, or this command wrote it.
+    """Check that an output file may be written: it does not exist, is empty, or was written by this command.
 
     Args:
-        is_ours: tells by the contents of a file whether the command wrote it; it may raise OSError.
+        is_ours: whether the command wrote an existing file, judged by its contents. It may raise OSError.
 
     Raises:
-        BaselineError: somebody else wrote it, or it is no file.
+        BaselineError: the file was not written by this command, or is not a regular file.
     """
     with contextlib.suppress(OSError):
         if not path.exists() or (path.is_file() and (path.stat().st_size == 0 or is_ours(path))):
             return
     raise BaselineError(
-        f"{path} exists, and nothing shows that this command wrote it: it stays. Name another file, or move it away."
+        f"{path} exists, and this command does not seem to have written it. Use another name, or move the file away."
     )
 
 
 def set_aside(path: Path, away: Path) -> Path | None:
-    """Move a file that must not be lost to `away` (or `away.1`, ...), before another takes its place.
+    """Move a file to `away` (or `away.1`, ...) so that it is kept when another file replaces it.
 
     Returns:
-        Its new path, or None if it does not exist.
+        The new path, or None if the file does not exist.
 
     Raises:
-        OSError: it cannot be moved.
+        OSError: the file cannot be moved.
     """
     if not path.exists():
         return None
     names = itertools.chain([away.name], (f"{away.name}.{number}" for number in itertools.count(1)))
     away = next(away.with_name(name) for name in names if not away.with_name(name).exists())
     away.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, away)  # perhaps to another disk
+    shutil.move(path, away)  # also works across disks
     return away
 
 
@@ -140,17 +140,17 @@ def remove(path: Path) -> None:
     """Remove a file if it exists.
 
     Raises:
-        BaselineError: it cannot be removed.
+        BaselineError: the file cannot be removed.
     """
     with _writing(path):
         path.unlink(missing_ok=True)
 
 
 def make_writable_directory(directory: Path) -> None:
-    """Create `directory`, and try whether a file can be written there.
+    """Create `directory`, and check that it is writable.
 
     Raises:
-        BaselineError: it cannot be created or written to.
+        BaselineError: the directory cannot be created or is not writable.
     """
     with _writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -159,15 +159,15 @@ def make_writable_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
-    """Let one process at a time run the block. The lock file stays; a killed process does not hold it.
+    """Run the block in one process at a time. The lock file is not deleted. The lock of a killed process is released.
 
-    On a file system without locks (some Lustre file systems, NFS 3 without its lock service) the block runs without,
-    with a warning.
+    On file systems without locks (some Lustre file systems, NFS 3 without its lock service), the block runs without a
+    lock, with a warning.
 
     Args:
-        lock: the lock file; its directory is created.
-        waiting: what to print if another process has the lock.
-        needed: whether it is an error if the lock file cannot be written; else the block runs without.
+        lock: the lock file. Its directory is created.
+        waiting: message if another process has the lock.
+        needed: if true, raise an error if the lock file cannot be written. Otherwise run the block without a lock.
 
     Yields:
         Whether another process had the lock.
@@ -187,7 +187,7 @@ def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
     except OSError as error:
         if needed:
             raise cannot_write(lock, error) from error
-    except RuntimeError as error:  # what fasteners raises for errors of locking itself
+    except RuntimeError as error:  # raised by fasteners if locking fails
         log.debug("%s: %s", lock, error.__context__)
         _warn_of_locks(str(error.__context__))
     try:
@@ -197,14 +197,14 @@ def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
             process_lock.release()
 
 
-@functools.cache  # once
+@functools.cache  # warn once
 def _warn_of_locks(reason: str) -> None:
-    log.warning("a file system here has no locks (%s): two runs at once are not kept apart.", reason)
+    log.warning("a file system has no locks (%s). Do not run the same command twice at the same time.", reason)
 
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """An OSError in the block becomes a BaselineError that names `path`."""
+    """Turn an OSError in the block into a BaselineError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -212,8 +212,8 @@ def _writing(path: Path) -> Iterator[None]:
 
 
 def cannot_write(path: Path, error: OSError) -> BaselineError:
-    """The BaselineError for an OSError in writing `path`."""
+    """The BaselineError for an OSError while writing `path`."""
     return BaselineError(
         f"cannot write {path}: {error.strerror or error}. Check the directory's permissions and the free space. "
-        "Options for other places: --dataset_directory, --model_directory, --result_directory."
+        "To use other directories: --dataset_directory, --model_directory, --result_directory."
     )

@@ -1,6 +1,6 @@
-"""Fingerprints of code and of files: they tell whether a result belongs to what is there now.
+"""Fingerprints of code and files, to check whether results match the current code and files.
 
-A fingerprint of code is one of its syntax tree. Comments, docstrings, annotations and layout do not count.
+The fingerprint of code is a hash of its syntax tree. It ignores comments, docstrings, annotations and layout.
 """
 
 import ast
@@ -17,19 +17,19 @@ from typing import Any
 from config import ROOT, BaselineError
 
 LENGTH = 16  # hexadecimal digits
-PART = 1 << 20  # bytes of a file that are read at once
-# Tables of all networks and of all scores. A new line in them changes no other network or score.
+CHUNK = 1 << 20  # bytes read at a time
+# Tables of networks and scores. They are ignored, so that a new entry does not affect the others.
 REGISTRIES = ("NETWORKS", "SCORES")
-# What of config.py reads parameters: their values are compared.
+# The parts of config.py that read parameters. They are ignored, because the values are compared instead.
 PARAMETERS = ("BaselineError", "Config", "FEATURE_KEYS", "FeatureConfig", "UsageError", "load_config", "nearest")
-NOT_FOLLOWED = ("files", "fingerprints")  # modules
-WHOLE = "*"  # in place of a name: all that a module defines
+NOT_FOLLOWED = ("files", "fingerprints")  # modules to ignore
+WHOLE = "*"  # used as a name: everything in a module
 
-Code = dict[str, str]  # such as `networks/autoencoder.py: AutoEncoder` → fingerprint
+Code = dict[str, str]  # such as "networks/autoencoder.py: AutoEncoder" → fingerprint
 
 
 def fingerprint_of(contents: bytes) -> str:
-    """The fingerprint of some bytes."""
+    """The fingerprint of a byte string."""
     return hashlib.sha256(contents).hexdigest()[:LENGTH]
 
 
@@ -39,16 +39,16 @@ def fingerprint_of_file(path: Path) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, as sha256sum prints it."""
+    """The SHA-256 checksum of a file, as printed by sha256sum."""
     checksum = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(PART):
+        while chunk := file.read(CHUNK):
             checksum.update(chunk)
     return checksum.hexdigest()
 
 
 def fingerprint_of_function(function: Callable) -> str:
-    """The fingerprint of a function without its name, or an empty text if its source is unknown."""
+    """The fingerprint of a function without its name, or an empty string if its source is not available."""
     try:
         (definition,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
         definition = _Bare().visit(definition)
@@ -58,16 +58,17 @@ def fingerprint_of_function(function: Callable) -> str:
 
 
 def code_behind(*roots: Any, without: Collection[str] = ()) -> Code:
-    """The functions, classes and variables of this project that functions or classes use, directly or not.
+    """All functions, classes and variables of this project that some functions or classes use, directly or indirectly.
 
-    Names are followed from definition to definition and through imports, but not to PARAMETERS and REGISTRIES, whose
-    entries that matter are `roots`. What is found by a text, with getattr say, is missed.
+    Names are followed through definitions and imports, except for PARAMETERS and REGISTRIES. Entries of REGISTRIES that
+    matter are passed as `roots`. Names in strings, such as those used with getattr, are not found.
 
     Args:
-        without: modules and packages that have no part in the values.
+        roots: functions or classes.
+        without: modules and packages that do not affect the results.
 
     Raises:
-        BaselineError: it was edited since this process first asked, so that it is not the code that runs.
+        BaselineError: the code was edited after this process first read it, so it is not the code that runs.
     """
     code = _follow(roots, without, _first_contents)
     partials = [root for root in roots if isinstance(root, partial)]
@@ -94,7 +95,7 @@ def _follow(roots: Sequence[Any], without: Collection[str], contents_of: Callabl
         seen.add(place)
         path, name = place
         module = _parse(path, contents_of(path))
-        if name.startswith("<"):  # a lambda, such as one in a registry
+        if name.startswith("<"):  # a lambda, for example in a registry
             code[f"{path.relative_to(ROOT)}: {name}"] = _fingerprint(module.statements)
         if name == WHOLE or name.startswith("<"):
             waiting += [(path, defined) for defined in module.definitions]
@@ -106,16 +107,16 @@ def _follow(roots: Sequence[Any], without: Collection[str], contents_of: Callabl
                 waiting += module.used_by(statement)
             if module.unnamed:
                 code[f"{path.relative_to(ROOT)}"] = _fingerprint(module.unnamed)
-        elif name in module.imports:  # imported from there, though it is defined elsewhere
+        elif name in module.imports:  # imported from this module, but defined elsewhere
             for statement in module.imports[name]:
                 waiting += module.used_by(statement)
-        else:  # the module makes it in another way
+        else:  # defined in another way
             waiting.append((path, WHOLE))
     return dict(sorted(code.items()))
 
 
 def git_revision() -> str | None:
-    """The project's git revision, with `-dirty` if files of it have changed since; None if it is not known."""
+    """The git revision of the project, with `-dirty` if files have changed since then, or None if unknown."""
     command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip() or None
@@ -140,7 +141,7 @@ class _Bare(ast.NodeTransformer):
 
 
 class _Module:
-    """A file of the project: the statements behind each name that it defines."""
+    """A file of the project: the statements that define each name."""
 
     def __init__(self, path: Path, contents: bytes):
         self.path = path
@@ -150,14 +151,14 @@ class _Module:
         try:
             tree = ast.parse(contents)
         except SyntaxError as error:
-            raise BaselineError(f"{path}, line {error.lineno}: {error.msg}. Correct it.") from error
+            raise BaselineError(f"{path}, line {error.lineno}: {error.msg}. Fix this line.") from error
         self.statements = _Bare().visit(tree).body
         for statement in self.statements:
             if isinstance(statement, ast.Import | ast.ImportFrom) and statement.names[0].name != "*":
                 for alias in statement.names:
                     self.imports.setdefault((alias.asname or alias.name).split(".")[0], []).append(statement)
             elif isinstance(statement, ast.If) and {"__name__", "TYPE_CHECKING"} & {*_names_in([statement.test])}:
-                continue  # for a command, or for annotations
+                continue  # used only to run the file, or for annotations
             elif names := _bound_by(statement):
                 for name in names:
                     self.definitions.setdefault(name, []).append(statement)
@@ -165,7 +166,7 @@ class _Module:
                 self.unnamed.append(statement)
 
     def used_by(self, statement: ast.stmt) -> Iterator[tuple[Path, str]]:
-        """The places of the project that the names and imports in a statement stand for."""
+        """The files and names that the names and imports in a statement refer to."""
         for name in _names_in([statement]):
             if name in self.definitions:
                 yield self.path, name
@@ -197,7 +198,7 @@ def _parse(path: Path, contents: bytes) -> _Module:
 
 
 def _places_of(root: Any) -> Iterator[tuple[Path, str]]:
-    """The file and the name of a function or class of the project."""
+    """The file and name of a function or class of the project."""
     while isinstance(root, partial):
         root = root.func
     root = inspect.unwrap(root) if hasattr(root, "__qualname__") else type(root)
@@ -207,7 +208,7 @@ def _places_of(root: Any) -> Iterator[tuple[Path, str]]:
 
 
 def _files_of(module: str) -> list[Path]:
-    """The file of a module of the project; empty for other modules."""
+    """The file of a module of the project, or an empty list for other modules."""
     place = ROOT.joinpath(*module.split("."))
     return [path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()][:1]
 
@@ -223,7 +224,7 @@ def _names_in(statements: Sequence[ast.AST]) -> list[str]:
 
 
 def _bound_by(statement: ast.stmt) -> set[str]:
-    """The names that a statement of a module defines."""
+    """The names that a statement defines."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return {statement.name}
     names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
@@ -236,7 +237,7 @@ def _fingerprint(nodes: Sequence[ast.AST]) -> str:
 
 
 def _text(node: Any) -> str:
-    """A syntax tree as text, the same with each version of Python (ast.dump's and ast.unparse's are not)."""
+    """A syntax tree as text. Unlike ast.dump and ast.unparse, it is the same in all versions of Python."""
     if isinstance(node, list):
         return f"[{','.join(map(_text, node))}]"
     if not isinstance(node, ast.AST):

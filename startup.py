@@ -1,6 +1,6 @@
-"""What each command does first: check Python and the packages, and set what libraries read while they are imported.
+"""The first step of each command: check Python and the packages, and set environment variables for the libraries.
 
-This file and tools/setup/environment.py can be read by Python 3.6, too, so that its users are told that it is too old.
+This file and tools/setup/environment.py also run in Python 3.6, so that they can report that it is too old.
 """
 
 import os
@@ -12,40 +12,40 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 OLDEST, NEWEST = (3, 10), (3, 13)
-# They bind each process to one core as soon as PyTorch is imported: all runs side by side to the same one.
+# These bind each process to one core when PyTorch is imported. Parallel runs would all use the same core.
 BINDING = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 
-is_command = False  # whether this process runs a command, and ends with it: no test, no interactive session
+is_command = False  # whether this process only runs a command (not a test or an interactive session)
 
 
 def prepare():
-    """Check Python and its packages, and set the environment. A command calls it before its other imports."""
+    """Check Python and the packages, and set the environment. Commands call this before their other imports."""
     global is_command
     is_command = not hasattr(sys, "ps1")
     if is_command:  # an interactive session keeps its signal handlers
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback while the imports take their time
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback during slow imports
     check_python()
     _check_packages()
     for name in BINDING:
         os.environ.pop(name, None)
-    os.environ.pop("MPLBACKEND", None)  # a notebook's; plots here are files
+    os.environ.pop("MPLBACKEND", None)  # set by notebooks, but plots are written to files
     _choose_cache()
 
 
 def check_python():
-    """Exit with a sentence if this Python cannot run the project."""
+    """Exit with a message if this Python cannot run the project."""
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         suitable = " to ".join(".".join(map(str, version)) for version in (OLDEST, NEWEST))
         sys.exit(f"error: {sys.executable} is Python {sys.version.split()[0]}. Use Python {suitable}.")
     try:
         import fcntl  # noqa: F401
     except ImportError:
-        sys.exit("error: this needs Linux or macOS. On Windows, use WSL: https://learn.microsoft.com/windows/wsl")
+        sys.exit("error: Linux or macOS is required. On Windows, use WSL: https://learn.microsoft.com/windows/wsl")
 
 
 def _check_packages():
-    """Exit if packages are missing or too old to work; warn if they have other versions than requirements.txt."""
-    if "NAME_IN_LOOP" in os.environ:  # the loop over machine types has checked them
+    """Exit if packages are missing or too old. Warn if their versions differ from requirements.txt."""
+    if "NAME_IN_LOOP" in os.environ:  # already checked by the loop over machine types
         return
     from importlib import metadata
 
@@ -67,13 +67,13 @@ def _check_packages():
         wrong = [f"has no {', '.join(missing)}"] if missing else []
         wrong += [f"has packages that are too old: {', '.join(too_old)}"] if too_old else []
         sys.exit(
-            f"error: {sys.executable} {' and '.join(wrong)}. Run 'python3 {ROOT}/tools/setup/environment.py "
-            f"requirements.txt', which makes {ROOT}/.venv. Or: {sys.executable} -m pip install -r "
+            f"error: {sys.executable} {' and '.join(wrong)}. To create {ROOT}/.venv, run 'python3 "
+            f"{ROOT}/tools/setup/environment.py requirements.txt'. Or: {sys.executable} -m pip install -r "
             f"{ROOT}/requirements.txt"
         )
     if others:
         sys.stderr.write(
-            f"warning: other versions than in requirements.txt, which were tested together: {', '.join(others)}. "
+            f"warning: packages differ from those tested together (requirements.txt): {', '.join(others)}. "
             "Results may differ.\n"
         )
 
@@ -83,7 +83,7 @@ def _major(version):
 
 
 def _required_versions():
-    """Package → its versions in requirements.txt, that of this Python first. Markers tell 3.10 from later ones."""
+    """Package → versions in requirements.txt, that for this Python first. Markers distinguish 3.10 from later ones."""
     is_new, versions = sys.version_info >= (3, 11), {}
     file = ROOT / "requirements.txt"
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
@@ -96,7 +96,7 @@ def _required_versions():
 
 
 def _choose_cache():
-    """Give libraries a place for their caches if there is no home directory, or a read-only one."""
+    """Choose another directory for caches of libraries if there is no writable home directory."""
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     try:
         if not os.path.isabs(cache):  # a user without a home
@@ -109,14 +109,14 @@ def _choose_cache():
     try:
         directory = Path(tempfile.gettempdir(), f"baseline-cache-{os.getuid()}")
         directory.mkdir(mode=0o700, exist_ok=True)
-        if directory.is_symlink() or directory.stat().st_uid != os.getuid():  # caches are code: nobody else's
+        if directory.is_symlink() or directory.stat().st_uid != os.getuid():  # caches contain code: use only our own
             directory = tempfile.mkdtemp()
         os.environ["XDG_CACHE_HOME"] = str(directory)
         for name in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR"):
             os.environ.setdefault(name, str(directory))
-    except OSError:  # no such place; the libraries say what they lack
+    except OSError:  # no writable directory; the libraries will report it
         pass
 
 
-if __name__ == "__main__":  # for the set-up
+if __name__ == "__main__":  # used by the set-up
     check_python()

@@ -1,14 +1,16 @@
-"""Train the autoencoder of one machine type on normal clips, and score its test clips: the method from top to bottom.
+"""Train an autoencoder on the normal clips of one machine type, then score its test clips.
 
     python train.py --dataset DCASE2024T2fan -d                                  train, then test
     python train.py --dataset DCASE2024T2fan -d --test_only --score MAHALA       test with another score
 
+This file contains the whole method, from top to bottom.
+
 Source: N. Harada et al., "First-shot anomaly sound detection for machine condition monitoring: A domain
 generalization baseline", EUSIPCO 2023, https://arxiv.org/abs/2303.00455.
 
-P: frames in a vector, M: mel bands, D = P·M: values of a vector, K: vectors of a clip, B: vectors in a batch.
+P: frames per vector, M: mel bands, D = P·M: values per vector, K: vectors per clip, B: vectors per batch.
 
-PyTorch takes seconds to import. It is imported inside functions, so that --help and wrong options answer at once.
+PyTorch takes seconds to import, so it is imported inside functions. --help and option errors then appear at once.
 """
 
 from __future__ import annotations
@@ -58,14 +60,14 @@ LOG_COLUMNS = ("loss", "val_loss", "recon_loss", "recon_loss_source", "recon_los
 log = logging.getLogger("baseline")
 
 
-def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device, unless_trained: bool) -> None:
-    """Train on the normal clips; write the model, its score distributions, log.csv and config.yaml.
+def train(config: Config, machine: Machine, paths: RunPaths, device: torch.device, skip_if_trained: bool) -> None:
+    """Train on the normal clips, and write the model, its score distributions, log.csv and config.yaml.
 
     Args:
-        unless_trained: do not train again if this training is finished.
+        skip_if_trained: return at once if this training is already finished.
 
     Raises:
-        BaselineError: something that the user can correct.
+        BaselineError: a problem that the user can fix.
     """
     import torch  # noqa: F401, for torch.optim
 
@@ -85,40 +87,40 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 
     started = time.monotonic()
 
-    # --- Data: all vectors of the training clips
+    # --- Data: the vectors of all training clips
     clips = find_clips(machine, config.dataset_directory, "train", machine.section_names(config.use_ids))
     log_mels = load_log_mels(clips, config, machine.channels(config), machine.cache_directory(config))
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
     where = device_name(device)
     log.info("%d training clips, %d vectors of %d values, on %s", len(clips), len(vectors), vectors.dimension, where)
     identity = training_identity(config, clips, log_mels, train)
-    if unless_trained and is_trained(paths, identity):
-        log.info("trained already, %d epochs -> %s", config.epochs, shown(paths.model_dir))
+    if skip_if_trained and is_trained(paths, identity):
+        log.info("already trained, %d epochs -> %s", config.epochs, shown(paths.model_dir))
         return
 
-    # --- Split and network: random numbers are used in the order of the published baseline
+    # --- Split and network: random numbers are drawn in the same order as in the published baseline
     seed_generators(config.seed)
     train_index, valid_index = (index.to(device) for index in split_vectors(len(vectors), config.validation_split))
     if config.batch_size > len(train_index):
         raise BaselineError(
             f"--batch_size {config.batch_size} is larger than the {len(train_index)} training vectors of "
-            f"{machine.name}. Choose a smaller batch size, or add clips."
+            f"{machine.name}. Use a smaller batch size, or add clips."
         )
     network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
-    optimizer = Adam(network.parameters(), config.learning_rate, config.portable)  # torch.optim's can take its place
+    optimizer = Adam(network.parameters(), config.learning_rate, config.portable)  # or an optimizer of torch.optim
     state = TrainingState(network, optimizer, identity, device)
     state.start(config, paths)
 
     # --- Training
-    # training_step, below. While it is unedited, faster code with the same results runs in its place.
+    # training_step is defined below. Unless you edit it, a faster version with the same results runs instead.
     step = fastest_form(training_step, network, optimizer, vectors[train_index[: config.batch_size]])
-    n_batches = math.ceil(len(train_index) / config.batch_size)  # including a skipped batch of one vector
+    n_batches = math.ceil(len(train_index) / config.batch_size)  # also counts a skipped batch of one vector
     with TrainingProgress(config.epochs, n_batches, state.epoch, config.log_interval) as progress:
         for epoch in range(state.epoch + 1, config.epochs + 1):
             network.train()
             losses, is_target = [], []
             for batch in draw_batches(train_index, config.batch_size, config.shuffle):
-                if len(batch) == 1:  # batch normalisation needs two
+                if len(batch) == 1:  # batch normalisation needs at least two
                     continue
                 losses.append(step(vectors[batch]))  # (B, D) -> (B,)
                 is_target.append(vectors.is_target[batch])  # (B,)
@@ -137,8 +139,8 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             state.save(paths.checkpoint)
             progress.finish_epoch(epoch, loss, valid_loss)
 
-    # --- Residual covariances of the source and the target domain, for the Mahalanobis distance
-    log.debug("covariances and score distributions")
+    # --- Residual covariances of the source and target domains, for the Mahalanobis distance
+    log.debug("computing covariances and score distributions")
     network.eval()
     covariances = ResidualCovariances(config.n_mels, device)
     for batch in draw_batches(train_index, config.batch_size, config.shuffle):
@@ -146,12 +148,12 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             covariances.add(residual(network, vectors[batch]), vectors.is_target[batch])
     network.cov_source.data, network.cov_target.data = covariances.source_and_target()
 
-    # --- Gamma distributions of normal scores, for the threshold: one score per batch, as published, or one per clip
+    # --- Gamma distributions of normal scores, for the threshold: one score per batch (as published) or per clip
     scores = {name: make_score(network) for name, make_score in SCORES.items()}
     batches = draw_batches(train_index, config.batch_size, config.shuffle)
     batches += draw_batches(valid_index, config.batch_size, shuffle=False)
     batch_scores = normal_scores(network, scores, (vectors[batch] for batch in batches))
-    batch_scores["MSE"] = state.batch_losses  # those of the last epoch, as published
+    batch_scores["MSE"] = state.batch_losses  # of the last epoch, as published
     clip_scores = normal_scores(network, scores, vectors.per_clip())
     distributions = {"batch": fit_gammas(batch_scores, "batch"), "clip": fit_gammas(clip_scores, "clip")}
 
@@ -166,9 +168,9 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
 
 
 def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:
-    """One step of training on a batch of vectors: (B, D) → the loss of each, (B,).
+    """Train on one batch of vectors: (B, D) → loss of each vector, (B,).
 
-    Edit it as you like. While it is unedited, faster code with the same results runs in its place: see fastest_form.
+    You can edit this function. If you do not, a faster version with the same results runs instead; see fastest_form.
     """
     loss = (network(x) - x).square().mean(dim=1)  # (B, D) -> (B,)
     optimizer.zero_grad()
@@ -178,15 +180,15 @@ def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tenso
 
 
 def batch_means(losses: list[Tensor], is_target: list[Tensor]) -> tuple[list[float], list[float], list[float]]:
-    """The mean loss of each batch: of all its vectors, of the source domain's, of the target domain's (0 without any).
+    """The mean loss of each batch, over all vectors, source vectors and target vectors (0 if there are none).
 
     Args:
-        losses, is_target: of each batch (B,).
+        losses, is_target: one tensor (B,) per batch.
     """
     import torch
 
     sizes = [len(batch) for batch in losses]
-    all_losses, all_is_target = torch.cat(losses).cpu(), torch.cat(is_target).cpu()  # one copy from a GPU, not many
+    all_losses, all_is_target = torch.cat(losses).cpu(), torch.cat(is_target).cpu()  # a single copy from the GPU
     means = []
     for loss, target in zip(all_losses.split(sizes), all_is_target.split(sizes), strict=True):
         parts = loss, loss[~target], loss[target]
@@ -196,23 +198,23 @@ def batch_means(losses: list[Tensor], is_target: list[Tensor]) -> tuple[list[flo
 
 
 def normal_scores(network: nn.Module, scores: dict[str, Score], parts: Iterable[Tensor]) -> dict[str, list[float]]:
-    """Each anomaly score of each part of the normal vectors, (K, D), as if it were a clip."""
+    """Score name → anomaly score of each part of the normal vectors, (K, D), as if it were a clip."""
     from networks import residual
 
     values = {name: [] for name in scores}
     for x in parts:
         residuals = residual(network, x)  # (K, D)
         for name, score in scores.items():
-            # A float at once: small tensors between large ones that are freed would keep 350 MB from being reused.
+            # Convert to float at once: small tensors left between large freed ones would block 350 MB from reuse.
             values[name].append(float(score(residuals)))
     return values
 
 
 def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device) -> None:
-    """Score the test clips with the trained model; write scores, decisions and, if labels are known, metrics.
+    """Score the test clips with the trained model, and write scores, decisions and, if labels are known, metrics.
 
     Raises:
-        BaselineError: something that the user can correct.
+        BaselineError: a problem that the user can fix.
     """
     from datasets.feature_cache import load_log_mels
     from datasets.frames import Vectors
@@ -241,10 +243,10 @@ def test(config: Config, machine: Machine, paths: RunPaths, device: torch.device
 
 
 def run(config: Config, machine: Machine) -> None:
-    """Train and test as the configuration says.
+    """Train, test or both, as configured.
 
     Raises:
-        BaselineError: something that the user can correct.
+        BaselineError: a problem that the user can fix.
     """
     start_portable(config)
     import_libraries("torch", "scipy.stats", "sklearn.metrics")
@@ -257,10 +259,10 @@ def run(config: Config, machine: Machine) -> None:
     paths = run_paths(config, machine, machine.section_names(config.use_ids))
     steps = {"train": not config.test_only, "test": not config.train_only}
     open_console(os.environ.get("NAME_IN_LOOP", paths.model_name))
-    find_network(config.model)  # unknown names end the run before any work
+    find_network(config.model)  # check the names before any work
     find_score(config.score)
     if steps["test"]:
-        make_writable_directory(paths.result_dir)  # better to find out before the training than after it
+        make_writable_directory(paths.result_dir)  # fail before the training, not after it
     open_log_file(paths.run_log)
     device = choose_device(config)
     log.debug("train.py %s", shlex.join(sys.argv[1:]))
@@ -272,9 +274,9 @@ def run(config: Config, machine: Machine) -> None:
         download_missing(machine, config.dataset_directory, parts, config.download_url)
     if steps["train"]:
         make_writable_directory(paths.model_dir)
-        with alone(paths.training_lock, "waiting for another run that trains the same model") as waited:
-            unless_trained = (config.restart or waited) and not config.checkpoint_path
-            train(config, machine, paths, device, unless_trained)
+        with alone(paths.training_lock, "waiting for another run that is training the same model") as waited:
+            skip_if_trained = (config.restart or waited) and not config.checkpoint_path
+            train(config, machine, paths, device, skip_if_trained)
     if steps["test"]:
         test(config, machine, paths, device)
 
@@ -283,7 +285,7 @@ def main() -> None:
     """Read the command line, then train and test."""
     config = load_config()
     machine = find_machine(config.dataset, config.split, config.dataset_directory)
-    machine.section_names(config.use_ids)  # before slow imports
+    machine.section_names(config.use_ids)  # check the sections before slow imports
     run(config, machine)
 
 

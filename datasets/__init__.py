@@ -1,1 +1,1 @@
-"""Facts about the datasets, their clips, and the clips' features."""
+"""The datasets: catalog, clips, labels, features, downloads."""

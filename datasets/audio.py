@@ -1,4 +1,4 @@
-"""Wav or FLAC file → samples, with the checks of its header."""
+"""Wav or FLAC file → samples. The header is checked first."""
 
 import contextlib
 from collections.abc import Iterator
@@ -9,29 +9,29 @@ import numpy as np
 
 from config import BaselineError
 
-# Programs that record into a pipe cannot fill in the length of a wav file. They leave a large one (sox 0x7FFFF000,
-# arecord 0x80000000, ffmpeg 0xFFFFFFFF), often rounded to whole frames.
-UNKNOWN_LENGTH = 0x7FFF0000  # bytes; from here on the file's own size counts
-UNKNOWN_SAMPLES = 2**63 - 1  # of a FLAC file that was recorded into a pipe
-MOST_SAMPLES_A_BYTE = 4096  # of all channels; silence in FLAC has about 1000, with long blocks more
+# Programs that write a wav file to a pipe do not know its length. They write a large value (sox 0x7FFFF000, arecord
+# 0x80000000, ffmpeg 0xFFFFFFFF), often rounded to whole frames.
+UNKNOWN_LENGTH = 0x7FFF0000  # bytes; for this value and larger ones, the file size is used instead
+UNKNOWN_SAMPLES = 2**63 - 1  # in a FLAC file that was written to a pipe
+MAX_SAMPLES_PER_BYTE = 4096  # of all channels; silence in FLAC has about 1000, more with long blocks
 LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the header of a wav or FLAC file says."""
+    """The header of a wav or FLAC file."""
 
-    samples: int  # of each channel
+    samples: int  # per channel
     channels: int
     sampling_rate: int  # Hz
-    subtype: str  # how samples are stored, such as PCM_16
+    subtype: str  # sample format, such as PCM_16
 
 
 def read_header(path: Path) -> Header:
-    """The header of a wav or FLAC file, checked against the size of the file.
+    """Read the header of a wav or FLAC file, and check it against the file size.
 
     Raises:
-        BaselineError: the file cannot be read, is truncated or holds no samples.
+        BaselineError: the file cannot be read, is truncated or contains no samples.
     """
     import soundfile
 
@@ -47,11 +47,10 @@ def read_header(path: Path) -> Header:
         raise BaselineError(f"{path}: truncated, {missing} bytes are missing. Copy or unpack the clip again.")
     if info.frames in (0, UNKNOWN_SAMPLES):
         raise BaselineError(
-            f"{path}: holds no samples, or its header does not say how many. Copy or convert the clip again, or remove "
-            "it."
+            f"{path}: no samples, or their number is not in the header. Copy or convert the clip again, or remove it."
         )
-    # soundfile reserves memory for as many samples as the header says.
-    if info.frames * info.channels > MOST_SAMPLES_A_BYTE * size or not LOWEST_RATE <= info.samplerate <= HIGHEST_RATE:
+    # soundfile allocates memory for the number of samples in the header.
+    if info.frames * info.channels > MAX_SAMPLES_PER_BYTE * size or not LOWEST_RATE <= info.samplerate <= HIGHEST_RATE:
         raise BaselineError(
             f"{path}: {info.frames} samples of {info.channels} channels at {info.samplerate} Hz cannot be in a file of "
             f"{size} bytes (rates are {LOWEST_RATE} to {HIGHEST_RATE} Hz). Copy or convert the clip again, or remove "
@@ -61,36 +60,46 @@ def read_header(path: Path) -> Header:
 
 
 def read_clip(path: Path, channel: int = 0, dtype: str = "float32") -> np.ndarray:
-    """One channel (from 0) of a file with a checked header: (N,), as floats in [-1, 1] or as integers.
+    """Read one channel of a file whose header was checked.
+
+    Args:
+        channel: starting from 0.
+
+    Returns:
+        (N,) samples, as floats in [-1, 1] or as integers.
 
     Raises:
-        BaselineError: the samples cannot be decoded, are fewer than the header says, or are not numbers.
+        BaselineError: the samples cannot be decoded, are not finite, or their number is not that in the header.
     """
     import soundfile
 
     with enough_memory(path):
         try:
             with soundfile.SoundFile(path) as file:
-                announced = file.frames  # some kinds of wav file, such as GSM, must be told how many
+                announced = file.frames  # some wav formats, such as GSM, need an explicit number
                 samples = file.read(announced, dtype=dtype, always_2d=True)  # (N, channels)
         except (OSError, UnicodeError, soundfile.SoundFileError) as error:
             raise _unreadable(path, error) from error
         if len(samples) != announced:
-            raise BaselineError(f"{path}: has other samples than its header says. Copy or unpack the clip again.")
+            raise BaselineError(
+                f"{path}: the number of samples does not match the header. Copy or unpack the clip again."
+            )
         if not np.isfinite(samples).all():
-            raise BaselineError(f"{path}: holds samples that are infinite or not a number. Replace or remove the clip.")
+            raise BaselineError(f"{path}: some samples are infinite or NaN. Replace or remove the clip.")
         return np.ascontiguousarray(samples[:, channel])
 
 
 @contextlib.contextmanager
 def enough_memory(path: Path) -> Iterator[None]:
-    """A lack of memory in the block becomes a BaselineError that names the clip."""
+    """Turn an out-of-memory error in the block into a BaselineError that names the clip."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # RuntimeError: PyTorch's
+    except (MemoryError, RuntimeError) as error:  # PyTorch raises RuntimeError
         if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
             raise
-        raise BaselineError(f"{path}: not enough memory for it. Cut it, remove it, or lower --n_fft.") from error
+        raise BaselineError(
+            f"{path}: not enough memory for this clip. Shorten or remove it, or use a smaller --n_fft."
+        ) from error
 
 
 def _unreadable(path: Path, error: Exception) -> BaselineError:
@@ -99,8 +108,8 @@ def _unreadable(path: Path, error: Exception) -> BaselineError:
 
 
 def _missing_bytes(path: Path, size: int) -> int:
-    """How many bytes of sound data the header announces but the file does not have (libsndfile reads such files)."""
-    long = 0  # length in a header of 64 bits (RF64), where the other one is full
+    """Number of bytes of audio data that the header announces but the file lacks. libsndfile ignores this."""
+    long = 0  # length in the 64-bit header of RF64 files
     with path.open("rb") as file:
         if file.read(4) not in (b"RIFF", b"RF64"):
             return 0
@@ -111,7 +120,9 @@ def _missing_bytes(path: Path, size: int) -> int:
                 long = int.from_bytes(file.read(16)[8:], "little")
             if chunk[:4] == b"data" and (long or length < UNKNOWN_LENGTH):
                 return start + (long or length) - size
-            if chunk[:4] == b"data" and size - start > length:  # libsndfile would leave the rest out
-                raise BaselineError(f"{path}: its header is for {length} bytes, and it has more. Cut or convert it.")
+            if chunk[:4] == b"data" and size - start > length:  # libsndfile would ignore the rest
+                raise BaselineError(
+                    f"{path}: more audio data than the {length} bytes in its header. Cut or convert the clip."
+                )
             file.seek(start + length + length % 2)
     return 0

@@ -1,4 +1,4 @@
-"""File name → Clip; the ordered clips of a machine type."""
+"""File name → Clip. Finds the clips of a machine type, in order."""
 
 import filecmp
 import hashlib
@@ -24,29 +24,28 @@ CLIP_NAMES = (
     ),
     re.compile(r"((?P<label>normal|anomaly)_)?id_(?P<section>\d\d)_\d{8}\.[wW][aA][vV]", flags=re.ASCII),
 )
-DOMAIN_DIRECTORIES = ("source_test", "target_test")  # of 2021: both, or neither
+DOMAIN_DIRECTORIES = ("source_test", "target_test")  # in the 2021 dataset: both or neither
 SPLIT_DIRECTORIES = {"train": ("train",), "test": ("test", *DOMAIN_DIRECTORIES)}
-RENAMED_DIRECTORY = "test_rename"  # the same clips as in test/, with labels in their names
+RENAMED_DIRECTORY = "test_rename"  # the same clips as in test/, with labels in the file names
 ALL_DIRECTORIES = ("train", *SPLIT_DIRECTORIES["test"], RENAMED_DIRECTORY)
-COPY = re.compile(
-    r"( - \w+| copy( \d+)?| ?\((\d+|(another |\d+\w\w )?copy)\)| \d)+$"
-)  # what file managers add to the name of a copy
-DEEPEST = 8  # folders below --dataset_directory in which misplaced clips are looked for
-SHOWN = 3  # copies that a warning names
-OTHER_SOUNDS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wave", ".wma")
+# added by file managers to the name of a copy
+COPY = re.compile(r"( - \w+| copy( \d+)?| ?\((\d+|(another |\d+\w\w )?copy)\)| \d)+$")
+MAX_DEPTH = 8  # of folders in --dataset_directory to search for misplaced clips
+MAX_SHOWN = 3  # number of copies listed in a warning
+OTHER_FORMATS = (".aac", ".aif", ".aiff", ".flac", ".m4a", ".mp3", ".mp4", ".ogg", ".opus", ".w64", ".wave", ".wma")
 
 log = logging.getLogger("baseline")
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A recording, and the facts in its name."""
+    """An audio file, with the information in its name."""
 
     path: Path
     section: str
     is_target: bool
-    is_anomaly: bool | None  # None: not known
-    split: str | None  # train or test; None: not in the name
+    is_anomaly: bool | None  # None: unknown
+    split: str | None  # train or test, or None if not in the name
 
     @property
     def name(self) -> str:
@@ -54,10 +53,10 @@ class Clip:
 
 
 def parse_clip(path: Path) -> Clip:
-    """The facts in the name of a clip.
+    """Parse the name of a clip.
 
     Raises:
-        BaselineError: it is no clip name of DCASE Task 2.
+        BaselineError: it is not a clip name of DCASE Task 2.
     """
     match = next((match for pattern in CLIP_NAMES if (match := pattern.fullmatch(path.name))), None)
     if match is None:
@@ -76,17 +75,16 @@ def parse_clip(path: Path) -> Clip:
 
 
 def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: tuple[str, ...]) -> list[Clip]:
-    """The clips of these sections of a machine type, in the order of vectors in training and of lines in the CSVs.
+    """Find the clips of some sections, in the order used for training and in the CSV files.
 
-    They are sorted by path; of test clips with labels in their names the normal ones come first. If the names have no
-    labels, the labels come from the organisers' label files, or else from the names in test_rename/, if they exist.
+    Clips are sorted by path. If the names of test clips contain labels, normal clips come first. Otherwise labels are
+    read from the organisers' label files if they exist, or from the names in test_rename/ if it exists.
 
     Args:
         split: `train` or `test`.
 
     Raises:
-        BaselineError: there are no data, a section has no clips, a clip does not belong there, or clips and labels do
-            not match.
+        BaselineError: there are no clips of a section, a clip is in the wrong place, or clips and labels do not match.
     """
     directory, names = machine.directory(dataset_directory), SPLIT_DIRECTORIES[split]
     if split == "train":
@@ -103,20 +101,22 @@ def find_clips(machine: Machine, dataset_directory: Path, split: str, sections: 
             renamed = _sorted_clips(machine, dataset_directory, split, (RENAMED_DIRECTORY,), sections)
             if _digests(renamed) != _digests(clips):
                 raise BaselineError(
-                    f"{directory}: test/ and {RENAMED_DIRECTORY}/ must hold the same clips, and do not. "
-                    f"Prepare {RENAMED_DIRECTORY}/ again, or remove it."
+                    f"{directory}: test/ and {RENAMED_DIRECTORY}/ do not contain the same clips. "
+                    f"Create {RENAMED_DIRECTORY}/ again, or remove it."
                 )
             clips = renamed
     for clip in clips:
         if (clip.is_anomaly is None) != (clips[0].is_anomaly is None):
-            raise BaselineError(f"{clip.path}: test clips with and without a label in their names are mixed here.")
+            raise BaselineError(
+                f"{clip.path}: test clips with and without labels in their names are mixed. Keep only one kind."
+            )
     return sorted(clips, key=lambda clip: bool(clip.is_anomaly))
 
 
 def _sorted_clips(
     machine: Machine, dataset_directory: Path, split: str, names: tuple[str, ...], sections: tuple[str, ...]
 ) -> list[Clip]:
-    """The clips of these sections in the directories of these names, sorted by path, without copies."""
+    """The clips of these sections in the directories with these names, sorted by path, without copies."""
     directory = machine.directory(dataset_directory)
     directories = [directory / name for name in names if (directory / name).is_dir()]
     if not directories:
@@ -128,28 +128,28 @@ def _sorted_clips(
             wav_files(directory / folder) for folder in (name, "test")
         ):
             remedy = _remedy(machine, dataset_directory, (name,))
-            raise BaselineError(f"{directory / name}: no clips there, but {other}/ has some. {remedy}")
-    others = sorted(path for folder in directories for path in _other_sounds(folder))
-    left_out = f"{len(others)} other sound file(s), such as {others[0]}" if others else ""
+            raise BaselineError(f"{directory / name}: no clips found, but {other}/ contains some. {remedy}")
+    others = sorted(path for folder in directories for path in _ignored_audio(folder))
+    ignored = f"{len(others)} other audio file(s), such as {others[0]}" if others else ""
     if not paths and others:
         folder = others[0].parent
         is_below = folder not in directories and wav_files(folder)
         move = f"mv {shlex.quote(str(folder))}/* {shlex.quote(str(directories[0]))}/"
         remedy = f"Move the clips out of the subfolder: {move}" if is_below else "Convert the clips to wav files."
-        raise BaselineError(f"{directories[0]}: no .wav files there, but {left_out}. {remedy}")
+        raise BaselineError(f"{directories[0]}: no .wav files found, but {ignored}. {remedy}")
     if not paths:
-        raise BaselineError(f"{directories[0]}: no .wav files there. {_remedy(machine, dataset_directory, names)}")
+        raise BaselineError(f"{directories[0]}: no .wav files found. {_remedy(machine, dataset_directory, names)}")
     if others:
         log.warning(
-            "%s: only the .wav files there are clips, not those in subfolders. Left out: %s.", directories[0], left_out
+            "%s: only .wav files directly in this folder are used as clips. Ignored: %s.", directories[0], ignored
         )
     clips = [parse_clip(path) for path in _without_copies(paths)]
     for clip in clips:
         if clip.section not in machine.sections:
-            raise BaselineError(f"{clip.path}: {machine.name} has no section {clip.section} there. Move the clip away.")
+            raise BaselineError(f"{clip.path}: {machine.name} has no section {clip.section}. Move the clip away.")
         if split == "train" and clip.split != "test" and clip.is_anomaly is None:
             raise BaselineError(
-                f"{clip.path}: the name does not say that the clip is normal; it is probably a test clip of the "
+                f"{clip.path}: the name does not say that the clip is normal. It is probably a test clip of the "
                 "evaluation data. Move it out of the train data."
             )
         if clip.split not in (split, None) or (split == "train" and clip.is_anomaly):
@@ -157,30 +157,30 @@ def _sorted_clips(
             raise BaselineError(f"{clip.path}: not a {kind} clip. Move it out of the {split} data.")
     missing = set(sections) - {clip.section for clip in clips}
     if missing:
-        raise BaselineError(f"{directories[0]}: no clips of section {min(missing)} of {machine.name} there.")
+        raise BaselineError(f"{directories[0]}: no clips of section {min(missing)} of {machine.name} found.")
     return [clip for clip in clips if clip.section in sections]
 
 
 def wav_files(directory: Path) -> list[Path]:
-    """The wav files in a directory, sorted. Hidden files, such as those that macOS leaves, are none."""
+    """The wav files in a directory, sorted. Hidden files, such as those created by macOS, are ignored."""
     return sorted(directory.glob("[!.]*.[wW][aA][vV]"))
 
 
-def _other_sounds(top: Path) -> list[Path]:
-    """The sound files to leave out: in subfolders, or of other formats."""
+def _ignored_audio(top: Path) -> list[Path]:
+    """The audio files that are not used: wav files in subfolders, and files in other formats."""
     others = []
     for folder, subfolders, files in os.walk(top, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        suffixes = OTHER_SOUNDS if Path(folder) == top else (".wav", *OTHER_SOUNDS)
+        suffixes = OTHER_FORMATS if Path(folder) == top else (".wav", *OTHER_FORMATS)
         others += [Path(folder, n) for n in files if n.lower().endswith(suffixes) and not n.startswith(".")]
     return others
 
 
 def find_copies(paths: Iterable[Path]) -> dict[Path, Path]:
-    """Copy → original of wav files with the same name.
+    """Copy → original, for wav files with the same name.
 
-    Files of one name may be in several directories, such as in a test/ beside source_test/. What file managers add to
-    the name of a copy, ` (1)` or ` - Copy`, does not count.
+    The files may be in different directories, such as test/ and source_test/. Suffixes that file managers add to the
+    name of a copy, such as ` (1)` or ` - Copy`, are ignored.
     """
     originals: dict[str, Path] = {}
     pairs = {path: originals.setdefault(COPY.sub("", path.stem), path) for path in sorted(paths, key=_name_length)}
@@ -195,37 +195,42 @@ def _without_copies(paths: list[Path]) -> list[Path]:
     copies = find_copies(paths)
     for copy, original in copies.items():
         if not filecmp.cmp(original, copy, shallow=False):
-            raise BaselineError(f"{original} and {copy} have the same name and other contents. Move one of them away.")
+            raise BaselineError(
+                f"{original} and {copy} have the same name but different contents. Move one of them away."
+            )
     if copies:
-        names = [*map(str, sorted(copies)[:SHOWN]), *([f"{len(copies) - SHOWN} more"] if len(copies) > SHOWN else [])]
-        log.warning("%d clips are there twice. Their copies are left out: %s.", len(copies), ", ".join(names))
+        names = [*map(str, sorted(copies)[:MAX_SHOWN])]
+        names += [f"{len(copies) - MAX_SHOWN} more"] if len(copies) > MAX_SHOWN else []
+        log.warning("%d clip(s) exist twice. These copies are ignored: %s.", len(copies), ", ".join(names))
     return [path for path in paths if path not in copies]
 
 
 def _remedy(machine: Machine, dataset_directory: Path, names: tuple[str, ...]) -> str:
-    """How to get the clips of a machine type that are not in the directories of these names."""
+    """How to get the clips of a machine type that are missing in the directories with these names."""
     name, split = machine.dataset.name, f"-{machine.split[0]}"
-    place = "Or name the datasets' place with --dataset_directory."
+    place = "If the datasets are in another directory, use --dataset_directory."
     if not machine.is_tested:
-        return f"{machine.name} was imported without test clips: tools/score_clips.py scores any clips with its model."
+        return (
+            f"{machine.name} was imported without test clips. To score any clips with its model: tools/score_clips.py."
+        )
     found, target = _misplaced(machine, dataset_directory, names), machine.directory(dataset_directory)
     for path in filter(wav_files, sorted(dataset_directory.glob(f"*/{machine.directory(Path())}/{names[0]}"))):
-        return f"{path} has clips: name {path.parents[4]} with --dataset_directory."
+        return f"{path} contains clips. Use --dataset_directory {path.parents[4]}."
     for parent in dataset_directory.resolve().parents if found else ():
         if found.parent.resolve() == machine.directory(parent):
-            return f"{found} has clips: name {parent} with --dataset_directory."
+            return f"{found} contains clips. Use --dataset_directory {parent}."
     if found:
         folders = [found.with_name(name) for name in ALL_DIRECTORIES]
         moved = [f for f in folders if f == found or (f.is_dir() and not (target / f.name).exists())]
         command = f"{shlex.join(['mkdir', '-p', str(target)])} && {shlex.join(['mv', *map(str, moved), str(target)])}"
-        return f"{found} has clips. If they are those of {machine.name}, move them: {command}"
+        return f"{found} contains clips. If they belong to {machine.name}, move them: {command}"
     if not machine.archives:
-        return f"Lay out recordings of yours with tools/import_clips.py {name} {machine.name}. {place}"
-    return f"Download it: tools/data_download_20XX.sh {name} {split} --machines {machine.name}. {place}"
+        return f"Import your recordings: tools/import_clips.py {name} {machine.name}. {place}"
+    return f"Download the clips: tools/data_download_20XX.sh {name} {split} --machines {machine.name}. {place}"
 
 
 def _misplaced(machine: Machine, dataset_directory: Path, names: tuple[str, ...]) -> Path | None:
-    """A directory of one of these names with clips of a machine type, with folders too many or too few above it."""
+    """A directory with one of these names that contains clips of the machine type, but at the wrong depth."""
     directory = machine.directory(dataset_directory)
     raw, split_directory = directory.parent, machine.split_directory(dataset_directory)
     own = {machine.name.lower(), *(Path(archive.name).stem.lower() for archive in machine.archives)}
@@ -237,7 +242,7 @@ def _misplaced(machine: Machine, dataset_directory: Path, names: tuple[str, ...]
             path = Path(folder)
             parts = path.relative_to(dataset_directory).parts
             others = (name for name in subfolders if not name.startswith(".") and name not in skipped)
-            subfolders[:] = sorted(others) if len(parts) < DEEPEST else []
+            subfolders[:] = sorted(others) if len(parts) < MAX_DEPTH else []
             above = {part.lower() for part in parts[:-1]}
             if path.name in names and path.parent != directory and (above & own or above <= usual) and wav_files(path):
                 return path
@@ -245,7 +250,7 @@ def _misplaced(machine: Machine, dataset_directory: Path, names: tuple[str, ...]
 
 
 def _with_labels(clips: list[Clip], labels: Labels, directory: Path) -> list[Clip]:
-    """The clips with the labels of their file names. Their order stays, and so do the lines of the score files."""
+    """Add labels to clips by file name. The order of the clips does not change."""
     stems, sections = {clip.path.stem for clip in clips}, {clip.section for clip in clips}
     labels = {Path(name).stem: label for name, label in labels.items()}  # .wav or .WAV
     section_by_name = {f"{stem}.wav": parse_clip(Path(f"{stem}.wav")).section for stem in labels}
@@ -253,7 +258,7 @@ def _with_labels(clips: list[Clip], labels: Labels, directory: Path) -> list[Cli
         if section in sections and Path(name).stem not in stems:
             raise BaselineError(
                 f"{name} has a label in {directory}, but there is no such clip in {clips[0].path.parent}. "
-                "Download the clips again, or take only the label files of this dataset."
+                "Download the clips again, or use only the label files of this dataset."
             )
     labelled = []
     for clip in clips:
@@ -262,8 +267,8 @@ def _with_labels(clips: list[Clip], labels: Labels, directory: Path) -> list[Cli
             clip = replace(clip, is_anomaly=is_anomaly, is_target=clip.is_target if is_target is None else is_target)
         elif clip.section in section_by_name.values():
             raise BaselineError(
-                f"{clip.path}: no label of this clip in the label files in {directory}. "
-                "Take the organisers' label files as they are, or move the clip away."
+                f"{clip.path}: no label for this clip in the label files in {directory}. "
+                "Use the organisers' label files unchanged, or move the clip away."
             )
         labelled.append(clip)
     return labelled

@@ -1,6 +1,6 @@
-"""Log-mel frames → vectors, split, passes.
+"""Log-mel frames → vectors, train/validation split, batches.
 
-P: frames of a vector, M: mel bands, D = P * M, T: frames of a clip, K: vectors of a clip, B: vectors of a batch.
+P: frames per vector, M: mel bands, D = P * M, T: frames per clip, K: vectors per clip, B: vectors per batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ from datasets.feature_cache import LogMels
 
 
 class Vectors:
-    """The vectors of some clips: each is P consecutive frames of one clip, frame by frame.
+    """The vectors of several clips. A vector consists of P consecutive frames of one clip, one after the other.
 
-    The log-mel frames are held once, on `device`; vectors are gathered from them.
+    Only the log-mel frames are stored, on `device`. Vectors are built from them when they are indexed.
 
     Attributes:
-        is_target: (vectors,) bool, on `device`: whether the vector's clip is of the target domain.
+        is_target: (vectors,) bool, on `device`: whether the vector belongs to the target domain.
         dimension: D.
     """
 
@@ -43,36 +43,39 @@ class Vectors:
         return len(self._starts)
 
     def __getitem__(self, indices: torch.Tensor) -> torch.Tensor:
-        """The vectors with these numbers: (B,) int64 -> (B, D) float32."""
+        """The vectors with these indices: (B,) int64 -> (B, D) float32."""
         return self._windows.index_select(0, self._starts[indices])
 
     def per_clip(self) -> Iterator[torch.Tensor]:
-        """The vectors of one clip after the other, (K, D) each."""
+        """Yield the vectors (K, D) of each clip."""
         for indices in torch.arange(len(self), device=self._starts.device).split(self._counts):
             yield self[indices]
 
 
 def sum_by_frame(values: torch.Tensor, n_mels: int, n_frames: int, frame_hop_length: int) -> torch.Tensor:
-    """The sum over a clip's vectors of the values at each of its frames: (K, D) -> (T, M).
+    """Sum the values of a clip's vectors for each frame: (K, D) -> (T, M).
 
-    A frame is in up to P vectors. A frame in no vector (large `frame_hop_length`) has 0.
+    A frame belongs to up to P vectors. A frame in no vector (with a large `frame_hop_length`) gets 0.
 
     Args:
         n_frames: T.
     """
     rows = values.reshape(len(values), -1, n_mels)  # (K, P, M)
     first, within = torch.arange(len(rows)) * frame_hop_length, torch.arange(rows.shape[1])
-    frame = first[:, None] + within  # (K, P): the frame of each row
+    frame = first[:, None] + within  # (K, P): frame index of each row
     return torch.zeros(n_frames, n_mels, dtype=values.dtype).index_add_(0, frame.flatten(), rows.flatten(0, 1))
 
 
 def split_vectors(n: int, validation_split: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Numbers of the training and of the validation vectors, drawn from NumPy's global generator.
+    """Split vectors at random into training and validation vectors, with NumPy's global generator.
 
-    The vectors are split, not the clips, as in the published baseline.
+    As in the published baseline, vectors are split, not clips.
+
+    Returns:
+        The indices of the training vectors and of the validation vectors.
 
     Raises:
-        BaselineError: there are too few.
+        BaselineError: there are too few vectors.
     """
     from sklearn.model_selection import train_test_split
 
@@ -84,10 +87,10 @@ def split_vectors(n: int, validation_split: float) -> tuple[torch.Tensor, torch.
 
 
 def draw_pass(index: torch.Tensor, shuffle: bool) -> torch.Tensor:
-    """The vectors of `index` in the order in which a pass of a PyTorch `DataLoader` visits them: (n,) int64.
+    """`index` (n,) in the order in which a PyTorch `DataLoader` visits it in one epoch.
 
-    Draws from PyTorch's default generator what a `DataLoader` draws: a seed for its workers each pass (there are no
-    workers), and another one for the permutation if the pass is shuffled.
+    Draws the same random numbers as a `DataLoader` from PyTorch's default generator: a base seed for the workers (even
+    without workers), then a seed for the permutation if `shuffle` is true.
     """
     torch.empty((), dtype=torch.int64).random_()
     if not shuffle:
@@ -97,5 +100,5 @@ def draw_pass(index: torch.Tensor, shuffle: bool) -> torch.Tensor:
 
 
 def draw_batches(index: torch.Tensor, batch_size: int, shuffle: bool) -> list[torch.Tensor]:
-    """The batches of one pass, (B,) numbers of vectors each, drawn as by a PyTorch `DataLoader`; see draw_pass."""
+    """The batches of one epoch, (B,) vector indices each, in the order of a PyTorch `DataLoader`; see draw_pass."""
     return list(draw_pass(index, shuffle).split(batch_size))

@@ -1,6 +1,6 @@
-"""Samples → log-mel frames: the one file to edit for other features.
+"""Samples → log-mel frames. To use other features, edit only this file.
 
-N: samples, T: frames of a clip, F: frequency bins (n_fft / 2 + 1), M: mel bands. T follows from what `log_mel` returns.
+N: samples, T: frames per clip, F: frequency bins (n_fft / 2 + 1), M: mel bands. T is whatever `log_mel` returns.
 """
 
 import functools
@@ -10,14 +10,14 @@ import numpy as np
 
 from config import Config, FeatureConfig
 
-# Log-mel energies stay finite if a band is silent. A Python float: a NumPy one would make the logarithm float64.
+# Keeps log-mel energies of silent bands finite. A Python float, because a NumPy float64 would promote the logarithm.
 FLOOR = sys.float_info.epsilon
 
 
 def log_mel(samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> np.ndarray:
     """Log-mel energies of one channel: 20 / power * log10(mel), as in the published baseline.
 
-    The same values as librosa.feature.melspectrogram, which computes its mel filters again for each clip.
+    Gives the same values as librosa.feature.melspectrogram, but does not compute the mel filters again for each clip.
 
     Args:
         samples: (N,) float32.
@@ -33,7 +33,7 @@ def log_mel(samples: np.ndarray, sampling_rate: int, config: FeatureConfig) -> n
     energies = np.abs(spectrum) ** config.power
     filters = mel_filters(sampling_rate, config.n_fft, config.n_mels, config.fmin, config.fmax)  # (M, F)
     mel = np.einsum("ft,mf->mt", energies, filters, optimize=True)  # (F, T) -> (M, T)
-    # The last bit of a float32 logarithm differs between versions of the C library; rounded from float64, it does not.
+    # The last bit of a float32 logarithm depends on the C library. Rounding a float64 logarithm avoids this.
     logarithm = np.log10(np.maximum(mel, FLOOR), dtype=np.float64 if config.portable else np.float32)
     return (20.0 / config.power * logarithm).astype(np.float32, copy=False).T  # (M, T) -> (T, M)
 
@@ -51,4 +51,4 @@ def band_centers(sampling_rate: int, config: Config) -> np.ndarray:
     import librosa
 
     edges = librosa.mel_frequencies(config.n_mels + 2, fmin=config.fmin, fmax=config.fmax or sampling_rate / 2)
-    return edges[1:-1]  # a band reaches from the centre of the one below to that of the one above
+    return edges[1:-1]  # each band extends from the centre of the band below to the centre of the band above

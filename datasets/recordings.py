@@ -1,4 +1,4 @@
-"""A user's own recordings: any wav or FLAC files → one channel at one sampling rate.
+"""Your own recordings: any wav or FLAC files → one channel at one sampling rate.
 
 N: samples, T: frames, M: mel bands.
 """
@@ -15,7 +15,7 @@ from datasets.audio import Header, read_clip, read_header
 from datasets.feature_cache import LogMels, check_length, clip_frames
 
 SUFFIXES = (".wav", ".flac")
-# How samples are stored → the type that holds them exactly. Other (compressed) samples are read as floats.
+# Sample format → NumPy type that represents it exactly. Other (compressed) formats are read as floats.
 EXACT_TYPES = {
     "PCM_U8": "int16",
     "PCM_16": "int16",
@@ -32,13 +32,13 @@ class Recording:
 
     path: Path
     header: Header
-    channel: int  # from 0
+    channel: int  # starting from 0
 
     def samples(self, sampling_rate: int, dtype: str = "float32") -> np.ndarray:
-        """The samples (N,), resampled to this rate (Hz) if they have another one; resampled samples are float32.
+        """The samples (N,), resampled to this rate (Hz) if necessary. Resampled samples are float32.
 
         Raises:
-            BaselineError: they cannot be decoded, or are not all numbers.
+            BaselineError: the samples cannot be decoded, or are not all finite.
         """
         if sampling_rate == self.header.sampling_rate:
             return read_clip(self.path, self.channel, dtype)
@@ -47,18 +47,18 @@ class Recording:
         samples = read_clip(self.path, self.channel)
         resampled = librosa.resample(samples, orig_sr=self.header.sampling_rate, target_sr=sampling_rate)
         if not np.isfinite(resampled).all():
-            raise BaselineError(f"{self.path}: its samples are too large to be resampled. Replace or remove it.")
+            raise BaselineError(f"{self.path}: the samples are too large for resampling. Replace or remove the file.")
         return resampled
 
     def log_mels(self, sampling_rate: int, config: Config) -> LogMels:
-        """Its log-mel frames at this sampling rate (Hz), the same as those of a dataset's clip.
+        """The log-mel frames at this sampling rate (Hz), computed as for a clip of a dataset.
 
         Raises:
-            BaselineError: it cannot be decoded, is too short, or its samples are too large.
+            BaselineError: the recording cannot be decoded, is too short, or its samples are too large.
         """
         from threadpoolctl import threadpool_limits
 
-        with threadpool_limits(1, user_api="blas"):  # the mel product rounds differently with another number of threads
+        with threadpool_limits(1, user_api="blas"):  # rounding of the mel product depends on the number of threads
             samples = self.samples(sampling_rate)
             frames = clip_frames(self.path, samples, sampling_rate, FeatureConfig(config))  # (T, M)
         check_length(self.path, len(frames), config)
@@ -66,9 +66,13 @@ class Recording:
 
 
 def find_recordings(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """The recordings, and the other files, among files and in folders with their subfolders.
+    """Find recordings among files, and in folders and their subfolders.
 
-    The suffix .wav or .flac (or .WAV) makes a recording. Files of a folder are sorted, and hidden files left out.
+    Recordings have the suffix .wav or .flac, in upper or lower case. The files of a folder are sorted. Hidden files are
+    ignored.
+
+    Returns:
+        The recordings, and the other files.
 
     Raises:
         BaselineError: a file or folder does not exist.
@@ -90,10 +94,13 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def open_recording(path: Path, channel: int | None) -> Recording:
-    """A wav or FLAC file and the channel to read (from 1; None: the only one).
+    """Check a wav or FLAC file and the channel to read.
+
+    Args:
+        channel: starting from 1, or None if the file has a single channel.
 
     Raises:
-        BaselineError: the file cannot be read, has no such channel, or has several and none was chosen.
+        BaselineError: the file cannot be read, the channel does not exist, or `channel` is None for several channels.
     """
     header = read_header(path)
     if (channel is None and header.channels > 1) or (channel or 1) > header.channels:

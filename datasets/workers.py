@@ -1,4 +1,4 @@
-"""One function, many items: computed on all cores, in a process of its own that gives back its memory at the end."""
+"""Apply a function to many items on all cores, in a separate process whose memory is freed at the end."""
 
 import contextlib
 import subprocess
@@ -10,25 +10,25 @@ from typing import Any
 
 from config import ROOT, BaselineError, cores
 
-LEAST = 32  # items that are worth another process
+MIN_ITEMS = 32  # with fewer items, a separate process is not worth its start-up time
 PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from datasets.workers import serve; serve(int(sys.argv[2]))"
 
 
 def compute_all(function: Callable[[Any], Any], items: Sequence) -> Iterator:
-    """`function` of each item, in order. Close the iterator after an error, so that the other process ends at once.
+    """Yield `function(item)` for each item, in order. Close the iterator after an error to stop the other process.
 
-    Many items are computed by threads of another process, because libraries such as librosa take 200 MB for as long as
-    a process lasts. BLAS has one thread: its results depend on the number.
+    Many items are computed by threads of another process, because libraries such as librosa keep 200 MB until their
+    process ends. BLAS uses one thread, because its results depend on the number of threads.
 
     Args:
-        function: of a module, not a lambda. Threads gain if it spends its time in NumPy.
+        function: defined at module level, not a lambda. Threads help if it spends its time in NumPy.
 
     Raises:
-        BaselineError: `function` raised it, or the other process was killed.
+        BaselineError: raised by `function`, or the other process was killed.
     """
     from threadpoolctl import threadpool_limits
 
-    if len(items) < LEAST:
+    if len(items) < MIN_ITEMS:
         with threadpool_limits(1, user_api="blas"):
             yield from map(function, items)
         return
@@ -37,7 +37,7 @@ def compute_all(function: Callable[[Any], Any], items: Sequence) -> Iterator:
         child = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, ROOT, str(other_end.fileno())],
             pass_fds=[other_end.fileno()],
-            start_new_session=True,  # Ctrl-C reaches this process only, which ends the other one
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the other
         )
     try:
         connection.send((function, items, cores()))
@@ -48,8 +48,8 @@ def compute_all(function: Callable[[Any], Any], items: Sequence) -> Iterator:
             yield result
     except (EOFError, OSError) as error:
         raise BaselineError(
-            "the process that computes features ended too early. If it shows no error above, it was killed, perhaps "
-            "because memory ran out: free some, and try again."
+            "the process that computes features stopped unexpectedly. If there is no error message above, it was "
+            "killed, probably because memory ran out. Free some memory and try again."
         ) from error
     finally:
         child.kill()
@@ -58,16 +58,16 @@ def compute_all(function: Callable[[Any], Any], items: Sequence) -> Iterator:
 
 
 def serve(descriptor: int) -> None:
-    """What the other process runs: it receives the function and the items, and sends the results or the first error."""
+    """Run in the other process: receive the function and the items, and send the results or the first error."""
     from threadpoolctl import threadpool_limits
 
-    parent = Connection(descriptor)  # open until this process ends: its traceback of another error comes first
-    with contextlib.suppress(EOFError, ConnectionError):  # the parent has ended
+    parent = Connection(descriptor)  # stays open until this process ends, after it prints its traceback
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent process has ended
         function, items, n_threads = parent.recv()
         try:
             with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(n_threads) as pool:
-                parent.send(function(items[0]))  # alone: threads must not import the same modules at the same time
-                for result in pool.map(function, items[1:]):  # what has not begun at an error is not computed
+                parent.send(function(items[0]))  # alone: threads must not import modules in parallel
+                for result in pool.map(function, items[1:]):  # after an error, remaining items are not computed
                     parent.send(result)
         except BaselineError as error:
             parent.send(error)

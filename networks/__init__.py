@@ -1,6 +1,6 @@
 """Model name (`--model`) → network.
 
-M: mel bands, D: values of a vector, B: vectors in a batch.
+M: mel bands, D: values per vector, B: vectors per batch.
 """
 
 import torch
@@ -9,14 +9,14 @@ from torch import nn
 from config import BaselineError, UsageError, nearest
 from networks.autoencoder import AutoEncoder
 
-# A network is built with (D, M). It maps vectors (B, D) to reconstructions (B, D).
+# A network is constructed with (D, M) and maps vectors (B, D) to reconstructions (B, D).
 NETWORKS: dict[str, type[nn.Module]] = {
     "DCASE2023T2-AE": AutoEncoder,
 }
 
 
 def find_network(name: str) -> type[nn.Module]:
-    """The network class of this name.
+    """The network class with this name.
 
     Raises:
         UsageError: the name is unknown.
@@ -27,17 +27,17 @@ def find_network(name: str) -> type[nn.Module]:
 
 
 def make_network(name: str, input_dim: int, n_mels: int) -> nn.Module:
-    """A new network with PyTorch's default initialisation, and the residual covariances (M, M) of both domains.
+    """A new network with PyTorch's default initialisation, and parameters for the residual covariances (M, M).
 
-    The covariances are stored with the weights, under the published baseline's names. They are computed after
-    training, not trained.
+    The covariances of both domains are stored with the weights, under the names that the published baseline uses.
+    They are not trained but computed after training.
 
     Args:
         input_dim: D.
         n_mels: M.
 
     Raises:
-        BaselineError: the network raised ValueError: it cannot be built for vectors of this size.
+        BaselineError: the network does not support vectors of this size (it raised ValueError).
     """
     try:
         network = find_network(name)(input_dim, n_mels)

@@ -3,7 +3,7 @@
 Source: N. Harada, D. Niizumi, Y. Ohishi, D. Takeuchi, M. Yasuda, "First-shot anomaly sound detection for machine
 condition monitoring: A domain generalization baseline", EUSIPCO 2023, https://arxiv.org/abs/2303.00455, section III.
 
-D: values of an input vector, B: vectors of a batch.
+D: values per vector, B: vectors per batch.
 """
 
 import torch
@@ -14,9 +14,9 @@ BOTTLENECK = 8
 
 
 class AutoEncoder(nn.Module):
-    """Linear layers D-128-128-128-128-8 and back, each but the last with batch normalisation and ReLU.
+    """Linear layers D-128-128-128-128-8 and back, each followed by batch normalisation and ReLU except the last.
 
-    The names in the state dict are those of the published baseline.
+    The state dict has the same names as the published baseline's.
     """
 
     def __init__(self, input_dim: int, n_mels: int):

@@ -59,21 +59,21 @@ def test_archive_that_was_released_again():
     ("old", "new", "words"),
     [
         ("name: DCASE2024T2", "", "the key 'name' is missing"),
-        ('fan: ["00"]', "fan: [0]", 'sections are texts such as "00"'),
+        ('fan: ["00"]', "fan: [0]", 'sections are strings such as "00"'),
         ("holds: [train, test]", "hold: []", "the key 'holds' is missing"),
         ("dev:", "dev: [", "while parsing"),
-        ("directory: dcase2024t2 ", "directory: ../elsewhere ", "'../elsewhere': a name has letters"),
-        ("name: DCASE2024T2", "name: /tmp/x", "'/tmp/x': a name has letters"),
-        ("    fan: ", "    ../fan: ", "'../fan': a name has letters"),
-        ("    fan: ", '    "f\\e[2Jan": ', "'f\\x1b[2Jan': a name has letters"),
-        ("    fan: ", "    no: ", "False: a name has letters"),
-        ("    fan: ", "    fan_section_00: ", "no '_section_'"),
-        ("    fan: ", "    h-mean: ", "'h-mean': a column of the summary"),
-        ("    fan: ", "    Valve: ", "'Valve' and 'valve' differ in upper and lower case only"),
-        ("    fan: ", "    valve: ", "the key 'valve' is there twice"),
-        ('fan: ["00"]', 'fan: ["00", "00"]', "a section is there twice"),
-        ("eval_data_3DPrinter_train_r2.zip", "/etc/3DPrinter.zip", "/etc/3DPrinter.zip leads out"),
-        ("ground_truth_data/ground", "ground_truth_data/../../ground", "_test.csv leads out"),
+        ("directory: dcase2024t2 ", "directory: ../elsewhere ", "'../elsewhere': a name may contain only letters"),
+        ("name: DCASE2024T2", "name: /tmp/x", "'/tmp/x': a name may contain only letters"),
+        ("    fan: ", "    ../fan: ", "'../fan': a name may contain only letters"),
+        ("    fan: ", '    "f\\e[2Jan": ', "'f\\x1b[2Jan': a name may contain only letters"),
+        ("    fan: ", "    no: ", "False: a name may contain only letters"),
+        ("    fan: ", "    fan_section_00: ", "not '_section_'"),
+        ("    fan: ", "    h-mean: ", "'h-mean': this name is reserved for a column of the summary"),
+        ("    fan: ", "    Valve: ", "'Valve' and 'valve' differ only in upper and lower case"),
+        ("    fan: ", "    valve: ", "the key 'valve' appears twice"),
+        ('fan: ["00"]', 'fan: ["00", "00"]', "a section appears twice"),
+        ("eval_data_3DPrinter_train_r2.zip", "/etc/3DPrinter.zip", "/etc/3DPrinter.zip is outside its directory"),
+        ("ground_truth_data/ground", "ground_truth_data/../../ground", "_test.csv is outside its directory"),
     ],
 )
 def test_mistakes_in_a_catalog_file(tmp_path, monkeypatch, old, new, words):
@@ -81,7 +81,7 @@ def test_mistakes_in_a_catalog_file(tmp_path, monkeypatch, old, new, words):
     assert old in text
     (tmp_path / "changed.yaml").write_text(text.replace(old, new))
     monkeypatch.setattr(catalog, "CATALOG_DIRECTORY", tmp_path)
-    with pytest.raises(UsageError, match="changed.yaml: not a catalog file: ") as error:
+    with pytest.raises(UsageError, match="changed.yaml: not a valid catalog file: ") as error:
         find_machine("DCASE2024T2fan", "dev")
     assert words in str(error.value)
 
@@ -118,7 +118,7 @@ def test_columns_of_the_summary_are_reserved():
     [
         ("DCASE2024T2FAN", "no machine type 'DCASE2024T2FAN' in the dev data. Did you mean 'DCASE2024T2fan'"),
         ("DCASE2024T2HairDryer", "belongs to the eval data: use -e"),
-        ("x", "'x' in the dev data. All names: python -m datasets.catalog"),
+        ("x", "'x' in the dev data. To list all names: python -m datasets.catalog"),
     ],
 )
 def test_unknown_names(name, words):
@@ -185,9 +185,9 @@ def test_order_of_test_clips(tmp_path, names):
             [],
             "train: no such directory.*data_download_20XX.sh DCASE2024T2 -d --machines fan.*--dataset_directory",
         ),
-        ("train", ["._section_00_source_train_normal_0000.wav"], "no .wav files there.*data_download_20XX.sh"),
-        ("train", ["a.flac"], "there, but 1 other sound file.s., such as .*a.flac. Convert the clips to wav files"),
-        ("train", ["monday/section_00_source_train_normal_0000.wav"], "no .wav files there, but 1 other sound file.s."),
+        ("train", ["._section_00_source_train_normal_0000.wav"], "no .wav files found.*data_download_20XX.sh"),
+        ("train", ["a.flac"], "found, but 1 other audio file.s., such as .*a.flac. Convert the clips to wav files"),
+        ("train", ["monday/section_00_source_train_normal_0000.wav"], "no .wav files found, but 1 other audio file.s."),
         ("train", ["section_00_0000.wav"], "section_00_0000.wav: the name does not say that the clip is normal"),
         ("train", ["section_00_source_train_0000.wav"], "the name does not say that the clip is normal"),
         ("test", ["section_00_source_train_normal_0000.wav"], "not a test clip"),
@@ -215,7 +215,7 @@ def test_files_that_are_left_out_are_named(tmp_path, caplog):
         (directory / name).touch()
     assert [clip.name for clip in find_clips(FAN, tmp_path, "train", ("00",))] == names
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert f"3 other sound file(s), such as {directory}/a.flac" in caplog.text
+    assert f"3 other audio file(s), such as {directory}/a.flac" in caplog.text
 
 
 def test_a_clip_that_is_there_twice_is_read_once(tmp_path, caplog):
@@ -230,11 +230,11 @@ def test_a_clip_that_is_there_twice_is_read_once(tmp_path, caplog):
     assert [clip.path for clip in clips] == [directory / name for name in names]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert (
-        f"2 clips are there twice. Their copies are left out: {directory / copies[0]}, {directory / copies[1]}."
+        f"2 clip(s) exist twice. These copies are ignored: {directory / copies[0]}, {directory / copies[1]}."
         in caplog.text
     )
     write_wav(directory / copies[0], seconds=0.2)
-    with pytest.raises(BaselineError, match=f"{names[0]} and .*{copies[0]} have the same name and other contents"):
+    with pytest.raises(BaselineError, match=f"{names[0]} and .*{copies[0]} have the same name but different contents"):
         find_clips(find_machine("DCASE2021T2fan", "dev"), tmp_path, "test", ("00",))
 
 
@@ -249,9 +249,9 @@ def test_copies_that_file_managers_leave(tmp_path, caplog, stem, ending):
     copy = directory / f"{stem}{ending}.wav"
     shutil.copy(original, copy)
     assert [clip.path for clip in find_clips(FAN, tmp_path, "test", ("00",))] == [original]
-    assert caplog.messages == [f"1 clips are there twice. Their copies are left out: {copy}."]
+    assert caplog.messages == [f"1 clip(s) exist twice. These copies are ignored: {copy}."]
     write_wav(copy, seconds=0.2)
-    words = f"{original} and {copy} have the same name and other contents. Move one of them away."
+    words = f"{original} and {copy} have the same name but different contents. Move one of them away."
     with pytest.raises(BaselineError, match=re.escape(words)):
         find_clips(FAN, tmp_path, "test", ("00",))
     copy.rename(directory / "section_00_0000 (1).wav")
@@ -297,7 +297,7 @@ def test_the_move_that_mends_misplaced_clips(tmp_path, place, split):
     write_wav(data / "dcase2024t2/dev_data/raw/valve/train/section_00_source_train_normal_0001.wav", seconds=0.1)
     write_wav(data / "dcase2024t2/dev_data/replaced/fan/test/section_00_source_test_normal_0001.wav", seconds=0.1)
     with pytest.raises(
-        BaselineError, match=f"raw/fan/{split}: no such directory. {data / place / split} has clips."
+        BaselineError, match=f"raw/fan/{split}: no such directory. {data / place / split} contains clips."
     ) as e:
         find_clips(FAN, data, split, ("00",))
     subprocess.run(str(e.value).split("move them: ")[1], shell=True, check=True)
@@ -311,7 +311,7 @@ def test_one_test_directory_of_2021_without_the_other(tmp_path):
     write_wav(directory / "source_test/section_00_source_test_normal_0000.wav", seconds=0.1)
     target = write_wav(directory / "fan/target_test/section_00_target_test_normal_0000.wav", seconds=0.1)
     (directory / "target_test").mkdir()
-    words = f"fan/target_test: no clips there, but source_test/ has some. {target.parent} has clips"
+    words = f"fan/target_test: no clips found, but source_test/ contains some. {target.parent} contains clips"
     with pytest.raises(BaselineError, match=words):
         find_clips(machine, tmp_path, "test", ("00",))
     target.rename(directory / "target_test" / target.name)
@@ -320,28 +320,28 @@ def test_one_test_directory_of_2021_without_the_other(tmp_path):
 
 def test_a_dataset_directory_that_is_too_high(tmp_path):
     write_wav(FAN.directory(tmp_path / "data") / "train/section_00_source_train_normal_0000.wav", seconds=0.1)
-    with pytest.raises(BaselineError, match=f"fan/train has clips: name {tmp_path}/data with --dataset_directory"):
+    with pytest.raises(BaselineError, match=f"fan/train contains clips. Use --dataset_directory {tmp_path}/data"):
         find_clips(FAN, tmp_path, "train", ("00",))
 
 
 @pytest.mark.parametrize("place", ["dcase2024t2", "dcase2024t2/dev_data"])
 def test_a_dataset_directory_that_is_too_deep(tmp_path, place):
     write_wav(FAN.directory(tmp_path) / "train/section_00_source_train_normal_0000.wav", seconds=0.1)
-    with pytest.raises(BaselineError, match=f"fan/train has clips: name {tmp_path} with --dataset_directory"):
+    with pytest.raises(BaselineError, match=f"fan/train contains clips. Use --dataset_directory {tmp_path}"):
         find_clips(FAN, tmp_path / place, "train", ("00",))
 
 
 def test_clips_of_others_are_not_misplaced_ones(tmp_path):
     for place in ("dcase2024t2/dev_data/raw/valve", "dcase2023t2/dev_data/raw/fan", "dcase2024t2/eval_data/raw/fan"):
         write_wav(tmp_path / place / "train/section_00_source_train_normal_0000.wav", seconds=0.1)
-    with pytest.raises(BaselineError, match=r"fan/train: no such directory\. Download it"):
+    with pytest.raises(BaselineError, match=r"fan/train: no such directory\. Download the clips"):
         find_clips(FAN, tmp_path, "train", ("00",))
 
 
 def test_the_move_out_of_a_subfolder(tmp_path):
     directory = FAN.directory(tmp_path / "my data") / "train"
     write_wav(directory / "train" / "section_00_source_train_normal_0000.wav", seconds=0.1)
-    with pytest.raises(BaselineError, match="no .wav files there, but 1 other sound file.s.") as error:
+    with pytest.raises(BaselineError, match="no .wav files found, but 1 other audio file.s.") as error:
         find_clips(FAN, tmp_path / "my data", "train", ("00",))
     subprocess.run(str(error.value).split("subfolder: ")[1], shell=True, check=True)
     assert len(find_clips(FAN, tmp_path / "my data", "train", ("00",))) == 1
@@ -351,7 +351,7 @@ def test_sections(tmp_path):
     bearing = find_machine("DCASE2022T2bearing", "dev")
     assert bearing.section_names(()) == ("00", "01", "02")
     assert bearing.section_names((2, 0)) == ("00", "02")
-    with pytest.raises(UsageError, match="no section 03; its sections: 00 01 02"):
+    with pytest.raises(UsageError, match="no section 03. Sections: 00 01 02"):
         bearing.section_names((0, 3))
     for section in ("00", "02"):
         write_wav(bearing.directory(tmp_path) / f"train/section_{section}_source_train_normal_0000.wav", seconds=0.1)

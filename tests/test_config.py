@@ -89,7 +89,7 @@ def test_options_given_twice_add_up_or_are_named(caplog):
     config = load_config([*MINIMUM, *arguments])
     assert (config.use_ids, config.epochs, caplog.text) == ((0, 2, 1), 5, "")
     assert load_config([*MINIMUM, *arguments, "--epochs=6"]).epochs == 6
-    assert "--epochs is given twice, 5 and 6: the last counts." in caplog.text
+    assert "--epochs is given twice, as 5 and 6. The last value is used." in caplog.text
 
 
 def test_command_line_goes_before_the_file():
@@ -164,8 +164,8 @@ def test_relative_directories(tmp_path, monkeypatch):
         (["-e"], ["either -d", "-e"]),
         (["--train_only", "--test_only"], ["--train_only and --test_only"]),
         (["--download_url", "zenodo.org"], ["--download_url zenodo.org", "https://"]),
-        (["--download_url", "http://me:pa/ss@host"], ["--download_url host: not an address", ".netrc"]),
-        (["--download_url", "https://host/?token=pass"], ["--download_url https://host/: not an address"]),
+        (["--download_url", "http://me:pa/ss@host"], ["--download_url host: not a URL", ".netrc"]),
+        (["--download_url", "https://host/?token=pass"], ["--download_url https://host/: not a URL"]),
     ],
 )
 def test_wrong_arguments(arguments, words):
@@ -195,7 +195,7 @@ def test_no_dataset():
         ("--power: 0", ["--power", "at least 0.01"]),
         ("--dataset: DCASE2024T2fan", ["unknown key '--dataset'"]),
         ("--epochs: 'x", ["not valid YAML"]),
-        ("--epochs: 5\nepochs: 6", ["epochs' is there twice"]),
+        ("--epochs: 5\nepochs: 6", ["epochs' appears twice"]),
     ],
 )
 def test_wrong_files(tmp_path, line, words):
@@ -207,7 +207,7 @@ def test_wrong_files(tmp_path, line, words):
 def test_missing_keys_and_missing_file(tmp_path):
     text = DEFAULTS_FILE.read_text().replace("--n_mels: 128", "").replace("--seed: 13711", "")
     (tmp_path / "baseline.yaml").write_text(text)
-    with pytest.raises(UsageError, match=r"baseline.yaml: missing: --seed \(.*\), --n_mels \(mel bands\)\."):
+    with pytest.raises(UsageError, match=r"baseline.yaml: missing: --seed \(.*\), --n_mels \(number of mel bands\)\."):
         load_config(MINIMUM, tmp_path / "baseline.yaml")
     with pytest.raises(UsageError, match="cannot read"):
         load_config(MINIMUM, tmp_path / "none.yaml")

@@ -122,7 +122,7 @@ def test_damaged_clips_are_repaired_and_others_stay(published, tmp_path, raw, ca
     surplus = raw / "train/section_00_source_train_normal_0099.wav"
     surplus.write_bytes(b"")
     assert get(published, tmp_path) == []
-    assert f"1 clips, such as train/{surplus.name}, are not from dev_fan.zip" in caplog.text
+    assert f"1 clip(s), such as train/{surplus.name}, are not from dev_fan.zip" in caplog.text
     surplus.unlink()
     assert_complete(tmp_path)
     assert files_below(tmp_path / SPLIT / "replaced") == {f"fan/{CLIPS[0]}": FILES[CLIPS[0]][::-1]}  # maybe a user's
@@ -165,7 +165,7 @@ def test_a_busy_server_is_asked_again(published, tmp_path, monkeypatch, statuses
     assert_succeeds(published, tmp_path)
     assert waits == [0.02, 0.04]  # the first retry is at once
     for status in statuses:
-        assert f"dev_fan.zip: the server answers {status}; trying again in" in caplog.text
+        assert f"dev_fan.zip: the server returned {status}; trying again in" in caplog.text
 
 
 def test_waits_as_long_as_the_server_asks(published, tmp_path, monkeypatch, caplog):
@@ -174,28 +174,28 @@ def test_waits_as_long_as_the_server_asks(published, tmp_path, monkeypatch, capl
     published.answers = [(429, {"Retry-After": "7"}), (503, {"Retry-After": "100000"}), (503, {})]
     published.drop_after = iter([None] * 4 + [20_000, 0])
     assert get(published, tmp_path) == []
-    assert waits == [7, transfer.LONGEST_WAIT, *(factor * transfer.BACKOFF for factor in (4, 1, 2))]
-    assert "the server answers 429; trying again in 7 s" in caplog.text
+    assert waits == [7, transfer.MAX_WAIT, *(factor * transfer.BACKOFF for factor in (4, 1, 2))]
+    assert "the server returned 429; trying again in 7 s" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("faults", "attempts", "words"),
     [
-        ({"answers": [(503, {})] * 9}, 4, "the server answers 503 Service Unavailable. Try again later"),
-        ({"answers": [(403, {})]}, 1, "the server answers 403"),
-        ({"answers": [(404, {})]}, 1, "no such file (the server answers 404 Not Found). Check its address in"),
-        ({"answers": [(302, {"Location": "file:///etc/passwd"})]}, 1, "dev_fan.zip: no answer"),
-        ({"answers": [(503, {"Retry-After": "soon"})]}, 1, "dev_fan.zip: no answer"),
-        ({"change": lambda _: ARCHIVE[:-1] + b"?"}, 2, "not the file that the record lists"),
-        ({"change": lambda _: bytes(5_000_000), "says_length": False}, 2, "not the file that the record lists"),
+        ({"answers": [(503, {})] * 9}, 4, "the server returned 503 Service Unavailable. Try again later"),
+        ({"answers": [(403, {})]}, 1, "the server returned 403"),
+        ({"answers": [(404, {})]}, 1, "no such file (the server returned 404 Not Found). Check the address in"),
+        ({"answers": [(302, {"Location": "file:///etc/passwd"})]}, 1, "dev_fan.zip: no response"),
+        ({"answers": [(503, {"Retry-After": "soon"})]}, 1, "dev_fan.zip: no response"),
+        ({"change": lambda _: ARCHIVE[:-1] + b"?"}, 2, "the file does not match the record"),
+        ({"change": lambda _: bytes(5_000_000), "says_length": False}, 2, "the file does not match the record"),
         ({"change": lambda _: b"<html>Please log in"}, 1, "an error page or another version"),
-        ({"change": lambda _: b"<html>Please log in", "says_length": False}, 9, "the connection broke off 4 times"),
+        ({"change": lambda _: b"<html>Please log in", "says_length": False}, 9, "the connection was lost 4 times"),
         (
             {"ranges": 200, "drop_after": itertools.cycle([10_000, 20_000])},
             5,
-            "the connection broke off 4 times in a row",
+            "the connection was lost 4 times in a row",
         ),
-        ({"pause": 0.5}, 4, "the connection broke off 4 times in a row. Try again later"),
+        ({"pause": 0.5}, 4, "the connection was lost 4 times in a row. Try again later"),
     ],
 )
 def test_a_server_that_fails(published, tmp_path, monkeypatch, caplog, faults, attempts, words):
@@ -213,7 +213,7 @@ def test_a_server_that_fails(published, tmp_path, monkeypatch, caplog, faults, a
 def test_no_server(tmp_path, server, caplog, capsys):
     server.close()
     assert get(server, tmp_path, machines=(FAN, VALVE)) == ["fan", "valve"]
-    assert re.search(r"/api/records/\d+: no answer: .*Connection refused.*Try again later", caplog.text)
+    assert re.search(r"/api/records/\d+: no response: .*Connection refused.*Try again later", caplog.text)
     assert caplog.text.count("trying again") == 3  # one record, asked for once
     options = ["--machines", "fan", "--dataset_directory", str(tmp_path / "data"), "--download_url", server.url]
     assert download_tool.main(["2024", "-d", *options]) is False
@@ -224,7 +224,7 @@ def test_no_server(tmp_path, server, caplog, capsys):
 def test_a_malformed_list(published, tmp_path, text, caplog):
     published.texts[f"/api/records/{FAN.archives[0].record}"] = text
     assert get(published, tmp_path) == ["fan"]
-    assert "not the list of a record's files" in caplog.text
+    assert "not a list of files in a record" in caplog.text
     assert published.fetched() == []
 
 
@@ -264,7 +264,7 @@ def test_archives_brought_by_hand(published, tmp_path, raw, archives, caplog):
 
 def test_room_is_checked_before_anything_is_fetched(published, tmp_path, monkeypatch):
     limit_space(monkeypatch, int(1.9 * len(ARCHIVE)))
-    with pytest.raises(BaselineError, match=r"needs 0\.2 MB, the disk has 0\.2 MB free. Make room"):
+    with pytest.raises(BaselineError, match=r"needs 0\.2 MB, but the disk has only 0\.2 MB free\. Free some space"):
         get(published, tmp_path)
     assert published.fetched() == []
     limit_space(monkeypatch, 2 * len(ARCHIVE))
@@ -327,7 +327,7 @@ def test_other_clips_are_not_mixed_with_those_of_the_archive(published, tmp_path
     (raw / "train").mkdir(parents=True)
     (raw / name).write_bytes(b"mine")
     assert get(published, tmp_path) == ["fan"]
-    assert f"holds other data than dev_fan.zip (such as {name})" in caplog.text
+    assert f"contains clips that are not from dev_fan.zip, such as {name}" in caplog.text
     assert files_below(raw) == {name: b"mine"}
 
 
@@ -342,12 +342,12 @@ def with_member(name: str, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
     ("archive", "words"),
     [
         *((with_member(name), "leads outside") for name in ("../evil", "fan/../../evil", "/tmp/evil")),
-        (with_member("fan/train/strange.wav", compression=zipfile.ZIP_LZMA), "packed in an unusual way"),
+        (with_member("fan/train/strange.wav", compression=zipfile.ZIP_LZMA), "uses an unsupported compression method"),
         (with_member("fan/train"), "cannot write"),  # a file and a directory
         (ARCHIVE[:50_000] + b"damage" + ARCHIVE[50_006:], "cannot be unpacked"),
         (b"", "cannot be unpacked"),
-        (make_zip(VALVE, FILES), "no fan/train/ and fan/test/ in it"),
-        (make_zip(FAN, {CLIPS[0]: b""}), "no fan/train/ and fan/test/ in it"),
+        (make_zip(VALVE, FILES), "it does not contain fan/train/ and fan/test/"),
+        (make_zip(FAN, {CLIPS[0]: b""}), "it does not contain fan/train/ and fan/test/"),
     ],
 )
 def test_archives_that_are_refused(server, tmp_path, archive, words, caplog):
@@ -382,7 +382,7 @@ def test_labels_that_do_not_go_together_are_not_kept(server, tmp_path, caplog):
         path = urlsplit(f"{grinder.dataset.labels['download']}/{name}").path
         server.texts[path] = b"section_00_000%d.wav,1\n" % number
     assert get(server, tmp_path, [grinder], ["labels"]) == ["grinder"]
-    assert "section_00_0000.wav of grinder is in" in caplog.text
+    assert "section_00_0000.wav of grinder is missing from" in caplog.text
     assert not list(tmp_path.rglob("*.csv"))
 
 
@@ -435,11 +435,11 @@ def test_scripts_and_validate(published, tmp_path, raw):
 
     before = script("validate")
     assert before.returncode == 1
-    assert "not there" in before.stdout
+    assert "not found" in before.stdout
     assert not (tmp_path / "data").exists()
     fetched = script("--download_url", published.url)
     assert fetched.returncode == 0, fetched.stderr
-    assert "dev_fan.zip unpacked, 15 of 15 files" in fetched.stdout
+    assert "dev_fan.zip: unpacked 15 of 15 files" in fetched.stdout
     assert script("validate").returncode == 0
     (raw / CLIPS[0]).write_bytes(b"damaged")
     (raw / CLIPS[1]).rename(raw / "train/section_00_source_train_normal_0077.wav")
@@ -463,9 +463,9 @@ def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, ca
     write_wav(clip.parent / "section_77_source_train_normal_0099.wav", channels=2)
     assert download_tool.main(["2024", "-d", "validate", "--dataset_directory", str(data)]) is False
     rows = {line.split()[0]: line.split(maxsplit=6)[3:] for line in capsys.readouterr().out.splitlines()}
-    assert rows["fan"] == ["0", "2", "3", "without a manifest: clips may be missing"]
-    assert rows["valve"] == ["0", "0", "0", "without a manifest: clips may be missing"]
-    assert rows["slider"] == ["0", "0", "0", "not there"]
+    assert rows["fan"] == ["0", "2", "3", "no manifest: clips may be missing"]
+    assert rows["valve"] == ["0", "0", "0", "no manifest: clips may be missing"]
+    assert rows["slider"] == ["0", "0", "0", "not found"]
 
 
 @pytest.mark.parametrize(
@@ -473,7 +473,7 @@ def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, ca
     [
         (["2019", "-d"], "unknown dataset 'DCASE2019T2'"),
         (["2024", "-d", "--machines", "fna"], "Did you mean 'fan'"),
-        (["2024", "-d", "--download_url", "ftp://x"], "ftp://x: .*address"),
+        (["2024", "-d", "--download_url", "ftp://x"], "ftp://x: not a URL"),
     ],
 )
 def test_wrong_arguments(arguments, words):

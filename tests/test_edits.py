@@ -13,7 +13,7 @@ EDITS = {
 SCORE = ("torch.stack([mean @ precision @ mean for", "2 * torch.stack([mean @ precision @ mean for")
 COMMENTS = {
     "datasets/log_mel.py": ("FLOOR = ", "# A comment.\n\nFLOOR = "),
-    "networks/autoencoder.py": ("B: vectors of a batch.", "B: vectors."),
+    "networks/autoencoder.py": ("B: vectors per batch.", "B: vectors."),
     "train.py": ("    loss.mean().backward()", "    # A comment.\n    loss.mean().backward()"),
 }
 
@@ -46,7 +46,7 @@ def test_other_code_is_another_training(project):
     decisions = project.result("MAHALA") / "decision_result_fan_section_00_test.csv"
 
     edit(project, COMMENTS)
-    assert "trained already, 1 epochs" in train(project, "--restart", "--train_only")
+    assert "already trained, 1 epochs" in train(project, "--restart", "--train_only")
     assert {path: path.stat().st_mtime_ns for path in caches} == caches
 
     edit(project, {"networks/scores.py": SCORE})

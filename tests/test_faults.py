@@ -147,7 +147,7 @@ def test_eight_at_once_on_a_cold_cache(trials, long, figure):
         assert [status for status, _ in trials.start(*jobs)] == [0] * 8, trials.output.read_text()
         logs = [path.read_text() for path in trials.workspace.models.rglob("train.log")]
         assert sum(log.count("computing features") for log in logs) == 2  # of the training and of the test clips
-        assert [log.count("trained already") for log in logs] == [1] * 4
+        assert [log.count("already trained") for log in logs] == [1] * 4
         found = trials.files()
         for name, expected in trials.expected.items():
             if not name.endswith("config.yaml") and "summarize" not in name:

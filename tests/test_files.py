@@ -129,7 +129,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog, number):
         temporary.write_text("new")
     assert (tmp_path / "a.txt").read_text() == "new"
     with alone(tmp_path / ".lock"):
-        assert caplog.text.count("a file system here has no locks") == 1
+        assert caplog.text.count("a file system has no locks") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", ".lock"}
 
 
@@ -154,5 +154,5 @@ def test_only_files_of_this_command_are_replaced(tmp_path):
     for path in (ours, empty, tmp_path / "new"):
         check_replaceable(path, lambda path: "score" in path.read_text())
     for path in (other, tmp_path / "fifo", tmp_path):
-        with pytest.raises(BaselineError, match=f"{path} exists, .* Name another file, or move it away"):
+        with pytest.raises(BaselineError, match=f"{path} exists, .* Use another name, or move the file away"):
             check_replaceable(path, lambda path: "score" in path.read_text())

@@ -138,5 +138,5 @@ def test_an_edit_while_a_run_uses_the_code_is_an_error(code):
     assert code("parts/deep.py", "= 2", "= 2  # the same", fresh=False) == before
     with pytest.raises(BaselineError, match=r"parts/deep.py: edited since this run began. Start it again"):
         code("parts/deep.py", "= 2", "= 3", fresh=False)
-    with pytest.raises(BaselineError, match=r"deep.py, line 1: .* Correct it"):
+    with pytest.raises(BaselineError, match=r"deep.py, line 1: .* Fix this line"):
         code("parts/deep.py", "= 3", "=", fresh=False)

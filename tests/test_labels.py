@@ -77,7 +77,7 @@ def test_labels_of_2020_are_one_list(tmp_path):
     assert {clip.name: clip.is_anomaly for clip in clips} == {name: name.endswith("1.wav") for name in names}
     assert not any(clip.is_target for clip in clips)
     write_labels(TOY_2020, tmp_path, "eval_data_list.csv", lines[:13])
-    with pytest.raises(BaselineError, match="no labels of ToyConveyor in it"):
+    with pytest.raises(BaselineError, match="no labels for ToyConveyor"):
         find_clips(TOY_2020, tmp_path, "test", TOY_2020.sections)
     write_labels(TOY_2020, tmp_path, "eval_data_list.csv", [*lines[13:15], f"{names[0]},normal_{names[0]},1"])
     with pytest.raises(BaselineError, match=f"line 3: expected .* not '{names[0]},normal_{names[0]},1'"):
@@ -107,12 +107,12 @@ def test_labels_of_a_list_of_labelled_names(tmp_path, caplog, file):
     assert caplog.text == ""
     ground_truth(GRINDER, tmp_path, "00", {"section_00_0000.wav": (0, 1), "section_00_0001.wav": (0, 0)})
     assert not any(clip.is_anomaly for clip in find_clips(GRINDER, tmp_path, "test", ("00",)))
-    assert f"{file} has other labels of 1 clips of grinder, such as section_00_0001.wav, than the other" in caplog.text
+    assert f"{file} and other label files disagree on 1 clip(s) of grinder, such as section_00_0001.wav" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("n_clips", "words"),
-    [(3, r"section_00_0002\.wav: no label of this clip"), (1, r"section_00_0001\.wav has a label in .*no such clip")],
+    [(3, r"section_00_0002\.wav: no label for this clip"), (1, r"section_00_0001\.wav has a label in .*no such clip")],
 )
 def test_clips_and_a_list_must_match(tmp_path, n_clips, words):
     lay_out(GRINDER, tmp_path, names_of("00", n_clips))
@@ -141,9 +141,13 @@ def test_labels_of_2021_have_a_file_for_each_domain(tmp_path):
 @pytest.mark.parametrize(
     ("n_clips", "labelled", "words"),
     [
-        (3, names_of("04", 2), r"section_04_0002\.wav: no label of this clip in .*eval_data"),
+        (3, names_of("04", 2), r"section_04_0002\.wav: no label for this clip in .*eval_data"),
         (2, names_of("04", 3), r"section_04_0002\.wav has a label in .*, but there is no such clip"),
-        (2, [*names_of("04", 2), "section_03_0000.wav"], r"section_04_test\.csv: section_03_0000\.wav is in another"),
+        (
+            2,
+            [*names_of("04", 2), "section_03_0000.wav"],
+            r"section_04_test\.csv: section_03_0000\.wav is also in another",
+        ),
     ],
 )
 def test_clips_and_labels_must_match(tmp_path, n_clips, labelled, words):
@@ -160,7 +164,7 @@ def test_one_folder_without_the_other(tmp_path, folder):
     lay_out(GRINDER, tmp_path, labels)
     ground_truth(GRINDER, tmp_path, "00", labels)
     shutil.rmtree(GRINDER.split_directory(tmp_path) / folder)
-    with pytest.raises(BaselineError, match=f"Put all of the organisers' label folders.*{folder}"):
+    with pytest.raises(BaselineError, match=f"Copy all of the organisers' label folders.*{folder}"):
         find_clips(GRINDER, tmp_path, "test", ("00",))
 
 
@@ -172,9 +176,12 @@ def test_one_folder_without_the_other(tmp_path, folder):
         ("section_00_0000.wav,b,1\n", "line 1: expected a clip and 0 or 1"),
         ("section_00_0000.wav,0\nsection_00_0001.wav\n", "line 2: expected a clip and 0 or 1"),
         ("section_00_0000.wav,section_00_0000.wav\n", "line 1: expected a clip and 0 or 1"),
-        ("section_00_0000.wav,1\nsection_00_0000.wav,0\n", "line 2: section_00_0000.wav has another label further up"),
+        (
+            "section_00_0000.wav,1\nsection_00_0000.wav,0\n",
+            "line 2: section_00_0000.wav has a different label in an earlier line",
+        ),
         ('"section_00_0000.wav,0\n', "cannot read"),
-        ("", "no labels of grinder in it"),
+        ("", "no labels for grinder"),
     ],
 )
 def test_files_that_are_no_labels(tmp_path, text, words):
@@ -204,7 +211,7 @@ def test_renamed_clips_replace_those_without_labels(tmp_path):
     assert [clip.is_target for clip in clips] == ["target" in clip.name for clip in clips]
 
     write_wav(directory / "test_rename" / renamed[2], seconds=0.1)
-    with pytest.raises(BaselineError, match=r"grinder: test/ and test_rename/ must hold the same clips"):
+    with pytest.raises(BaselineError, match=r"grinder: test/ and test_rename/ do not contain the same clips"):
         find_clips(GRINDER, tmp_path, "test", ("00",))
     ground_truth(GRINDER, tmp_path, "00", labels_of(names))  # the organisers' files override the names
     assert [clip.name for clip in find_clips(GRINDER, tmp_path, "test", ("00",))] == names
@@ -277,8 +284,8 @@ def test_labels_are_downloaded(server, tmp_path):
 @pytest.mark.parametrize(
     ("contents", "words"),
     [
-        (None, "ground_truth_grinder_section_00_test.csv: no such file of labels"),
-        (b"<html>, not found </html>", "not a file of labels"),
+        (None, "ground_truth_grinder_section_00_test.csv: no such label file"),
+        (b"<html>, not found </html>", "not a label file"),
         (b"section_00_0000.wav,1\n", ""),  # and no domains: half of the labels would be worse than none
     ],
 )
@@ -306,5 +313,5 @@ def test_labels_without_a_known_address(server, tmp_path, caplog):
     polisher = find_machine("DCASE2025T2Polisher", "eval")
     del polisher.dataset.labels["download"]
     assert download([polisher], tmp_path, ["labels"], server.url) == []
-    assert "where the labels of DCASE2025T2 are published is not known here" in caplog.text
+    assert "the catalog has no address for the labels of DCASE2025T2" in caplog.text
     assert server.requests == []

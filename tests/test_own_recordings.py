@@ -125,7 +125,11 @@ def test_other_rates_are_resampled_when_a_rate_is_named(tmp_path):
     ("make", "options", "words"),
     [
         (lambda path: path.write_text("no sound"), [], r"a\.wav: not a readable wav file"),
-        (lambda path: soundfile.write(path, [np.nan] * 9000, 16000, "FLOAT"), [], r"a\.wav: holds samples that"),
+        (
+            lambda path: soundfile.write(path, [np.nan] * 9000, 16000, "FLOAT"),
+            [],
+            r"a\.wav: some samples are infinite or NaN",
+        ),
         (lambda path: write_wav(path, channels=8), [], r"a\.wav: 8 channels. Choose one: --channel 1 to 8"),
         (lambda path: write_wav(path, channels=8), ["--channel", "9"], r"a\.wav: 8 channels. Choose one"),
         (lambda path: path.with_suffix(".mp3").write_bytes(b"mp3"), [], r"--train .*: no \.wav or \.flac files found"),
@@ -273,10 +277,10 @@ def test_own_datasets_are_found_beside_their_data(tmp_path, capsys):
     assert machine_of_path(place / "pumps/dev_data/raw/Pump/train/a.wav") == machine
     assert machine_of_path(directory / "train/a.wav").dataset.name == "Workshop"
     with pytest.raises(
-        UsageError, match=f"no machine type 'WorkshopPump'.* looked for in --dataset_directory {tmp_path}"
+        UsageError, match=f"no machine type 'WorkshopPump'.* expected in --dataset_directory {tmp_path}"
     ):
         find_machine("WorkshopPump", "dev", tmp_path)
-    with pytest.raises(UsageError, match=f"unknown dataset 'Workshop'.* looked for in --dataset_directory {tmp_path}"):
+    with pytest.raises(UsageError, match=f"unknown dataset 'Workshop'.* expected in --dataset_directory {tmp_path}"):
         find_dataset("Workshop", tmp_path)
     with pytest.raises(UsageError, match="unknown dataset 'Workshop'"):
         find_dataset("Workshop")
@@ -321,12 +325,12 @@ def test_damaged_catalog_files_are_left_out_and_never_overwritten(tmp_path, capl
     path.write_text(path.read_text() + "channels: 2\n")
     caplog.clear()
     assert find_dataset("DCASE2024T2", tmp_path / "data")
-    assert f"left out: {path}: not a catalog file: line 17: the key 'channels' is there twice" in caplog.text
-    with pytest.raises(UsageError, match=f"{path}: not a catalog file"):
+    assert f"ignored: {path}: not a valid catalog file: line 17: the key 'channels' appears twice" in caplog.text
+    with pytest.raises(UsageError, match=f"{path}: not a valid catalog file"):
         run_import(tmp_path, "--train", folder, machine="Saw")
     assert "channels: 2" in path.read_text()
     path.write_bytes(b"\xff")
-    with pytest.raises(UsageError, match=f"{path}: not a catalog file"):
+    with pytest.raises(UsageError, match=f"{path}: not a valid catalog file"):
         run_import(tmp_path, "--train", folder)
 
 

@@ -220,7 +220,7 @@ def test_features_are_not_computed_without_the_variables(demo_data, tmp_path):
         ("linux", "aarch64", None, "this is Linux on aarch64"),
         ("linux", "x86_64", "fpu avx", "this one has no avx2 and no fma"),
         ("linux", "x86_64", "fpu avx2", "this one has no fma"),
-        ("linux", "x86_64", None, "what this one has is not known"),
+        ("linux", "x86_64", None, "the features of this one are unknown"),
     ],
 )
 def test_unsuitable_machines(monkeypatch, tmp_path, system, machine, flags, message):

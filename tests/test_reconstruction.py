@@ -54,7 +54,7 @@ def test_contributions_by_hand():
 
 @pytest.mark.parametrize("score", [lambda r: (r > 1).sum(), lambda r: 1.0])
 def test_a_score_without_a_derivative_is_an_error(score):
-    with pytest.raises(BaselineError, match="contributions to the score need its derivative"):
+    with pytest.raises(BaselineError, match="the score is not differentiable"):
         contributions(score, torch.randn(K, P * M))
 
 

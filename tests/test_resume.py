@@ -49,7 +49,7 @@ def restart(workspace: Workspace, *options: str) -> None:
 def test_a_finished_training_is_left_as_it_is(trained, resumable, capsys):
     before = {path: path.stat().st_mtime_ns for path in resumable.model().iterdir() if path.suffix in (".pth", ".csv")}
     restart(resumable)
-    assert "fan: trained already, 3 epochs" in capsys.readouterr().out
+    assert "fan: already trained, 3 epochs" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
@@ -308,6 +308,6 @@ def test_a_script_goes_on_with_what_is_not_finished(tmp_path):
     )
     finished = workspace.script("01_train_2024t2.sh", "-d", "--epochs", "12", "--restart", JOBS="2")
     assert finished.returncode == 0, finished.stderr
-    assert "fan: trained already, 12 epochs" in finished.stdout
+    assert "fan: already trained, 12 epochs" in finished.stdout
     assert "slider: trained 12 epochs" in finished.stdout
     assert "resuming after epoch" in (workspace.model("slider") / "train.log").read_text()

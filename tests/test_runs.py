@@ -145,7 +145,7 @@ def test_a_score_equal_to_the_threshold_is_normal(trained, workspace, monkeypatc
 @pytest.mark.parametrize(
     ("lock", "arguments", "message"),
     [
-        ("model .training.lock", SHORT, "waiting for another run that trains the same model"),
+        ("model .training.lock", SHORT, "waiting for another run that is training the same model"),
         ("model .files.lock", SHORT, "writing the model(.|\n)*waiting for .*files.lock"),
         ("model .files.lock", ["--test_only"], "waiting for .*files.lock"),
         ("result ../.seed13711_fan.lock", ["--test_only"], "waiting for another run that writes results of fan"),
@@ -252,8 +252,8 @@ MISTAKES = [
     (change_clip(lambda _: b"RIFF nonsense" * 100), SHORT, ["_0003_", "not a readable wav"]),
     (change_clip(lambda contents: contents[:20_000]), SHORT, ["_0003_", "truncated"]),
     (other_clip(rate=8000), SHORT, ["_0003_", "8000 Hz", "16000 Hz"]),
-    (other_clip(channels=2), SHORT, ["_0003_", "2 channel(s) where 1 expected", "--mono"]),
-    (nothing, [*SHORT, "--mono", "False"], ["1 channel(s) where 2 expected", "--mono True"]),
+    (other_clip(channels=2), SHORT, ["_0003_", "2 channel(s), expected 1", "--mono"]),
+    (nothing, [*SHORT, "--mono", "False"], ["1 channel(s), expected 2", "--mono True"]),
     (other_clip(seconds=0.1), SHORT, ["_0003_", "too short", "--frames"]),
     (lambda w: w.clip(CLIP).rename(w.clip(CLIP).with_name("a.wav")), SHORT, ["a.wav", "not a clip name"]),
     (nothing, [*SHORT, "--batch_size", "2000"], ["--batch_size 2000", "1380 training vectors of fan"]),

@@ -131,7 +131,7 @@ def test_threshold_is_a_quantile_of_the_fitted_distribution():
 def test_covariances_that_are_not_finite():
     covariances = ResidualCovariances(M, torch.device("cpu"))
     covariances.add(torch.full((4, M * P), float("inf")), torch.zeros(4, dtype=torch.bool))
-    with pytest.raises(BaselineError, match="residual covariances are not finite numbers"):
+    with pytest.raises(BaselineError, match="residual covariances are not finite"):
         covariances.source_and_target()
 
 

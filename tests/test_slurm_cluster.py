@@ -143,7 +143,7 @@ def assert_complete(workspace: Workspace, local: Workspace) -> None:
     assert contents(workspace) == contents(local)
     again = Sweep(workspace)
     again.finish()
-    assert all(again.log(task).count("trained already, 80 epochs") == 1 for task in range(1, 5))
+    assert all(again.log(task).count("already trained, 80 epochs") == 1 for task in range(1, 5))
     assert contents(workspace) == contents(local)
 
 

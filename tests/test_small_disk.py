@@ -99,7 +99,7 @@ def test_read_only_disk(on_a_small_disk):
         assert but_features(trial) == before["files"]
     for trial in (data, both):
         assert trial["error"] is None
-        assert "the features are not cached, and will be computed again next time: cannot write" in trial["stderr"]
+        assert "the features are not cached and will be computed again next time: cannot write" in trial["stderr"]
     assert not any(data["files"][name] == before["files"][name] for name in MODEL)
     changed = {name for name in both["files"] if both["files"][name] != before["files"].get(name)}
     assert {Path(name).name for name in changed} >= {"decision_result_fan_section_00_test.csv", "anomaly_score_fan.png"}

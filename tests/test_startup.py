@@ -57,7 +57,7 @@ def test_unsuitable_python_and_system(monkeypatch):
         startup.check_python()
     monkeypatch.undo()
     monkeypatch.setitem(sys.modules, "fcntl", None)
-    with pytest.raises(SystemExit, match="needs Linux or macOS. On Windows, use WSL"):
+    with pytest.raises(SystemExit, match="Linux or macOS is required. On Windows, use WSL"):
         startup.check_python()
 
 
@@ -65,7 +65,7 @@ def test_other_packages_than_required(tmp_path, monkeypatch, interactive, capsys
     (tmp_path / "requirements.txt").write_text('tqdm==4.0.1  # a comment\nnumpy==1.1; python_version < "3.11"\n')
     monkeypatch.setattr(startup, "ROOT", tmp_path)
     startup.prepare()
-    assert "other versions than in requirements.txt, which were tested together: tqdm 4." in capsys.readouterr().err
+    assert "packages differ from those tested together (requirements.txt): tqdm 4." in capsys.readouterr().err
     monkeypatch.setenv("NAME_IN_LOOP", "fan")  # said once
     startup.prepare()
     assert capsys.readouterr().err == ""

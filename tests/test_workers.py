@@ -71,7 +71,7 @@ def test_another_process_gives_the_same_features(monkeypatch, clips, tmp_path):
     monkeypatch.delenv("PYTHONPATH")
     monkeypatch.chdir(tmp_path)  # the project is found from anywhere
     other_process = compute_log_mels(clips, CONFIG, 1)
-    monkeypatch.setattr(workers, "LEAST", 1000)
+    monkeypatch.setattr(workers, "MIN_ITEMS", 1000)
     this_process = compute_log_mels(clips, CONFIG, 1)
     assert np.array_equal(other_process.frames, this_process.frames)
     assert np.array_equal(other_process.lengths, this_process.lengths)
@@ -97,7 +97,7 @@ def test_threads_are_as_many_as_cores(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("function", "words"), [(refuse, "item 50 is bad"), (end, "was killed"), (fail, "ended too early")]
+    ("function", "words"), [(refuse, "item 50 is bad"), (end, "was killed"), (fail, "stopped unexpectedly")]
 )
 def test_errors_are_reported(function, words, capfd):
     with pytest.raises(BaselineError, match=words):

@@ -1,1 +1,1 @@
-"""Published archives and labels: where they are, how they are fetched, unpacked and verified."""
+"""Download, unpack and verify published archives and labels."""

@@ -1,6 +1,6 @@
-"""Zip archive → a machine type's directory, complete or absent; and whether that directory is still intact.
+"""Unpack the zip archive of a machine type, completely or not at all, and verify the unpacked files.
 
-Each unpacked archive leaves its manifest in the directory: name, size and CRC-32 of every file.
+For each unpacked archive, the directory contains a manifest with the name, size and CRC-32 of every file.
 """
 
 import json
@@ -22,18 +22,18 @@ from datasets.catalog import Archive, Machine
 from datasets.clips import SPLIT_DIRECTORIES, wav_files
 from files import cannot_write, set_aside, write_text
 
-MOST_UNPACKED = 50  # times an archive's size; clips take 1 to 2 times
-SMALL = 1 << 28  # bytes; an archive may always unpack to that much
-# What zipfile raises for a damaged archive (RuntimeError: encrypted, or an unknown compression).
+MAX_EXPANSION = 50  # largest ratio of unpacked to archive size; clips have a ratio of 1 to 2
+ALWAYS_ALLOWED = 1 << 28  # bytes that any archive may unpack to
+# Raised by zipfile for a damaged archive (RuntimeError: encrypted, or unknown compression).
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, struct.error)
-REPLACED = "replaced"  # the directory of files that others have taken the place of: they may be a user's
-JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")  # added by the system that an archive was made on
+REPLACED = "replaced"  # directory for files that were replaced: they may be the user's own
+JUNK = ("__MACOSX", ".DS_Store", "Thumbs.db")  # added by the system that created the archive
 
 log = logging.getLogger("baseline")
 
 
 class Entry(NamedTuple):
-    """Size (bytes) and CRC-32 of a file."""
+    """The size (bytes) and CRC-32 of a file."""
 
     size: int
     crc: int
@@ -41,13 +41,13 @@ class Entry(NamedTuple):
 
 @dataclass
 class Findings:
-    """The state of an archive's files, by names relative to the machine type's directory."""
+    """The state of an archive's files. Names are relative to the directory of the machine type."""
 
-    files: int  # number
+    files: int  # number of files
     missing: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
-    surplus: list[str] = field(default_factory=list)
-    note: str = ""  # why missing files cannot be known
+    surplus: list[str] = field(default_factory=list)  # clips that are not in the archive
+    note: str = ""  # why missing files cannot be detected
 
     @property
     def intact(self) -> bool:
@@ -55,7 +55,7 @@ class Findings:
 
 
 def read_manifest(machine: Machine, dataset_directory: Path, archive: Archive) -> dict[str, Entry] | None:
-    """File → entry of an unpacked archive, or None without a readable manifest."""
+    """Read the manifest of an unpacked archive: file → entry, or None if there is no readable manifest."""
     path = machine.directory(dataset_directory) / _manifest_name(archive)
     try:
         listed = json.loads(path.read_text(encoding="utf-8"))["files"]
@@ -63,14 +63,14 @@ def read_manifest(machine: Machine, dataset_directory: Path, archive: Archive) -
     except FileNotFoundError:
         return None
     except (LookupError, ValueError, TypeError, AttributeError, OverflowError) as error:
-        log.warning("%s is damaged (%s) and will be ignored.", path, error)
+        log.warning("%s is damaged (%s) and is ignored.", path, error)
         return None
 
 
 def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
-    """Compare the files of a directory with an archive's entries, byte by byte (CRC-32).
+    """Compare the files in a directory with the entries of an archive, by size and CRC-32.
 
-    Clips in the same subdirectories that are not among `files` are surplus.
+    Clips in the same subdirectories that are not in `files` are reported as surplus.
     """
     findings = Findings(files=len(files))
     for name, entry in tqdm(files.items(), desc=f"verify {directory.name}", unit="file", disable=None, leave=False):
@@ -86,18 +86,18 @@ def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
 
 
 def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Path) -> None:
-    """Unpack what is missing or damaged in the directory of a machine type.
+    """Unpack the files that are missing or damaged in the directory of a machine type.
 
-    The files are written beside it and renamed when all are complete, the manifest last: an interrupted call leaves a
-    complete directory or none. Intact files are left alone.
+    Files are written to a temporary directory and renamed when all are complete, the manifest last. An interrupted call
+    therefore leaves a complete directory or none. Intact files are not changed.
 
     Raises:
-        BaselineError: the archive is damaged, holds something else, or would write outside of the directory; the
-            directory holds other data; the disk is full.
+        BaselineError: the archive is damaged, has unexpected contents or would write outside the directory, the
+            directory contains other data, or the disk is full.
     """
-    directory = machine.directory(dataset_directory).resolve()  # a link may lead to another disk
+    directory = machine.directory(dataset_directory).resolve()  # may be a link to another disk
     staging = directory.with_name(f".{machine.name}.unpacking")
-    shutil.rmtree(staging, ignore_errors=True)  # of a killed call
+    shutil.rmtree(staging, ignore_errors=True)  # left by a killed process
     try:
         with zipfile.ZipFile(path) as zip_file:
             members = _members(zip_file, archive, machine)
@@ -105,33 +105,35 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
             findings = compare(directory, files)
             if read_manifest(machine, dataset_directory, archive) is None:
                 _check_other_data(directory, archive, findings)
-                for name in findings.corrupt:  # from another archive of this machine type, such as attributes_00.csv
+                for (
+                    name
+                ) in findings.corrupt:  # belongs to another archive of this machine type, such as attributes_00.csv
                     del files[name]
                 findings.corrupt.clear()
             needed = findings.missing + findings.corrupt
             for name in tqdm(needed, desc=f"unpack {machine.name}", unit="file", disable=None, leave=False):
                 members[name].filename = name
-                zip_file.extract(members[name], staging)  # and check its CRC-32
+                zip_file.extract(members[name], staging)  # also checks the CRC-32
         manifest = {"archive": archive.name, "record": archive.record, "files": files}
         write_text(staging / _manifest_name(archive), json.dumps(manifest))
         replaced = machine.split_directory(dataset_directory) / REPLACED / machine.name
         for name in findings.corrupt:
             set_aside(directory / name, replaced / name)
         if findings.corrupt:
-            text = "%d files of %s, such as %s, differ from %s. They are replaced, and kept in %s."
+            text = "%d file(s) of %s, such as %s, differ from %s. They are replaced; the old files are kept in %s."
             log.warning(text, len(findings.corrupt), machine.name, findings.corrupt[0], archive.name, replaced)
         _move(staging, directory)
     except ZIP_ERRORS as error:
-        raise BaselineError(f"{path} cannot be unpacked: {error}. Remove it, then download again.") from error
+        raise BaselineError(f"{path} cannot be unpacked: {error}. Remove it and download again.") from error
     except OSError as error:
         raise cannot_write(staging, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    log.info("%s unpacked, %d of %d files", archive.name, len(needed), findings.files)
+    log.info("%s: unpacked %d of %d files", archive.name, len(needed), findings.files)
 
 
 def is_clip(name: str) -> bool:
-    """Whether a file is a clip, by its name."""
+    """Whether a file name is that of a clip."""
     return name.lower().endswith(".wav")
 
 
@@ -140,20 +142,20 @@ def _manifest_name(archive: Archive) -> str:
 
 
 def _check_other_data(directory: Path, archive: Archive, findings: Findings) -> None:
-    """Raise BaselineError if a directory holds clips that are not from the archive."""
+    """Raise BaselineError if a directory contains clips that are not from the archive."""
     others = [*filter(is_clip, findings.corrupt), *findings.surplus]
     if others:
         raise BaselineError(
-            f"{directory} holds other data than {archive.name} (such as {others[0]}). Move the directory "
-            "away, then download again."
+            f"{directory} contains clips that are not from {archive.name}, such as {others[0]}. Move the directory "
+            "away and download again."
         )
 
 
 def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> dict[str, zipfile.ZipInfo]:
-    """The files of an archive by their names relative to the machine type's directory.
+    """The files in an archive, by name relative to the directory of the machine type.
 
     Raises:
-        ValueError: a file is unsafe to unpack, or the archive is not that of the machine type.
+        ValueError: a file is not safe to unpack, or the archive belongs to another machine type.
     """
     members: dict[str, zipfile.ZipInfo] = {}
     for member in zip_file.infolist():
@@ -162,27 +164,27 @@ def _members(zip_file: zipfile.ZipFile, archive: Archive, machine: Machine) -> d
         if not name or member.is_dir() or any(part in JUNK or part.startswith("._") for part in parts):
             continue
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{member.filename} is packed in an unusual way")
+            raise ValueError(f"{member.filename} uses an unsupported compression method")
         members[name] = member
     unpacked = sum(member.file_size for member in members.values())
-    if unpacked > MOST_UNPACKED * Path(zip_file.filename).stat().st_size + SMALL:  # made to fill the disk
-        raise ValueError(f"it would unpack to {unpacked / 1e6:.0f} MB, more than {MOST_UNPACKED} times its size")
+    if unpacked > MAX_EXPANSION * Path(zip_file.filename).stat().st_size + ALWAYS_ALLOWED:  # a zip bomb
+        raise ValueError(f"it would unpack to {unpacked / 1e6:.0f} MB, more than {MAX_EXPANSION} times its size")
     with_clips = {name.split("/")[0] for name in members if is_clip(name)}
     if not all(with_clips & set(SPLIT_DIRECTORIES[split]) for split in archive.holds):
-        raise ValueError(f"no {' and '.join(f'{machine.name}/{split}/' for split in archive.holds)} in it")
+        raise ValueError(f"it does not contain {' and '.join(f'{machine.name}/{split}/' for split in archive.holds)}")
     return members
 
 
 def _safe_path(name: str) -> PurePosixPath:
-    """The path of a file in an archive or a manifest. Raises ValueError if it could lead out of the directory."""
+    """The path of a file in an archive or a manifest. Raises ValueError if it could be outside the directory."""
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"a file name that leads outside of its directory, {name[:300]!r}")
+        raise ValueError(f"the file name {name[:300]!r} leads outside the directory")
     return path
 
 
 def _move(staging: Path, directory: Path) -> None:
-    """Rename the whole directory; or if it exists, each part that it lacks, the manifest last."""
+    """Rename the whole directory. If the target exists, move the missing parts into it, the manifest last."""
     if not directory.exists():
         staging.replace(directory)
         return

@@ -1,4 +1,4 @@
-"""Missing, corrupt and surplus clips of a dataset on disk. Nothing is downloaded."""
+"""Find missing, corrupt and surplus clips on disk. Downloads nothing."""
 
 from pathlib import Path
 
@@ -10,10 +10,9 @@ from datasets.download.archives import Findings, compare, read_manifest
 
 
 def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Findings:
-    """Compare the files on disk with the manifest that unpacking left.
+    """Compare the files on disk with the manifest that was written when the archive was unpacked.
 
-    Without a manifest, the clips are opened one by one: damaged and misplaced ones are found, missing ones cannot be
-    known.
+    Without a manifest, each clip is opened. This finds damaged and misplaced clips, but not missing ones.
     """
     directory = machine.directory(dataset_directory)
     files = read_manifest(machine, dataset_directory, archive)
@@ -21,14 +20,14 @@ def validate(machine: Machine, archive: Archive, dataset_directory: Path) -> Fin
         return compare(directory, files)
     parts = [directory / name for split in archive.holds for name in SPLIT_DIRECTORIES[split]]
     if not any(part.is_dir() for part in parts):
-        return Findings(0, note="not there")
+        return Findings(0, note="not found")
     return _check_clips(machine, [wav_files(part) for part in parts])
 
 
 def _check_clips(machine: Machine, parts: list[list[Path]]) -> Findings:
     paths = sorted(path for part in parts for path in part)
     copies = {copy for part in parts for copy in find_copies(part)}
-    findings = Findings(len(paths), note="without a manifest: clips may be missing")
+    findings = Findings(len(paths), note="no manifest: clips may be missing")
     for path in paths:
         name = f"{path.parent.name}/{path.name}"
         try:
