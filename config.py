@@ -20,6 +20,7 @@ import yaml
 
 log = logging.getLogger("baseline")
 
+VERSION = "1.0.0"  # also in CITATION.cff and CHANGELOG.md
 ROOT = Path(__file__).resolve().parent
 DEFAULTS_FILE = ROOT / "baseline.yaml"
 DEFAULT_MAX = 100_000_000  # largest number allowed for parameters without their own limit
@@ -303,6 +304,7 @@ def option_parser(prog: str, description: str, options: Iterable[str] | None = N
         epilog="See baseline.yaml for default values, units and details.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=VERSION)
     command_line_only = parser.add_argument_group("command line only")
     also_in_file = parser.add_argument_group("defaults in baseline.yaml")
     for key in FIELDS if options is None else options:

@@ -6,9 +6,7 @@ import runpy
 import pytest
 import yaml
 
-from config import FIELDS, ROOT
-
-VERSION = "1.0.0"
+from config import FIELDS, ROOT, VERSION
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 SOURCES = "".join(path.read_text(encoding="utf-8") for path in [*ROOT.glob("t*/**/*.py"), *ROOT.glob("tools/*.sh")])

@@ -141,9 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
         directory = root / "raw" / name
         with alone(root / ".demo.lock"):
             is_new = make_machine(directory, name, machines[name], options)
-        show(
-            f"{name}: {'generated' if is_new else 'found'} {args.train_clips} training and {args.test_clips} test clips"
-        )
+        what = "generated" if is_new else "found"
+        show(f"{name}: {what} {args.train_clips} training and {args.test_clips} test clips")
     show(f"-> {root / 'raw'}")
 
 

@@ -20,7 +20,7 @@ import torch
 import yaml
 from torch import nn
 
-from config import EARLIER_VALUES, BaselineError, Config
+from config import EARLIER_VALUES, VERSION, BaselineError, Config
 from files import alone, atomic_paths, csv_text
 from fingerprints import git_revision, sha256_of
 from networks.scores import SCORES
@@ -66,6 +66,7 @@ def save_model(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "sampling_rate": sampling_rate,
         "versions": {
+            "baseline": VERSION,
             "python": platform.python_version(),
             "torch": str(torch.__version__),  # includes the CUDA version of the build
             **{name: version(name) for name in PACKAGES},
