@@ -290,7 +290,9 @@ def load_config(arguments: Sequence[str] | None = None, defaults_file: Path = DE
         UsageError: a key or option is unknown or missing, or a value has the wrong type or is out of range.
     """
     description = "Train an autoencoder on the normal clips of one machine type, then score its test clips."
-    return parse_options(option_parser("train.py", description), arguments, defaults_file)[1]
+    parser = option_parser("train.py", description)
+    parser.usage = "train.py --dataset DCASE2024T2fan -d|-e [options]"
+    return parse_options(parser, arguments, defaults_file)[1]
 
 
 def option_parser(prog: str, description: str, options: Iterable[str] | None = None) -> argparse.ArgumentParser:

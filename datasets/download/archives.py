@@ -105,9 +105,7 @@ def unpack(path: Path, archive: Archive, machine: Machine, dataset_directory: Pa
             findings = compare(directory, files)
             if read_manifest(machine, dataset_directory, archive) is None:
                 _check_other_data(directory, archive, findings)
-                for (
-                    name
-                ) in findings.corrupt:  # belongs to another archive of this machine type, such as attributes_00.csv
+                for name in findings.corrupt:  # of another archive of this machine type, such as attributes_00.csv
                     del files[name]
                 findings.corrupt.clear()
             needed = findings.missing + findings.corrupt
