@@ -69,7 +69,7 @@ def _write_metrics_and_plots(
         if result:
             results[section] = result
     labelled = [result for result in results.values() if result.labelled]
-    summary = f"{sum(len(result.clips) for result in tested.values())} clips scored"
+    summary = []
     title = f"{machine.dataset.name} {machine.name}, {paths.config.score}"
     if labelled:
         run = Run(paths.config, machine.dataset)
@@ -81,11 +81,13 @@ def _write_metrics_and_plots(
         mean = MEANS[machine.dataset.official_score["mean"]]
         for name in ("AUC", "AUC (source)", "AUC (target)", "pAUC"):
             values = [rows[section][name] for section in tested if name in rows.get(section, ())]
-            summary += f", {name} {100 * mean(values):.2f} %" if values else ""
+            summary += [f"{name} {100 * mean(values):.2f} %"] if values else []
         save_plot("plot_roc", paths.roc_plot, title, labelled)
     else:
         remove(paths.metrics)  # old files would not match these scores
         remove(paths.roc_plot)
     save_plot("plot_scores", paths.score_plot, title, list(results.values()))
-    log.info("%s: %s -> %s", paths.config.score, summary, shown(paths.result_dir))
+    n_clips = sum(len(result.clips) for result in tested.values())
+    text = ", ".join(summary) or f"{n_clips} clips scored, without labels"
+    log.info("%s: %s -> %s", paths.config.score, text, shown(paths.result_dir))
     return {section: rows[section] for section in tested if section in rows}
