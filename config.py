@@ -149,7 +149,7 @@ def _parameter(
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """All parameters of a run. The comments in baseline.yaml give their units and meanings."""
+    """All parameters of a run. The comments in baseline.yaml and the texts here give their units and meanings."""
 
     dataset: str = _parameter(text, "dataset and machine type, such as DCASE2024T2fan", None)
     dev: bool = _parameter(None, "use the development dataset", alias="-d")
@@ -172,7 +172,7 @@ class Config:
     cache_directory: Path | None = _parameter(
         or_null(path), "directory for cached features (null: next to the clips)", if_missing="null"
     )
-    export_dir: str = _parameter(name, "name of the experiment, used as a directory name")
+    export_dir: str = _parameter(name, "name of the experiment, part of directory names")
     model: str = _parameter(text, "name of the network")
     score: str = _parameter(text, "anomaly score: MSE, MAHALA or MAHALA_FRAME")
     seed: int = _parameter(number(int, at_least=0, at_most=2**32 - 1), "random seed")
@@ -182,7 +182,7 @@ class Config:
     )
     gpu_id: int = _parameter(number(int, at_least=0), "index of the GPU", if_missing="0")
     log_interval: int = _parameter(number(int, at_least=1), "training batches between updates of the progress bar")
-    is_auto_download: bool = _parameter(boolean, "download clips that are missing")
+    is_auto_download: bool = _parameter(boolean, "download the clips of a machine type that has none")
     download_url: str | None = _parameter(
         or_null(text), "mirror to download from (null: Zenodo and GitHub)", if_missing="null"
     )
@@ -244,7 +244,7 @@ NO_RESULT_KEYS = (
 ONLY_TEST_KEYS = ("score", "max_fpr", "decision_threshold", "calibration")
 ONLY_TRAINING_KEYS = ("seed", "epochs", "batch_size", "learning_rate", "shuffle", "validation_split")
 VECTOR_KEYS = ("model", "frames", "frame_hop_length")
-# Parameters that features depend on. A new parameter belongs here unless it is in one of the lists above.
+# Parameters that features depend on. A new parameter is included unless it is in one of the lists above.
 FEATURE_KEYS = tuple(
     key for key in IN_FILE if key not in (*NO_RESULT_KEYS, *ONLY_TEST_KEYS, *ONLY_TRAINING_KEYS, *VECTOR_KEYS)
 )
@@ -306,7 +306,6 @@ def option_parser(prog: str, description: str, options: Iterable[str] | None = N
         epilog="See baseline.yaml for default values, units and details.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=VERSION)
     command_line_only = parser.add_argument_group("command line only")
     also_in_file = parser.add_argument_group("defaults in baseline.yaml")
     for key in FIELDS if options is None else options:
@@ -397,7 +396,7 @@ def seeds_of_environment() -> tuple[int, ...]:
 
 
 def cores() -> int:
-    """Number of CPU cores that this run may use: its share of them if JOBS runs execute in parallel."""
+    """Number of CPU cores that this run may use. With JOBS parallel runs, each gets an equal share."""
     import joblib  # respects the limits of containers
 
     available, jobs = joblib.cpu_count(), os.environ.get("JOBS", "")
@@ -436,8 +435,8 @@ def _check_together(config: Config) -> None:
     if config.download_url is not None and not _is_url(config.download_url):
         shown = re.split("[?#]", config.download_url.rpartition("@")[2])[0]  # without a password or token
         raise UsageError(
-            f"--download_url {shown}: not a URL such as https://mirror.example.org, without ? and #. Put a user name "
-            "and password in ~/.netrc. If they are in the URL, write / as %2F, ? as %3F and # as %23 in them."
+            f"--download_url {shown}: expected a URL such as https://mirror.example.org, without ? or #. Put a user "
+            "name and password in ~/.netrc. In the URL, write / in them as %2F, ? as %3F and # as %23."
         )
 
 

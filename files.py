@@ -199,7 +199,9 @@ def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
 
 @functools.cache  # warn once
 def _warn_of_locks(reason: str) -> None:
-    log.warning("a file system has no locks (%s). Do not run the same command twice at the same time.", reason)
+    log.warning(
+        "this file system does not support locks (%s). Do not run the same command twice at the same time.", reason
+    )
 
 
 @contextlib.contextmanager
@@ -215,5 +217,5 @@ def cannot_write(path: Path, error: OSError) -> BaselineError:
     """The BaselineError for an OSError while writing `path`."""
     return BaselineError(
         f"cannot write {path}: {error.strerror or error}. Check the directory's permissions and the free space. "
-        "To use other directories: --dataset_directory, --model_directory, --result_directory."
+        "Other directories can be set with --dataset_directory, --model_directory and --result_directory."
     )

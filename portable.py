@@ -1,6 +1,6 @@
 """The portable mode, --portable True: bitwise identical results on all x86-64 processors with AVX2 and FMA.
 
-Libraries have different code for each kind of processor, which rounds differently. Environment variables, read when a
+Libraries run different code on different processors, with different rounding. Environment variables, read when a
 library is loaded, select the code. There are no such variables for the square root in tools/training/adam.py and the
 logarithm in datasets/log_mel.py, which these files handle themselves.
 """

@@ -118,5 +118,5 @@ def _choose_cache():
         pass
 
 
-if __name__ == "__main__":  # used by the set-up
+if __name__ == "__main__":  # used by tools/setup/setup.sh
     check_python()

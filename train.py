@@ -91,8 +91,8 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     clips = find_clips(machine, config.dataset_directory, "train", machine.section_names(config.use_ids))
     log_mels = load_log_mels(clips, config, machine.channels(config), machine.cache_directory(config))
     vectors = Vectors(log_mels, clips, config.frames, config.frame_hop_length, device)
-    sizes = len(clips), len(vectors), vectors.dimension
-    log.info("%d training clips, %d vectors of %d values, on %s", *sizes, device_name(device))
+    where = device_name(device)
+    log.info("%d training clips, %d vectors of %d values, on %s", len(clips), len(vectors), vectors.dimension, where)
     identity = training_identity(config, clips, log_mels, train)
     if skip_if_trained and is_trained(paths, identity):
         log.info("already trained, %d epochs -> %s", config.epochs, shown(paths.model_dir))
@@ -107,7 +107,9 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             f"{machine.name}. Use a smaller batch size, or add clips."
         )
     network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
-    optimizer = Adam(network.parameters(), config.learning_rate, config.portable)  # or an optimizer of torch.optim
+    optimizer = Adam(
+        network.parameters(), config.learning_rate, config.portable
+    )  # or torch.optim.AdamW(network.parameters())
     state = TrainingState(network, optimizer, identity, device)
     state.start(config, paths)
 
@@ -163,8 +165,8 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
     rows = [LOG_COLUMNS, *state.history]
     save_model(config, paths, network, distributions, rows, identity, log_mels.sampling_rate, device)
     seconds = time.monotonic() - started
-    result = f"loss {epoch_losses[-1]:.2f}, validation loss {epoch_valid_losses[-1]:.2f}"
-    log.info("trained %d epochs in %.0f s, %s -> %s", state.epoch, seconds, result, shown(paths.model_dir))
+    result = f"loss {epoch_losses[-1]:.2f} (validation: {epoch_valid_losses[-1]:.2f})"
+    log.info("trained %d epochs in %.0f s on %s, %s -> %s", state.epoch, seconds, where, result, shown(paths.model_dir))
 
 
 def training_step(network: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> Tensor:

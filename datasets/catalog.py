@@ -275,7 +275,7 @@ def find_machine(dataset_and_machine: str, split: str, dataset_directory: Path |
         hint = nearest(dataset_and_machine, machines[split])
     raise UsageError(
         f"--dataset: no machine type '{dataset_and_machine}' in the {split} data.{hint} "
-        f"To list all names: python -m datasets.catalog.{_own_place(dataset_directory)}"
+        f"Run python -m datasets.catalog to list all names.{_own_place(dataset_directory)}"
     )
 
 

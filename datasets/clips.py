@@ -225,7 +225,7 @@ def _remedy(machine: Machine, dataset_directory: Path, names: tuple[str, ...]) -
         command = f"{shlex.join(['mkdir', '-p', str(target)])} && {shlex.join(['mv', *map(str, moved), str(target)])}"
         return f"{found} contains clips. If they belong to {machine.name}, move them: {command}"
     if not machine.archives:
-        return f"Import your recordings: tools/import_clips.py {name} {machine.name}. {place}"
+        return f"Import your recordings with tools/import_clips.py {name} {machine.name} --train FOLDER. {place}"
     return f"Download the clips: tools/data_download_20XX.sh {name} {split} --machines {machine.name}. {place}"
 
 

@@ -81,7 +81,7 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
             except BaselineError as error:
                 log.warning(
                     "the features are not cached and will be computed again next time: cannot write %s: %s. "
-                    "To use another directory: --cache_directory.",
+                    "Use --cache_directory to choose another directory.",
                     cache,
                     getattr(error.__cause__, "strerror", None) or error,
                 )

@@ -143,8 +143,8 @@ def contributions(score: Score, residuals: torch.Tensor) -> torch.Tensor:
 
     A contribution is a residual times the derivative of the score with respect to it. The contributions are scaled so
     that they add up to the score. For the mean squared error, a contribution is the squared residual divided by the
-    number of values. All scores here are quadratic in the residuals, so the scale is 1/2 (Euler's theorem on
-    homogeneous functions). With the Mahalanobis distance, some contributions are negative.
+    number of values. All scores here are homogeneous functions of degree 2, so the scale is 1/2 (Euler's theorem). With
+    the Mahalanobis distance, some contributions are negative.
 
     Raises:
         BaselineError: the score is not differentiable.

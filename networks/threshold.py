@@ -45,11 +45,11 @@ def fit_gamma(scores: Sequence[float]) -> Gamma | None:
 
 
 def fit_gammas(scores: dict[str, list[float]], calibration: str) -> dict[str, Gamma | None]:
-    """Fit a gamma distribution to the normal scores of each kind.
+    """Fit a gamma distribution to the normal scores of each score function.
 
     Args:
         scores: score name → scores of normal sounds.
-        calibration: what the scores are of, as in --calibration.
+        calibration: the value of --calibration, for the warning.
 
     Returns:
         Score name → distribution, or None with a warning if the fit fails.

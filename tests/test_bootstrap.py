@@ -314,5 +314,5 @@ def test_other_clips_are_not_compared(tmp_path, capsys):
     record.write_text(record.read_text().replace('"a1"', '"b2"', 1))
     _, differences = summarize_all(tmp_path, 20)
     text = capsys.readouterr().out
-    assert "MAHALA − MSE: unknown, because they were tested on different clips." in text
+    assert "MAHALA − MSE: no difference, because the two were tested on different clips." in text
     assert {row["column"] for row in differences} == set(MACHINES) - {"fan"}

@@ -118,7 +118,7 @@ def test_columns_of_the_summary_are_reserved():
     [
         ("DCASE2024T2FAN", "no machine type 'DCASE2024T2FAN' in the dev data. Did you mean 'DCASE2024T2fan'"),
         ("DCASE2024T2HairDryer", "belongs to the eval data: use -e"),
-        ("x", "'x' in the dev data. To list all names: python -m datasets.catalog"),
+        ("x", "'x' in the dev data. Run python -m datasets.catalog to list all names"),
     ],
 )
 def test_unknown_names(name, words):

@@ -319,4 +319,4 @@ def test_directory_that_cannot_be_written_costs_only_the_cache(clips, cache, cap
     cache.write_text("a file in the place of the directory")
     assert len(load_log_mels(clips, config(), 1, cache / "fan").lengths) == 3
     assert f"features are not cached and will be computed again next time: cannot write {cache}/fan/" in caplog.text
-    assert "To use another directory: --cache_directory.\n" in caplog.text
+    assert "Use --cache_directory to choose another directory.\n" in caplog.text

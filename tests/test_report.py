@@ -127,7 +127,7 @@ def test_reconstructions_of_this_model_only(tested, caplog):
     assert f"MSE: {clip.stem}" not in page.texts("figcaption")
     assert len(page.clip_rows()) == 16
     assert "MAHALA, seed 13711: fan 00 left out: " in page.text
-    assert "1 plots are older than the scores and left out" in caplog.text
+    assert "1 plots are left out because they are older than the scores" in caplog.text
 
 
 def change_section(run, **changes):

@@ -98,8 +98,8 @@ def test_wrong_options(workspace, script):
     messages = {
         "--epoch=3": "unknown option '--epoch'. Did you mean '--epochs'? See --help.",
         "--dataset=DCASE2024T2fan": "--dataset: this script runs all machine types. To run one, use train.py",
-        "--train_only": "--train_only: this script sets it.",
-        "--test_only": "--test_only: this script sets it.",
+        "--train_only": "--train_only: this script decides whether to train or to test.",
+        "--test_only": "--test_only: this script decides whether to train or to test.",
     }
     for option, message in messages.items():
         finished = workspace.script(script, *(["DCASE2024T2"] if script == SLURM_SCRIPT else []), "-d", option)

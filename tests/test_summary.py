@@ -285,7 +285,7 @@ def test_of_these_seeds_only(tmp_path, capsys, monkeypatch):
     table, text, _ = summarize_all(tmp_path, capsys)
     assert float(table["MSE", "AUC (source)", "mean"]["ToyCar"]) == pytest.approx(0.74)
     assert "seeds 1, 10, in percent" in text
-    assert "warning: MSE: no results of seed 7, 8, which SEEDS lists." in text
+    assert "warning: MSE: SEEDS contains 7, 8, but there are no results." in text
     monkeypatch.setenv("SEEDS", "3")
     with pytest.raises(BaselineError, match=r"no result_<machine>.csv with SEEDS='3' to summarize"):
         summarize.main(["DCASE2024T2", "-d", "--result_directory", str(tmp_path)])

@@ -26,18 +26,18 @@ SHOWN_NAMES = 10  # of missing, corrupt or extra clips
 
 
 def validate_all(machines: list[Machine], dataset_directory: Path, parts: Sequence[str]) -> bool:
-    """Print a table of all archives, then the missing, corrupt and extra clips. Returns whether all is in order."""
+    """Print a table of all archives, then the missing, corrupt and extra clips. Returns whether there are none."""
     archives = [(m, archive) for m in machines for archive in m.archives if set(archive.holds) & set(parts)]
     found = [(m.name, archive.name, validate(m, archive, dataset_directory)) for m, archive in archives]
-    rows = [(name, a, f.files, len(f.missing), len(f.corrupt), len(f.surplus), f.note) for name, a, f in found]
+    rows = [(name, a, f.files, len(f.missing), len(f.corrupt), len(f.extra), f.note) for name, a, f in found]
     show(tabulate(rows, ["machine type", "archive", "files", "missing", "corrupt", "extra", ""]))
     for machine, _, findings in found:
-        kinds = {"missing": findings.missing, "corrupt": findings.corrupt, "extra": findings.surplus}
+        kinds = {"missing": findings.missing, "corrupt": findings.corrupt, "extra": findings.extra}
         for kind, names in kinds.items():
             if names:
                 more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
                 log.info("%s, %s: %s%s", machine, kind, " ".join(names[:SHOWN_NAMES]), more)
-    return all(findings.intact and not findings.surplus and not findings.note for _, _, findings in found)
+    return all(findings.intact and not findings.extra and not findings.note for _, _, findings in found)
 
 
 def main(arguments: list[str] | None = None) -> bool:

@@ -48,11 +48,11 @@ from tools.training.paths import run_paths
 
 MEMORY_PER_RUN = 0.8e9  # bytes, for a full-size machine type
 JOBS_ON_A_GPU = 2  # one trains while the other reads clips, draws plots, or imports libraries
-# The options of the runs of a task of slurm_array.sh, in order
+# The runs of one task of slurm_array.sh: their options, in order
 RUNS_OF_A_TASK = ("--train_only --restart", "--test_only --score MSE", "--test_only --score MAHALA")
-# The options for the summary after them: where the results are. It shows all of them.
+# The options for the summary: where the results are. It shows all of them.
 SUMMARY_OPTIONS = {"dev", "eval", "dataset_directory", "model_directory", "result_directory", "export_dir"}
-SECONDS_TO_END = 5  # after a signal, before a run gets the next one
+SECONDS_TO_END = 5  # to wait for a run to end before it gets the next signal
 
 
 @dataclass(frozen=True)
@@ -173,7 +173,9 @@ def read_arguments(given: Sequence[str], dataset: str = "") -> tuple[str, list[s
         if name == "--dataset":
             raise UsageError(f"{name}: this script runs all machine types. To run one, use train.py {argument} ...")
         if name in ("--train_only", "--test_only"):
-            raise UsageError(f"{name}: this script sets it. Use another script, or train.py.")
+            raise UsageError(
+                f"{name}: this script decides whether to train or to test. Use another script, or train.py."
+            )
     return dataset, arguments
 
 

@@ -299,7 +299,7 @@ def import_clips(options: Namespace, config: Config) -> None:
     log.info("%d training and %d test clips, %d Hz -> %s", n_train, len(clips) - n_train, sampling_rate, directory)
     log.info("%s describes the dataset %s", path, name)
     if options.replace:
-        log.warning("models and results of earlier recordings of %s still exist. Train and test again", machine)
+        log.warning("models and results from earlier recordings of %s still exist. Train and test again.", machine)
     option = ["--dataset_directory", str(dataset_directory)] if "dataset_directory" in options.given else []
     log.info("next: %s", shlex.join(["tools/01_train_legacy.sh", name, "-d", *option]))
 

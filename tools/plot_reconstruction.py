@@ -7,7 +7,7 @@ The first form plots any clips. The path of a clip in a dataset gives its machin
 and -d or -e. The second form plots the clips of a machine type with the highest and the lowest scores, for each label
 if labels are known. --seed and -tag select the model, as for train.py.
 
-P: frames of a vector, M: mel bands, D = P * M, K: vectors of a clip, T: frames of a clip.
+P: frames per vector, M: mel bands, D = P * M, K: vectors of a clip, T: frames per clip.
 """
 
 import math

@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
         write_report(summary, report)
     elif report.exists():
-        log.warning("%s is of an earlier summary: --report writes it again", report)
+        log.warning("%s is from an earlier summary. Use --report to write it again.", report)
     width = terminal_width()
     show("\n".join(table.text(width) for name, table in tables.items() if name != "intervals"))
     show(f"-> {directory}")

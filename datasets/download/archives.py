@@ -46,7 +46,7 @@ class Findings:
     files: int  # number of files
     missing: list[str] = field(default_factory=list)
     corrupt: list[str] = field(default_factory=list)
-    surplus: list[str] = field(default_factory=list)  # clips that are not in the archive
+    extra: list[str] = field(default_factory=list)  # clips that are not in the archive
     note: str = ""  # why missing files cannot be detected
 
     @property
@@ -70,7 +70,7 @@ def read_manifest(machine: Machine, dataset_directory: Path, archive: Archive) -
 def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
     """Compare the files in a directory with the entries of an archive, by size and CRC-32.
 
-    Clips in the same subdirectories that are not in `files` are reported as surplus.
+    Clips in the same subdirectories that are not in `files` are reported as extra.
     """
     findings = Findings(files=len(files))
     for name, entry in tqdm(files.items(), desc=f"verify {directory.name}", unit="file", disable=None, leave=False):
@@ -81,7 +81,7 @@ def compare(directory: Path, files: Mapping[str, Entry]) -> Findings:
             findings.corrupt.append(name)
     for part in sorted({name.split("/")[0] for name in files if "/" in name}):
         clips = (f"{part}/{path.name}" for path in wav_files(directory / part))
-        findings.surplus += [clip for clip in clips if clip not in files]
+        findings.extra += [clip for clip in clips if clip not in files]
     return findings
 
 
@@ -141,7 +141,7 @@ def _manifest_name(archive: Archive) -> str:
 
 def _check_other_data(directory: Path, archive: Archive, findings: Findings) -> None:
     """Raise BaselineError if a directory contains clips that are not from the archive."""
-    others = [*filter(is_clip, findings.corrupt), *findings.surplus]
+    others = [*filter(is_clip, findings.corrupt), *findings.extra]
     if others:
         raise BaselineError(
             f"{directory} contains clips that are not from {archive.name}, such as {others[0]}. Move the directory "

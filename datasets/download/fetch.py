@@ -87,10 +87,10 @@ def _is_unpacked(machine: Machine, archive: Archive, dataset_directory: Path) ->
     if files is None:
         return False
     findings = compare(machine.directory(dataset_directory), files)
-    if findings.surplus:
+    if findings.extra:
         log.warning(
             "%d clip(s), such as %s, are not from %s, but are used as clips of %s. Move them away.",
-            *(len(findings.surplus), findings.surplus[0], archive.name, machine.name),
+            *(len(findings.extra), findings.extra[0], archive.name, machine.name),
         )
     if findings.intact:
         log.info("%s: all %d files verified", archive.name, findings.files)

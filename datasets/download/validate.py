@@ -1,4 +1,4 @@
-"""Find missing, corrupt and surplus clips on disk. Downloads nothing."""
+"""Find missing, corrupt and extra clips on disk. Downloads nothing."""
 
 from pathlib import Path
 
@@ -32,9 +32,9 @@ def _check_clips(machine: Machine, parts: list[list[Path]]) -> Findings:
         name = f"{path.parent.name}/{path.name}"
         try:
             if path in copies or parse_clip(path).section not in machine.sections:
-                findings.surplus.append(name)
+                findings.extra.append(name)
         except BaselineError:
-            findings.surplus.append(name)
+            findings.extra.append(name)
         try:
             if read_header(path).channels != machine.dataset.channels:
                 findings.corrupt.append(name)

@@ -48,7 +48,7 @@ class Tested:
         }[part]
 
 
-# What must be equal → the group of results in which it must be equal.
+# What must be equal → key of the group of results within which it must be equal.
 GROUPS: dict[str, Callable[[Tested], Any]] = {
     "training": lambda tested: tested.run.config.model_name_suffix,
     "test": lambda tested: tested.run.system,

@@ -27,7 +27,7 @@ from tools.results.runs import Run
 from tools.results.score_files import SectionScores
 
 SIGNIFICANCE = 0.05  # a difference with a smaller p is significant
-CONFIDENCE = 0.95  # of the intervals
+CONFIDENCE = 0.95  # level of the confidence intervals
 MIN_CLIPS = 20  # normal clips, and anomalous clips, that a metric needs
 
 log = logging.getLogger("baseline")
@@ -50,7 +50,7 @@ def confidence_interval(values: np.ndarray, value: float) -> tuple[float, float]
 def p_value(differences: np.ndarray, difference: float) -> float:
     """The two-sided p value of a difference: 1 minus the level of the confidence interval with one end at 0.
 
-    Args: see confidence_interval.
+    See confidence_interval for the arguments.
     """
     from scipy.special import ndtr
 
@@ -64,7 +64,7 @@ def _z_score(values: np.ndarray, value: float) -> float:
 
     equal = np.isclose(values, value, rtol=1e-12, atol=1e-12)
     below = np.sum((values < value) & ~equal) + np.sum(equal) / 2
-    return float(ndtri((below + 0.5) / (len(values) + 1)))  # + 0.5 and + 1: the share is never 0 or 1
+    return float(ndtri((below + 0.5) / (len(values) + 1)))  # + 0.5 and + 1: the fraction is never 0 or 1
 
 
 def find_intervals(resampled: pd.DataFrame, means: pd.Series) -> pd.DataFrame:

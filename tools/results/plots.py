@@ -2,7 +2,7 @@
 
 The colours are safe for colour-blind readers. ROC curves and reconstructions are as wide as a column of a paper.
 
-T: frames of a clip, M: mel bands.
+T: frames per clip, M: mel bands.
 """
 
 import functools

@@ -105,7 +105,9 @@ def _reconstructions(paths: RunPaths, machine: Machine) -> list[Path]:
     plots = sorted(paths.reconstruction_dir.glob("*.png"))
     current = [path for path in plots if path.stat().st_mtime >= tested]
     if older := len(plots) - len(current):
-        log.warning("%s: %d plots are older than the scores and left out.", paths.reconstruction_dir, older)
+        log.warning(
+            "%s: %d plots are left out because they are older than the scores.", paths.reconstruction_dir, older
+        )
     return current
 
 

@@ -109,7 +109,7 @@ def _problems_of_system(
 
 
 def released_clips(machine: Machine, dataset_directory: Path) -> set[str]:
-    """The names of a machine type's test clips on this disk, as far as they have the form of released names."""
+    """The names of a machine type's test clips on this disk, without names that cannot be released names."""
     directory = machine.directory(dataset_directory)
     paths = [path for name in SPLIT_DIRECTORIES["test"] for path in wav_files(directory / name)]
     return {name for path in paths if RELEASED_NAME.fullmatch(name := f"{path.stem}.wav")}

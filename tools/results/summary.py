@@ -67,7 +67,7 @@ class Summary:
         for system, runs in self.systems.items():
             tested = [run.config.seed for run in runs]
             if untested := ", ".join(str(seed) for seed in self.seeds if seed not in tested):
-                lines.append(f"{system}: no results of seed {untested}, which SEEDS lists.")
+                lines.append(f"{system}: SEEDS contains {untested}, but there are no results.")
         return lines
 
     def wide(self, values: pd.Series) -> pd.DataFrame:

@@ -77,7 +77,7 @@ def percent(value: float, deviation: float = math.nan, sign: str = "") -> str:
 
 
 def all_tables(summary: Summary) -> dict[str, Table]:
-    """Name → table, of those for which there are results."""
+    """Name → table. Tables of scores and intervals are missing if they would be empty."""
     tables = {
         "metrics": main_table(summary),
         "official scores": _official_table(summary),
@@ -122,7 +122,7 @@ def _official_table(summary: Summary) -> Table | None:
         notes.append(f"{MISSING}: no interval, because {few}, or its scores cannot be used (see the warnings).")
     for first, second in itertools.combinations(intervals.index, 2):
         if (second, first) not in differences.index:
-            notes.append(f"{second} − {first}: unknown, because they were tested on different clips.")
+            notes.append(f"{second} − {first}: no difference, because the two were tested on different clips.")
             continue
         row = differences.loc[second, first]
         cells = percent(row["difference"], sign="+"), _interval(row, "+"), f"{row['p']:.3f}"
@@ -173,7 +173,7 @@ def _published_note(system: str, comparisons: pd.DataFrame) -> str:
     note = f"{system}: {published}, {trainings}: {source}. "
     if judged.empty:
         few = f"fewer than {MIN_TRAININGS} trainings, published or ours"
-        return note + f"No standard deviation ({few}): train with more SEEDS."
+        return note + f"No standard deviation ({few}). Train with more SEEDS."
     limit = f"{MAX_DEVIATIONS} {'published' if trials >= MIN_TRAININGS else 'of our'} standard deviations"
     return note + f"{judged.sum()} of {len(judged)} values differ by more than {limit}."
 
@@ -215,8 +215,9 @@ def latex(summary: Summary) -> str:
     first_mean = next(place for place, line in enumerate(lines) if line.startswith(f"{next(iter(COLUMNS))} &"))
     lines.insert(first_mean, "\\midrule")
     lines[3:3] = [f"\\cmidrule(lr){{{start}-{start + width - 1}}}" for start in starts]  # below the systems' names
+    table = main_table(summary)
     heading = [
-        f"% {main_table(summary).title}",
+        f"% {table.title}. {table.notes[0]}",
         "% \\usepackage{booktabs}",
         "% If it is too wide: \\usepackage{graphicx}, \\resizebox{\\linewidth}{!}{\\input{summary}}",
     ]

@@ -1,6 +1,6 @@
 """The training step of a sequence of layers on a CPU, without autograd's overhead. See fast_step.py.
 
-B: vectors in a batch, D: values of a vector.
+B: vectors per batch, D: values per vector.
 """
 
 import torch

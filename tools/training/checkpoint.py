@@ -59,15 +59,15 @@ class TrainingState:
         """Add the losses of an epoch.
 
         Args:
-            row: of log.csv.
+            row: one row of log.csv.
 
         Raises:
             BaselineError: a loss is not a finite number.
         """
         if not all(map(math.isfinite, row)):
             raise BaselineError(
-                f"epoch {self.epoch + 1}: the loss is not a finite number. Choose a smaller --learning_rate than "
-                f"{self._identity['learning_rate']}. An earlier model is unchanged."
+                f"epoch {self.epoch + 1}: the loss is not a finite number. Use a --learning_rate smaller than "
+                f"{self._identity['learning_rate']}. An existing model is unchanged."
             )
         self.history.append(row)
         self.batch_losses = batch_losses
@@ -90,7 +90,7 @@ class TrainingState:
         }
         buffer = io.BytesIO()
         torch.save(contents, buffer)
-        body = buffer.getvalue()  # not a view: in the traceback of a full disk it would crash Python 3.12
+        body = buffer.getvalue()  # a copy: with a view, Python 3.12 crashes in the traceback for a full disk
         with atomic_path(path) as temporary:
             temporary.write_bytes(body + hashlib.sha256(body).digest())
 

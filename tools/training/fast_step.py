@@ -1,6 +1,6 @@
 """Faster versions of train.training_step with the same results. They run only if that function is unedited.
 
-B: vectors in a batch, D: values of a vector.
+B: vectors per batch, D: values per vector.
 """
 
 import logging
@@ -60,7 +60,7 @@ def fastest_form(training_step: Callable, network: nn.Module, optimizer: Any, x:
     if _is_plain(network):
         fast = _captured(step, network, optimizer, x) if x.is_cuda else BufferedStep.from_network(network, optimizer, x)
     if fast is None or not _equal(step, fast, network, optimizer, x):
-        log.info("the network is not that of networks/autoencoder.py: training_step runs without the faster version")
+        log.info("no faster version for this network: training_step runs without the faster version")
         return step
     return fast
 
@@ -140,6 +140,6 @@ def _capture(step: Step, x: torch.Tensor, warm_up: Callable[[], object]) -> tupl
         warm_up()
     torch.cuda.current_stream(x.device).wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):  # records the kernels, and runs none
+    with torch.cuda.graph(graph):  # records the kernels without running them
         losses = step(x)
     return graph.replay, losses

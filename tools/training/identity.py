@@ -42,7 +42,7 @@ def identity_of_epochs(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def remember_code(*functions: Callable[..., Any]) -> None:
-    """Read the code behind these functions now. If it is edited during the run, the next check ends the run."""
+    """Read the code behind these functions now. If it is edited later, the next check raises an error."""
     code_behind(*functions, without=NO_PART)
 
 

@@ -95,7 +95,9 @@ def check_clips(model: TrainedModel, clips: Sequence[Clip], log_mels: LogMels) -
     trained = {*model.record.get("clips", {}).values()}
     known = [str(clip.path) for clip, checksum in zip(clips, log_mels.checksums, strict=True) if checksum in trained]
     if known:
-        log.warning("%d test clips are also training clips, such as %s. Their scores mean little", len(known), known[0])
+        log.warning(
+            "%d test clips are also training clips, such as %s. Their scores are not meaningful", len(known), known[0]
+        )
 
 
 def _check_record(record: dict[str, Any], config: Config, machine: Machine, paths: RunPaths) -> None:
