@@ -107,9 +107,7 @@ def train(config: Config, machine: Machine, paths: RunPaths, device: torch.devic
             f"{machine.name}. Use a smaller batch size, or add clips."
         )
     network = make_network(config.model, vectors.dimension, config.n_mels).to(device)
-    optimizer = Adam(
-        network.parameters(), config.learning_rate, config.portable
-    )  # or torch.optim.AdamW(network.parameters())
+    optimizer = Adam(network.parameters(), config.learning_rate, config.portable)  # or an optimizer of torch.optim
     state = TrainingState(network, optimizer, identity, device)
     state.start(config, paths)
 

@@ -164,8 +164,8 @@ def test_relative_directories(tmp_path, monkeypatch):
         (["-e"], ["either -d", "-e"]),
         (["--train_only", "--test_only"], ["--train_only and --test_only"]),
         (["--download_url", "zenodo.org"], ["--download_url zenodo.org", "https://"]),
-        (["--download_url", "http://me:pa/ss@host"], ["--download_url host: not a URL", ".netrc"]),
-        (["--download_url", "https://host/?token=pass"], ["--download_url https://host/: not a URL"]),
+        (["--download_url", "http://me:pa/ss@host"], ["--download_url host: expected a URL", ".netrc"]),
+        (["--download_url", "https://host/?token=pass"], ["--download_url https://host/: expected a URL"]),
     ],
 )
 def test_wrong_arguments(arguments, words):

@@ -61,6 +61,15 @@ def test_version_is_the_same_everywhere():
     assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == VERSION
 
 
+def test_workflow_runs_all_supported_pythons():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())
+    pythons = workflow["jobs"]["tests"]["strategy"]["matrix"]["python"]
+    assert pythons == ["3.10", "3.11", "3.12", "3.13"]
+    assert {"run": ".ci/run"} in workflow["jobs"]["tests"]["steps"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert [hook["entry"].split()[0] for hook in hooks] == 2 * [".venv/bin/ruff"]
+
+
 def test_diagram(tmp_path):
     script = runpy.run_path(str(ROOT / "docs/images/draw_method.py"))
     for theme, colors in script["THEMES"].items():

@@ -473,7 +473,7 @@ def test_validate_opens_clips_that_were_unpacked_by_hand(demo_data, tmp_path, ca
     [
         (["2019", "-d"], "unknown dataset 'DCASE2019T2'"),
         (["2024", "-d", "--machines", "fna"], "Did you mean 'fan'"),
-        (["2024", "-d", "--download_url", "ftp://x"], "ftp://x: not a URL"),
+        (["2024", "-d", "--download_url", "ftp://x"], "ftp://x: expected a URL"),
     ],
 )
 def test_wrong_arguments(arguments, words):
