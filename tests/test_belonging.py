@@ -78,7 +78,7 @@ def test_results_of_an_older_model_are_left_out(tmp_path):
     model.write_bytes(b"newer")
     places, words = left_out([run])
     assert places == [(0, "fan")]
-    assert "its model has been replaced since the test. Test again" in words
+    assert "tested with an older model, which has been replaced. Test again" in words
 
 
 def test_results_that_were_copied_from_another_run_are_left_out(tmp_path):

@@ -191,7 +191,7 @@ def test_results_that_were_made_otherwise_are_refused(evaluation, wanted, tmp_pa
     (models.model("HairDryer", split="eval") / "model.pth").write_bytes(b"newer")
     arguments = [evaluation.directory / "submission.yaml", "--model_directory", models.models]
     assert submit(evaluation, *arguments, "--output", tmp_path / "a.zip") == 1
-    assert "HairDryer 00 left out: its model has been replaced since the test" in capsys.readouterr().err
+    assert "HairDryer 00 left out: tested with an older model, which has been replaced" in capsys.readouterr().err
 
 
 def test_results_of_another_experiment_seed_and_tag(evaluation, wanted, tmp_path, capsys):

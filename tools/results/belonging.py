@@ -87,7 +87,7 @@ def keep_what_belongs_together(
         elif not _has_its_metrics(tested, metrics):
             reasons[place] = f"{paths.metrics} has changed since the test. Test again"
         elif _is_outdated(tested, paths):
-            reasons[place] = "its model has been replaced since the test. Test again"
+            reasons[place] = "tested with an older model, which has been replaced. Test again"
         else:
             tests.append(tested)
     reasons |= find_mismatches(tests)
