@@ -158,7 +158,7 @@ def make_writable_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
+def process_lock(lock: Path, waiting: str = "", needed: bool = True) -> Iterator[bool]:
     """Run the block in one process at a time. The lock file is not deleted. The lock of a killed process is released.
 
     On file systems without locks (some Lustre file systems, NFS 3 without its lock service), the block runs without a

@@ -36,7 +36,7 @@ from tqdm import tqdm
 from config import BaselineError, Config, load_config
 from datasets.catalog import Machine, find_machine
 from datasets.clips import find_clips
-from files import alone, make_writable_directory
+from files import make_writable_directory, process_lock
 from portable import start_portable
 from tools.training.console import (
     TrainingProgress,
@@ -274,7 +274,7 @@ def run(config: Config, machine: Machine) -> None:
         download_missing(machine, config.dataset_directory, parts, config.download_url)
     if steps["train"]:
         make_writable_directory(paths.model_dir)
-        with alone(paths.training_lock, "waiting for another run that is training the same model") as waited:
+        with process_lock(paths.training_lock, "waiting for another run that is training the same model") as waited:
             skip_if_trained = (config.restart or waited) and not config.checkpoint_path
             train(config, machine, paths, device, skip_if_trained)
     if steps["test"]:

@@ -14,7 +14,7 @@ from config import BaselineError
 UNKNOWN_LENGTH = 0x7FFF0000  # bytes; for this value and larger ones, the file size is used instead
 UNKNOWN_SAMPLES = 2**63 - 1  # in a FLAC file that was written to a pipe
 MAX_SAMPLES_PER_BYTE = 4096  # of all channels; silence in FLAC has about 1000, more with long blocks
-LOWEST_RATE, HIGHEST_RATE = 100, 10_000_000  # Hz
+MIN_RATE, MAX_RATE = 100, 10_000_000  # Hz
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def read_header(path: Path) -> Header:
             f"{path}: no samples, or their number is not in the header. Copy or convert the clip again, or remove it."
         )
     # soundfile allocates memory for the number of samples in the header.
-    if info.frames * info.channels > MAX_SAMPLES_PER_BYTE * size or not LOWEST_RATE <= info.samplerate <= HIGHEST_RATE:
+    if info.frames * info.channels > MAX_SAMPLES_PER_BYTE * size or not MIN_RATE <= info.samplerate <= MAX_RATE:
         raise BaselineError(
             f"{path}: {info.frames} samples of {info.channels} channels at {info.samplerate} Hz cannot be in a file of "
-            f"{size} bytes (rates are {LOWEST_RATE} to {HIGHEST_RATE} Hz). Copy or convert the clip again, or remove "
+            f"{size} bytes (rates are {MIN_RATE} to {MAX_RATE} Hz). Copy or convert the clip again, or remove "
             "it."
         )
     return Header(info.frames, info.channels, info.samplerate, info.subtype)

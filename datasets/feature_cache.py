@@ -20,11 +20,11 @@ from datasets.audio import enough_memory, read_clip, read_header
 from datasets.clips import Clip
 from datasets.log_mel import log_mel
 from datasets.workers import compute_all
-from files import alone, atomic_path
+from files import atomic_path, process_lock
 from fingerprints import code_behind, fingerprint_of, fingerprint_of_file
 from portable import check_portable
 
-NO_PART_IN_FEATURES = ("datasets.catalog", "datasets.clips", "datasets.labels", "datasets.workers")
+IGNORED_IN_FEATURES = ("datasets.catalog", "datasets.clips", "datasets.labels", "datasets.workers")
 
 log = logging.getLogger("baseline")
 
@@ -59,13 +59,13 @@ def load_log_mels(clips: Sequence[Clip], config: Config, channels: int, cache_di
     settings = config.as_dict(FEATURE_KEYS) | {"channels": channels}
     settings |= {name: importlib.metadata.version(name) for name in ("librosa", "numpy")}
     names = [str(clip.path.relative_to(clip.path.parents[1])) for clip in clips]
-    code = code_behind(compute_log_mels, without=NO_PART_IN_FEATURES)
+    code = code_behind(compute_log_mels, without=IGNORED_IN_FEATURES)
     key = json.dumps({"settings": settings, "code": code, "clips": list(zip(names, checksums, strict=True))})
     # Other parameters or sections use other files. If clips or code have changed, the file is replaced.
     digest = fingerprint_of(json.dumps([settings, names]).encode())[:12]
     cache = cache_directory / f"log_mel_{digest}.npz"
     lock = cache_directory / f".{cache.stem}.lock"
-    with alone(lock, "waiting for another run that is reading or computing the same features", needed=False):
+    with process_lock(lock, "waiting for another run that is reading or computing the same features", needed=False):
         log_mels = _read_cache(cache, key, len(clips), config)
         if log_mels is None:
             log.debug("computing features for %s", cache)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 # Fewer scores give a poor threshold. For a target of 10 % false alarms, 5 scores give 3 to 67 %, 20 scores 4 to 23 %.
-FEWEST_SCORES = 20
+MIN_SCORES = 20
 
 log = logging.getLogger("baseline")
 

@@ -195,7 +195,7 @@ def long(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def figure(record_property):
-    """Have a line of figures printed at the end of all tests."""
+    """Print a line of values at the end of all tests."""
     return lambda text: record_property("figure", text)
 
 
@@ -203,7 +203,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("")]  # "": of teardowns
     lines = [text for report in reports for name, text in report.user_properties if name == "figure"]
     if lines:
-        terminalreporter.section("figures")
+        terminalreporter.section("values")
         terminalreporter.write_line("\n".join(dict.fromkeys(lines)))
 
 

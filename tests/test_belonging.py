@@ -11,7 +11,7 @@ from test_bootstrap import MACHINES, write_system
 
 from config import UsageError
 from tools import summarize
-from tools.results.belonging import keep_what_belongs_together
+from tools.results.belonging import keep_comparable
 
 
 def change(run, machine, **changes):
@@ -24,7 +24,7 @@ def change(run, machine, **changes):
 
 
 def left_out(runs, wanted=None):
-    kept, lines = keep_what_belongs_together(runs, wanted)
+    kept, lines = keep_comparable(runs, wanted)
     places = [(number, machine) for number, run in enumerate(kept) for machine, _ in sorted(run.left_out)]
     return places, " ".join(lines)
 

@@ -1,6 +1,6 @@
 """Kill -9 at any moment, several runs at once, a full disk: what is lost, and what a second run makes of it.
 
-A short version runs with the suite; `./run_tests.sh --long tests/test_faults.py` is the whole (figures:
+A short version runs with the suite; `./run_tests.sh --long tests/test_faults.py` is the full version (values:
 docs/reliability.md).
 """
 

@@ -14,7 +14,7 @@ from conftest import ROOT
 
 import files
 from config import BaselineError
-from files import alone, atomic_path, atomic_paths, check_replaceable, remove, write_csv, write_text
+from files import atomic_path, atomic_paths, check_replaceable, process_lock, remove, write_csv, write_text
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
@@ -88,8 +88,8 @@ def test_a_killed_process_holds_no_lock(tmp_path):
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from files import alone
-with alone(Path({str(tmp_path)!r}, ".lock")):
+from files import process_lock
+with process_lock(Path({str(tmp_path)!r}, ".lock")):
     print("locked", flush=True)
     sys.stdin.readline()
 """
@@ -98,19 +98,19 @@ with alone(Path({str(tmp_path)!r}, ".lock")):
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     signal.signal(signal.SIGALRM, lambda *_: other.kill())
     start = time.monotonic()
-    with alone(tmp_path / ".lock") as waited:
+    with process_lock(tmp_path / ".lock") as waited:
         assert waited
         assert time.monotonic() - start > 0.3
     other.communicate()
-    with alone(tmp_path / ".lock") as waited:
+    with process_lock(tmp_path / ".lock") as waited:
         assert not waited
 
 
 def test_a_lock_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(BaselineError, match="cannot write"), alone(tmp_path / "file" / ".lock"):
+    with pytest.raises(BaselineError, match="cannot write"), process_lock(tmp_path / "file" / ".lock"):
         pass
-    with alone(tmp_path / "file" / ".lock", needed=False) as waited:
+    with process_lock(tmp_path / "file" / ".lock", needed=False) as waited:
         assert not waited
 
 
@@ -124,11 +124,11 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch, caplog, number):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     monkeypatch.setattr(fcntl, "flock", refuse)
     files._warn_of_locks.cache_clear()
-    with alone(tmp_path / ".lock") as waited, atomic_path(tmp_path / "a.txt") as temporary:
+    with process_lock(tmp_path / ".lock") as waited, atomic_path(tmp_path / "a.txt") as temporary:
         assert not waited
         temporary.write_text("new")
     assert (tmp_path / "a.txt").read_text() == "new"
-    with alone(tmp_path / ".lock"):
+    with process_lock(tmp_path / ".lock"):
         assert caplog.text.count("this file system does not support locks") == 1
     assert {path.name for path in tmp_path.iterdir()} == {"a.txt", ".lock"}
 

@@ -1,7 +1,7 @@
 """Damaged and hostile files from others: each gives a result, or one of our errors.
 
 Inputs are valid ones with parts flipped, cut, doubled or put in, and free texts. A short version runs with the suite;
-`./run_tests.sh --long tests/test_fuzz.py` is the whole (figures: docs/reliability.md).
+`./run_tests.sh --long tests/test_fuzz.py` is the full version (values: docs/reliability.md).
 """
 
 import contextlib

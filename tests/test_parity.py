@@ -1,4 +1,4 @@
-"""Training equals the plain implementation of the published method, bit by bit; and figures that it drew."""
+"""Training equals the plain implementation of the published method to the last bit, and values that it published."""
 
 import csv
 import json
@@ -186,7 +186,7 @@ def test_result_does_not_depend_on_the_number_of_cores(tmp_path, demo_data, trai
 
 
 def test_split_draws_what_was_published():
-    """Figures that the published baseline drew from 6832 vectors with seed 13711."""
+    """Values that the published baseline drew from 6832 vectors with seed 13711."""
     np.random.seed(13711)
     train, valid = split_vectors(6832, 0.1)
     assert (len(train), len(valid)) == (6148, 684)

@@ -158,7 +158,7 @@ def test_runs_wait_for_each_other(trained, workspace, caplog, lock, arguments, m
     place, name = lock.split()
     path = getattr(workspace, place)() / name
     path.parent.parent.mkdir(parents=True, exist_ok=True)
-    code = f"with files.alone(pathlib.Path({str(path)!r})): print(flush=True), sys.stdin.read()"
+    code = f"with files.process_lock(pathlib.Path({str(path)!r})): print(flush=True), sys.stdin.read()"
     command = [sys.executable, "-c", f"import sys, pathlib, files\n{code}"]
     holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT)
     holder.stdout.readline()

@@ -31,10 +31,10 @@ from tqdm import tqdm
 
 from config import BaselineError, Config, UsageError, number, option_parser, parse_options
 from datasets import catalog
-from datasets.audio import HIGHEST_RATE
+from datasets.audio import MAX_RATE
 from datasets.catalog import OWN_FILE, Dataset
 from datasets.recordings import EXACT_TYPES, Recording, find_recordings, open_recording
-from files import alone, cannot_write, make_writable_directory, write_csv, write_text
+from files import cannot_write, make_writable_directory, process_lock, write_csv, write_text
 from fingerprints import fingerprint_of_file
 from tools.training.console import add_channel_argument, log, run_command
 
@@ -283,7 +283,7 @@ def import_clips(options: Namespace, config: Config) -> None:
     clips = plan_clips(options, config.seed)
     sampling_rate = options.sampling_rate or next(iter(clips.values())).header.sampling_rate
     path = find_catalog_file(catalog.all_datasets(dataset_directory).get(name), name, dataset_directory)
-    with alone(path.with_name(".import.lock"), "waiting for another import"):
+    with process_lock(path.with_name(".import.lock"), "waiting for another import"):
         check_names(name, machine, dataset_directory)  # again, because another import may have added names
         dataset = catalog.all_datasets(dataset_directory).get(name)
         facts = catalog_facts(dataset, name, machine, clips)
@@ -321,7 +321,7 @@ def main(arguments: list[str] | None = None) -> None:
     text = "use N of the --train recordings, drawn with --seed, as normal test clips (default: 0)"
     parser.add_argument("--hold_out", type=number(int, at_least=0), metavar="N", default=0, help=text)
     add_channel_argument(parser)
-    rate, text = number(int, at_least=1, at_most=HIGHEST_RATE), "Hz; recordings with a different rate are resampled"
+    rate, text = number(int, at_least=1, at_most=MAX_RATE), "Hz; recordings with a different rate are resampled"
     parser.add_argument("--sampling_rate", type=rate, default=None, help=text)
     parser.add_argument("--replace", action="store_true", default=False, help="replace the machine type if it exists")
     import_clips(*parse_options(parser, arguments))

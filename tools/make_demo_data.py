@@ -28,7 +28,7 @@ import numpy as np
 
 from config import BaselineError
 from datasets.catalog import find_dataset
-from files import alone, write_csv, write_text
+from files import process_lock, write_csv, write_text
 from tools.setup.demo_sounds import DEV_MACHINES, EVAL_MACHINES, SAMPLE_RATE, DemoClip, DemoMachine, synthesise
 from tools.training.console import run_command, show
 
@@ -139,7 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
     root = args.dataset_directory / "dcase2024t2" / options["split"]
     for name in args.machines:
         directory = root / "raw" / name
-        with alone(root / ".demo.lock"):
+        with process_lock(root / ".demo.lock"):
             is_new = make_machine(directory, name, machines[name], options)
         what = "generated" if is_new else "found"
         show(f"{name}: {what} {args.train_clips} training and {args.test_clips} test clips")

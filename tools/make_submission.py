@@ -26,7 +26,7 @@ import yaml
 from config import BaselineError, Config, UsageError, option_parser, parse_options
 from datasets.catalog import Dataset, find_dataset
 from files import atomic_path, check_replaceable
-from tools.results.belonging import keep_what_belongs_together
+from tools.results.belonging import keep_comparable
 from tools.results.official import means_over_sections
 from tools.results.runs import Run, run_of_directory
 from tools.results.submission_rules import DECISIONS, SCORES, TASK, find_problems, read_package, released_clips
@@ -126,7 +126,7 @@ def _check_records(run: Run, is_needed: bool) -> None:
     Args:
         is_needed: whether meta data are computed from them. If not, a mismatch is only a warning.
     """
-    runs, lines = keep_what_belongs_together([run, _dev_run(run)])
+    runs, lines = keep_comparable([run, _dev_run(run)])
     if is_needed and any(run.left_out for run in runs):
         raise BaselineError(
             " ".join(lines) + " Train and test both splits with the same code and parameters, or add `complexity` and "

@@ -15,7 +15,7 @@ from datasets.clips import RENAMED_DIRECTORY, SPLIT_DIRECTORIES
 from datasets.download.archives import REPLACED, compare, read_manifest, unpack
 from datasets.download.server import PublishedFile, Server, is_intact, part_of, size_of
 from datasets.labels import combine_labels, label_files, parse_labels
-from files import alone, atomic_path
+from files import atomic_path, process_lock
 
 PARTS = ("train", "test", "labels")
 FileList = dict[str, PublishedFile] | None  # of a record; None if the list cannot be fetched
@@ -42,7 +42,7 @@ def download(
         BaselineError: the disk does not have enough space, or is not writable.
     """
     directory, server, failed = machines[0].split_directory(dataset_directory), Server(mirror), []
-    with alone(directory / ".download.lock", f"waiting for another download into {directory}"):
+    with process_lock(directory / ".download.lock", f"waiting for another download into {directory}"):
         wanted = {
             machine.name: [
                 archive

@@ -16,7 +16,7 @@ from config import ONLY_TEST_KEYS, TRAINING_KEYS, BaselineError, Config
 from fingerprints import sha256_of
 from tools.results.runs import Run, system_of
 from tools.results.test_records import read_test_record
-from tools.training.identity import code_has_changed
+from tools.training.identity import describe_changes
 from tools.training.paths import RunPaths
 
 Place = tuple[Config, str, str]  # the configuration of a run, machine type, section
@@ -58,9 +58,7 @@ GROUPS: dict[str, Callable[[Tested], Any]] = {
 }
 
 
-def keep_what_belongs_together(
-    runs: Sequence[Run], wanted: Mapping[str, Any] | None = None
-) -> tuple[list[Run], list[str]]:
+def keep_comparable(runs: Sequence[Run], wanted: Mapping[str, Any] | None = None) -> tuple[list[Run], list[str]]:
     """The runs without the results that do not match the others, and one line for each reason.
 
     Args:
@@ -129,7 +127,7 @@ def _remarks(tests: Sequence[Tested]) -> dict[Place, str]:
         model = first_of_model.setdefault((record["score"], record["model_sha256"], *tested.place[1:]), tested.run)
         clips = first_of_place.setdefault(tested.place[1:], tested)
         if other_code:
-            remarks[tested.place] = f"between training and test, {code_has_changed(other_code)}"
+            remarks[tested.place] = f"between training and test, {describe_changes(other_code)}"
         elif model is not tested.run:
             remarks[tested.place] = f"the same model as {model.system}, seed {model.config.seed}"
         elif tested.shared("test clips") != clips.shared("test clips"):
@@ -171,7 +169,7 @@ def _difference(found: Mapping[str, Any], usual: Mapping[str, Any], part: str) -
     names = sorted(key for key in {**found, **usual} if found.get(key) != usual.get(key))
     code = [name for name in names if ".py" in name]
     texts = [f"--{key} {found.get(key)}, not {usual.get(key)}" for key in names if key not in code]
-    return "; ".join([*texts, *([code_has_changed(code)] if code else [])])
+    return "; ".join([*texts, *([describe_changes(code)] if code else [])])
 
 
 def _lines(reasons: Mapping[Place, str], what: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 from config import BaselineError
 from datasets.catalog import Machine
 from datasets.clips import Clip
-from files import alone, remove
+from files import process_lock, remove
 from tools.results.belonging import Tested, find_mismatches
 from tools.results.draw import save_plot
 from tools.results.metrics import MEANS
@@ -43,7 +43,7 @@ def write_results(
         chosen = [k for k, clip in enumerate(clips) if clip.section == section]
         parts = [values and [values[k] for k in chosen] for values in (clips, scores, decisions)]
         results[section] = SectionScores(section, *parts, record["max_fpr"], record["threshold"])
-    with alone(paths.result_lock, f"waiting for another run that writes results of {machine.name}"):
+    with process_lock(paths.result_lock, f"waiting for another run that writes results of {machine.name}"):
         for result in results.values():
             write_section(paths, result)
         metrics = _write_metrics_and_plots(machine, paths, results, record)

@@ -70,7 +70,7 @@ class Run:
         names = [name for name in self.dataset.official_score["metrics"] if name in WITHIN_DOMAIN_METRICS]
         try:
             result = self.section(machine, section) if names else None
-        except BaselineError:  # keep_what_belongs_together reports it
+        except BaselineError:  # keep_comparable reports it
             return {}
         return result.metrics(names) if result and result.labelled else {}
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from config import BaselineError, Config
 from datasets.catalog import Dataset
-from tools.results.belonging import keep_what_belongs_together
+from tools.results.belonging import keep_comparable
 from tools.results.bootstrap import find_differences, find_intervals, resample_systems
 from tools.results.official import COLUMNS, VALUE_KEYS, means_over_sections, summary_columns
 from tools.results.published import compare, read_published
@@ -96,7 +96,7 @@ def summarize(
         for run in find_runs(config, dataset, seeds)
         if all(getattr(run.config, key) == value for key, value in places.items())
     ]
-    kept, left_out = keep_what_belongs_together(found, wanted)
+    kept, left_out = keep_comparable(found, wanted)
     runs, means = [], {}
     for run in kept:
         metrics = run.metrics()

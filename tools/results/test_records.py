@@ -11,7 +11,7 @@ from datasets.feature_cache import LogMels
 from files import write_text
 from fingerprints import code_behind, fingerprint_of
 from tools.results.metrics import section_metrics
-from tools.training.identity import NO_PART
+from tools.training.identity import IGNORED_MODULES
 from tools.training.paths import RunPaths
 from tools.training.trained_model import TrainedModel
 
@@ -35,7 +35,7 @@ def make_test_record(
         "threshold": model.threshold,
         "model_sha256": model.checksum,
         "training": training,
-        "code": model.code | code_behind(test, without=NO_PART) | code_behind(section_metrics),
+        "code": model.code | code_behind(test, without=IGNORED_MODULES) | code_behind(section_metrics),
         "clips": {
             f"{clip.path.parent.name}/{clip.name}": [clip.section, clip.is_target, clip.is_anomaly, checksum]
             for clip, checksum in zip(clips, log_mels.checksums, strict=True)

@@ -18,7 +18,7 @@ from torch import nn
 from config import EARLIER_VALUES, BaselineError, Config
 from files import atomic_path, set_aside
 from tools.training.generators import generator_states, set_generator_states
-from tools.training.identity import code_has_changed, differences, identity_of_epochs
+from tools.training.identity import describe_changes, differences, identity_of_epochs
 from tools.training.model_files import is_record_of, is_trained_here, read_record
 from tools.training.paths import RunPaths
 
@@ -188,7 +188,7 @@ class TrainingState:
             )
         self.history, self.batch_losses = contents["history"], contents["batch_losses"]
         changed = sorted({name for name, _ in contents["identity"]["code"].items() ^ self._identity["code"].items()})
-        again = f"; {code_has_changed(changed)}: computing covariances and thresholds again" if changed else ""
+        again = f"; {describe_changes(changed)}: computing covariances and thresholds again" if changed else ""
         log.info("resuming after epoch %d%s", self.epoch, again)
 
 

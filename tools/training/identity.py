@@ -5,7 +5,7 @@ from typing import Any
 
 from config import TRAINING_KEYS, Config
 from datasets.clips import Clip
-from datasets.feature_cache import NO_PART_IN_FEATURES, LogMels, compute_log_mels
+from datasets.feature_cache import IGNORED_IN_FEATURES, LogMels, compute_log_mels
 from datasets.frames import Vectors
 from fingerprints import Code, code_behind
 from networks import find_network, make_network, residual
@@ -13,7 +13,7 @@ from networks.scores import SCORES
 
 # Modules that read and write files and show results. They do not affect the values.
 TRAINING_MODULES = ("checkpoint", "console", "device", "identity", "model_files", "paths", "trained_model")
-NO_PART = (
+IGNORED_MODULES = (
     *("datasets.catalog", "datasets.download", "datasets.labels", "datasets.workers", "tools.results"),
     *(f"tools.training.{name}" for name in TRAINING_MODULES),
 )
@@ -31,7 +31,7 @@ def training_identity(
         train: the function that trains.
     """
     checksums = {clip.name: checksum for clip, checksum in zip(clips, log_mels.checksums, strict=True)}
-    code = code_behind(train, find_network(config.model), *SCORES.values(), without=NO_PART)
+    code = code_behind(train, find_network(config.model), *SCORES.values(), without=IGNORED_MODULES)
     return config.as_dict(TRAINING_KEYS) | {"clips": checksums, "code": code}
 
 
@@ -43,13 +43,13 @@ def identity_of_epochs(identity: dict[str, Any]) -> dict[str, Any]:
 
 def remember_code(*functions: Callable[..., Any]) -> None:
     """Read the code behind these functions now. If it is edited later, the next check raises an error."""
-    code_behind(*functions, without=NO_PART)
+    code_behind(*functions, without=IGNORED_MODULES)
 
 
 def scoring_code(config: Config) -> Code:
     """The code that computes anomaly scores with a trained model: features, vectors, network, score."""
     roots = compute_log_mels, Vectors, make_network, residual, find_network(config.model), SCORES[config.score]
-    return code_behind(*roots, without=(*NO_PART, *NO_PART_IN_FEATURES))
+    return code_behind(*roots, without=(*IGNORED_MODULES, *IGNORED_IN_FEATURES))
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -71,10 +71,10 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         lines.append("the clips were in another order")
     old, new = before.get("code", {}), now["code"]
     changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
-    return lines + ([code_has_changed(changed)] if changed else [])
+    return lines + ([describe_changes(changed)] if changed else [])
 
 
-def code_has_changed(names: Iterable[str]) -> str:
+def describe_changes(names: Iterable[str]) -> str:
     """`networks/autoencoder.py has changed (AutoEncoder, _layer)` for names as in fingerprints.Code."""
     by_file: dict[str, list[str]] = {}
     for name in names:

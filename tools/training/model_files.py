@@ -21,7 +21,7 @@ import yaml
 from torch import nn
 
 from config import EARLIER_VALUES, VERSION, BaselineError, Config
-from files import alone, atomic_paths, csv_text
+from files import atomic_paths, csv_text, process_lock
 from fingerprints import git_revision, sha256_of
 from networks.scores import SCORES
 from networks.threshold import Gamma
@@ -77,18 +77,18 @@ def save_model(
     }
     files = paths.loss_log, paths.score_distribution, paths.model, paths.config_record
     # All files are written before the first is renamed, so that a full disk leaves the old files unchanged.
-    with alone(paths.model_lock), atomic_paths(*files) as (loss_file, distribution_file, model_file, record_file):
+    with process_lock(paths.model_lock), atomic_paths(*files) as (loss_file, fits_file, model_file, record_file):
         loss_file.write_text(csv_text(losses), encoding="utf-8")
         model_file.write_bytes(weights)
         text = json.dumps(fits | {"model_sha256": checksum}, indent=1)
-        distribution_file.write_text(text + "\n", encoding="utf-8")
+        fits_file.write_text(text + "\n", encoding="utf-8")
         record_file.write_text(yaml.dump(record, Dumper=DUMPER, sort_keys=False), encoding="utf-8")
 
 
 def is_trained(paths: RunPaths, identity: dict[str, Any]) -> bool:
     """Whether exactly this training is finished: its files belong together and have a distribution for each score."""
     try:
-        with alone(paths.model_lock):
+        with process_lock(paths.model_lock):
             record, fits, _ = read_files(paths)
     except BaselineError:
         return False

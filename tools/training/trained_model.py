@@ -15,11 +15,11 @@ from config import MODEL_KEYS, BaselineError, Config
 from datasets.catalog import Machine
 from datasets.clips import Clip
 from datasets.feature_cache import LogMels
-from files import alone
+from files import process_lock
 from fingerprints import Code
 from networks import make_network
-from networks.threshold import FEWEST_SCORES, Gamma
-from tools.training.identity import code_has_changed, scoring_code
+from networks.threshold import MIN_SCORES, Gamma
+from tools.training.identity import describe_changes, scoring_code
 from tools.training.model_files import read_files
 from tools.training.paths import RunPaths
 
@@ -59,7 +59,7 @@ def load_model(config: Config, machine: Machine, paths: RunPaths) -> TrainedMode
             f"{paths.model}: no trained model. Run {machine.dataset.script('01_train', machine.split)} first, with the "
             f"same --seed and -tag.{hint}"
         )
-    with alone(paths.model_lock, needed=False):
+    with process_lock(paths.model_lock, needed=False):
         record, fits, weights = read_files(paths)
     if record is not None:
         _check_record(record, config, machine, paths)
@@ -127,7 +127,7 @@ def _why_no_threshold(
         return f"{paths.config_record} is from an earlier version and does not record the code of the training"
     changed = [name for name in code if record["code"].get(name) != code[name]]
     if changed:
-        return f"{paths.model} was trained with different code: {code_has_changed(changed)}"
+        return f"{paths.model} was trained with different code: {describe_changes(changed)}"
     if fits is None:
         return f"{paths.score_distribution} is missing"
     if config.score not in fits.get(config.calibration, ()):
@@ -147,12 +147,12 @@ def _threshold(fits: dict[str, Any] | None, config: Config, paths: RunPaths) -> 
         threshold = distribution.threshold(config.decision_threshold)
         if not math.isfinite(threshold):
             raise ValueError(f"{config.score}: {fit} has no finite threshold")
-        if distribution.n_scores is not None and distribution.n_scores < FEWEST_SCORES:
+        if distribution.n_scores is not None and distribution.n_scores < MIN_SCORES:
             log.warning(
                 "the decision threshold is based on only %d normal scores (--calibration %s), so the rate of false "
                 "alarms may be far from the intended one. At least %d are needed: add clips, train with a smaller "
                 "--batch_size, or try the other --calibration.",
-                *(distribution.n_scores, config.calibration, FEWEST_SCORES),
+                *(distribution.n_scores, config.calibration, MIN_SCORES),
             )
         return threshold
     except (TypeError, ValueError, AttributeError) as error:
