@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 import statistics
 
 import numpy as np
@@ -84,6 +85,8 @@ def test_table_fits_the_terminal(tmp_path, capsys, monkeypatch):
     assert second[2].split() == ["MSE", "AUC", "(source)", "83.00", "84.00", "85.00", "86.00"]
     monkeypatch.setenv("COLUMNS", "10")  # narrower than any block
     assert sum("system" in line for line in summarize_all(tmp_path, capsys)[1].splitlines()) >= 9
+    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((0, 0)))  # a terminal of unknown size
+    assert summarize_all(tmp_path, capsys)[1] == whole
 
 
 def test_several_seeds_and_systems(tmp_path, capsys):

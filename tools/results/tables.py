@@ -64,8 +64,8 @@ class Table:
 
 
 def terminal_width() -> float:
-    """The number of columns of the terminal; infinite if the output is not a terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else math.inf
+    """The number of columns of the terminal; infinite if it is unknown or the output is not a terminal."""
+    return (sys.stdout.isatty() and shutil.get_terminal_size().columns) or math.inf
 
 
 def percent(value: float, deviation: float = math.nan, sign: str = "") -> str:
