@@ -108,8 +108,8 @@ def number(kind: type = float, **limits: float) -> Callable[[str], Any]:
             value = kind(text)
         except ValueError:
             raise ArgumentTypeError(f"'{text}' is not allowed; expected {parse.__name__}") from None
-        if not all(LIMITS[name](value, limit) for name, limit in limits.items()):  # also rejects NaN
-            allowed = " and ".join(f"{name.replace('_', ' ')} {limit}" for name, limit in limits.items())
+        if not all(LIMITS[bound](value, limit) for bound, limit in limits.items()):  # also rejects NaN
+            allowed = " and ".join(f"{bound.replace('_', ' ')} {limit}" for bound, limit in limits.items())
             raise ArgumentTypeError(f"{value} is out of range; allowed: {allowed}")
         return value
 

@@ -32,8 +32,8 @@ def validate_all(machines: list[Machine], dataset_directory: Path, parts: Sequen
     rows = [(name, a, f.files, len(f.missing), len(f.corrupt), len(f.extra), f.note) for name, a, f in found]
     show(tabulate(rows, ["machine type", "archive", "files", "missing", "corrupt", "extra", ""]))
     for machine, _, findings in found:
-        kinds = {"missing": findings.missing, "corrupt": findings.corrupt, "extra": findings.extra}
-        for kind, names in kinds.items():
+        for kind in ("missing", "corrupt", "extra"):
+            names = getattr(findings, kind)
             if names:
                 more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
                 log.info("%s, %s: %s%s", machine, kind, " ".join(names[:SHOWN_NAMES]), more)

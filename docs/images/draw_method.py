@@ -27,6 +27,7 @@ THEMES = {  # text and lines, fill of boxes, accent
 }
 LAYERS = (640, 128, 128, 128, 128, 8, 128, 128, 128, 128, 640)  # widths of the autoencoder
 MIDDLE = 1.27  # height of the row of arrows
+CLIP = DemoClip("test", "source", "normal", 0, "01", "A")
 
 
 def draw(path: Path, ink: str, fill: str, accent: str) -> None:
@@ -99,12 +100,9 @@ def draw(path: Path, ink: str, fill: str, accent: str) -> None:
     title(x + 0.525, "decision")
     caption(x + 0.525, "scores and\ndecisions as CSV")
 
-    options = {"svg.hashsalt": "method"}
-    with matplotlib.rc_context(options):
+    with matplotlib.rc_context({"svg.hashsalt": "method"}):  # the same bytes each time
         figure.savefig(path, transparent=True, metadata={"Date": None})
 
-
-CLIP = DemoClip("test", "source", "normal", 0, "01", "A")
 
 if __name__ == "__main__":
     for theme, colors in THEMES.items():
